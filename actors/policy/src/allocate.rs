@@ -1,0 +1,222 @@
+//! How many nodes there are, and what each may use.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cluster::{ClusterView, Step};
+use crate::config::{LoopConfig, Mode};
+use crate::forecast::Forecast;
+use crate::ids::{NodeId, Tick};
+use crate::reshape::{Basis, Planned, Reason, Worth};
+
+/// What one node may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeBudget {
+    /// Tasks that may compute at the same time.
+    pub cpu_permits: u32,
+    /// Bytes of resident segments and stored outputs.
+    pub memory_bytes: u64,
+}
+
+/// What the allocator remembers between plans.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AllocateState {
+    /// Since when fewer nodes would have been enough, and the most that were needed since.
+    pub lower: Option<(Tick, u32)>,
+    /// Nodes that were asked for. They count as running until the caller takes them out: when they
+    /// are in the view, or when adding them failed.
+    pub adding: BTreeSet<NodeId>,
+    /// Nodes that were asked to leave. They count as gone until the caller takes them out.
+    pub removing: BTreeSet<NodeId>,
+}
+
+/// What to change about the nodes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AllocatePlan {
+    /// Nodes to add or remove: never both in one plan.
+    pub steps: Vec<Planned>,
+    /// What each node, with those to be added, may use.
+    pub budgets: BTreeMap<NodeId, NodeBudget>,
+    /// Nodes that the load takes, within the bounds.
+    pub need: u32,
+    /// What to hand to the next call.
+    pub state: AllocateState,
+}
+
+/// Load of the whole cluster.
+struct Demand {
+    busy_cpus: f64,
+    basis: Basis,
+}
+
+/// Plans the number of nodes: out at once, in only after fewer were enough for
+/// `allocate.scale-in-ticks`.
+///
+/// The need is the load over what a node may keep busy, `cpu-permits * target-utilisation`. With a
+/// trusted forecast the load is the highest tick's 90 % quantile (series are called by the same
+/// queries, so their quantiles are added), and never less than what is measured now. In mode off
+/// only the budgets are set.
+#[must_use]
+pub fn plan(
+    view: &ClusterView,
+    forecast: Option<&Forecast>,
+    state: &AllocateState,
+    config: &LoopConfig,
+    now: Tick,
+) -> AllocatePlan {
+    let mut state = arrived(view, state);
+    let running = running(view, &state);
+    let nodes = u32::try_from(running.len()).unwrap_or(u32::MAX);
+    let allocate = config.allocate();
+    let bounds = (allocate.nodes_min(), allocate.nodes_max());
+    let demand = forecast.map(|forecast| demand(forecast, config));
+    let need = match &demand {
+        Some(demand) => nodes_for(demand, config).clamp(bounds.0, bounds.1),
+        None => nodes.clamp(bounds.0, bounds.1),
+    };
+    let mut steps = Vec::new();
+    if config.mode() != Mode::Off {
+        let in_bounds = nodes.clamp(bounds.0, bounds.1);
+        if need > nodes {
+            let reason = match demand {
+                Some(Demand { busy_cpus, basis }) if in_bounds == nodes => {
+                    Reason::Overloaded { busy_cpus, need, nodes, basis }
+                }
+                _ => Reason::Bounds { nodes, need },
+            };
+            steps = add(view, &mut state, need - nodes, reason);
+        } else if in_bounds < nodes {
+            let reason = Reason::Bounds { nodes, need: in_bounds };
+            steps = remove(view, &running, &mut state, nodes - in_bounds, reason);
+        } else {
+            steps = scale_in(view, &running, &mut state, (need, demand.as_ref()), config, now);
+        }
+    }
+    if need >= nodes || !steps.is_empty() {
+        state.lower = None;
+    }
+    AllocatePlan { budgets: budgets(&running, &state, config), steps, need, state }
+}
+
+/// Forgets what was asked for and has happened.
+fn arrived(view: &ClusterView, state: &AllocateState) -> AllocateState {
+    let mut state = state.clone();
+    state.adding.retain(|node| !view.nodes.contains_key(node));
+    state.removing.retain(|node| view.nodes.contains_key(node));
+    state
+}
+
+/// Nodes that will be there once everything under way is done.
+fn running(view: &ClusterView, state: &AllocateState) -> BTreeSet<NodeId> {
+    let live = view.nodes.iter().filter(|(_, node)| !node.draining).map(|(node, _)| *node);
+    live.filter(|node| !state.removing.contains(node)).chain(state.adding.iter().copied()).collect()
+}
+
+fn demand(forecast: &Forecast, config: &LoopConfig) -> Demand {
+    let tick_ns = config.tick_ns();
+    let series = || forecast.series.iter();
+    let current = series().map(|it| it.calls_now * it.ns_per_call).sum::<f64>() / tick_ns;
+    if !(forecast.trusted && config.mode().looks_ahead()) {
+        return Demand { busy_cpus: current, basis: Basis::Current };
+    }
+    let at = |tick: usize| -> f64 {
+        let of = |calls: Option<&crate::forecast::Quantiles>| calls.map_or(0.0, |calls| calls.q90);
+        series().map(|it| of(it.calls.get(tick)) * it.ns_per_call).sum::<f64>() / tick_ns
+    };
+    let busy_cpus = (0..config.horizon_ticks()).map(at).fold(current, f64::max);
+    Demand { busy_cpus, basis: Basis::Forecast }
+}
+
+fn nodes_for(demand: &Demand, config: &LoopConfig) -> u32 {
+    let allocate = config.allocate();
+    let per_node = f64::from(allocate.cpu_permits()) * allocate.target_utilisation();
+    // A load of exactly n nodes takes n; the cast saturates.
+    (demand.busy_cpus / per_node - 1e-9).ceil().max(0.0) as u32
+}
+
+/// Adds nodes with numbers that were not used by any node that is known.
+fn add(view: &ClusterView, state: &mut AllocateState, count: u32, reason: Reason) -> Vec<Planned> {
+    let known = view.nodes.keys().chain(&state.adding).chain(&state.removing);
+    let holders = view.partitions.values().flat_map(|partition| &partition.holders);
+    let next = known.chain(holders).max().map_or(0, |node| node.0.saturating_add(1));
+    let added: Vec<_> = (next..next.saturating_add(count)).map(NodeId).collect();
+    state.adding.extend(added.iter().copied());
+    added.into_iter().map(|node| planned(view, Step::AddNode { node }, reason)).collect()
+}
+
+/// Removes the nodes with the fewest replicas and, of these, the newest.
+fn remove(
+    view: &ClusterView,
+    running: &BTreeSet<NodeId>,
+    state: &mut AllocateState,
+    count: u32,
+    reason: Reason,
+) -> Vec<Planned> {
+    let replicas = |node: &NodeId| {
+        view.partitions.values().filter(|partition| partition.holders.contains(node)).count()
+    };
+    // A node that is still starting cannot be told to leave.
+    let mut candidates: Vec<_> =
+        running.iter().filter(|node| view.nodes.contains_key(node)).collect();
+    candidates.sort_by_key(|node| (replicas(node), std::cmp::Reverse(node.0)));
+    let removed: Vec<_> = candidates.into_iter().take(count as usize).copied().collect();
+    state.removing.extend(removed.iter().copied());
+    removed.into_iter().map(|node| planned(view, Step::RemoveNode { node }, reason)).collect()
+}
+
+fn scale_in(
+    view: &ClusterView,
+    running: &BTreeSet<NodeId>,
+    state: &mut AllocateState,
+    (need, demand): (u32, Option<&Demand>),
+    config: &LoopConfig,
+    now: Tick,
+) -> Vec<Planned> {
+    let nodes = u32::try_from(running.len()).unwrap_or(u32::MAX);
+    let Some(demand) = demand else { return Vec::new() };
+    // Nothing leaves while something is still coming or going.
+    if need >= nodes || !state.adding.is_empty() || !state.removing.is_empty() {
+        state.lower = None;
+        return Vec::new();
+    }
+    let (since, most) = state.lower.map_or((now, need), |(since, most)| (since, most.max(need)));
+    state.lower = Some((since, most));
+    let ticks = now.0.saturating_sub(since.0);
+    if ticks < config.allocate().scale_in_ticks() {
+        return Vec::new();
+    }
+    let reason = Reason::Idle { busy_cpus: demand.busy_cpus, need: most, nodes, ticks };
+    remove(view, running, state, nodes - most, reason)
+}
+
+fn planned(view: &ClusterView, step: Step, reason: Reason) -> Planned {
+    let forecast = match &reason {
+        Reason::Overloaded { busy_cpus, basis, .. } => format!("{busy_cpus:.1} busy CPUs {basis}"),
+        Reason::Idle { busy_cpus, .. } => format!("{busy_cpus:.1} busy CPUs"),
+        _ => "none".to_owned(),
+    };
+    let draining = view.nodes.values().filter(|node| node.draining).count();
+    Planned {
+        step,
+        reason,
+        worth: Worth::default(),
+        inputs: format!("{} nodes, {draining} of them draining", view.nodes.len()),
+        forecast,
+        alternatives: Vec::new(),
+    }
+}
+
+fn budgets(
+    running: &BTreeSet<NodeId>,
+    state: &AllocateState,
+    config: &LoopConfig,
+) -> BTreeMap<NodeId, NodeBudget> {
+    let budget = NodeBudget {
+        cpu_permits: config.allocate().cpu_permits(),
+        memory_bytes: config.allocate().memory_bytes(),
+    };
+    let nodes = running.iter().chain(&state.adding).filter(|node| !state.removing.contains(node));
+    nodes.map(|node| (*node, budget)).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! The number of nodes as the load rises and falls.
+
+use super::*;
+use crate::cluster::NodeView;
+use crate::forecast::{Quantiles, SeriesForecast};
+use crate::ids::{ExpressionId, PartitionId, SeriesKey};
+use proptest::prelude::*;
+
+/// Two permits at 0.5: one busy CPU per node. Ticks of one second.
+fn config() -> LoopConfig {
+    let allocate = crate::config::AllocateConfig::default()
+        .with_target_utilisation(0.5)
+        .and_then(|it| it.with_nodes_max(6))
+        .and_then(|it| it.with_scale_in_ticks(5))
+        .unwrap();
+    LoopConfig::default().with_allocate(allocate).unwrap()
+}
+
+fn nodes(ids: impl IntoIterator<Item = u32>) -> ClusterView {
+    let nodes = ids.into_iter().map(|id| (NodeId(id), NodeView::default()));
+    ClusterView { nodes: nodes.collect(), ..ClusterView::default() }
+}
+
+/// One call costs one CPU second.
+fn load(now: f64, later: f64, trusted: bool) -> Forecast {
+    let series = SeriesForecast {
+        key: SeriesKey {
+            function: "embed".into(),
+            expression: ExpressionId(1),
+            partition: PartitionId::new("trades", 0),
+        },
+        calls: vec![Quantiles::exactly(now), Quantiles::exactly(later)],
+        ns_per_call: 1e9,
+        ns_per_row: 1e6,
+        bytes_per_row: 8.0,
+        weights: Vec::new(),
+        calls_now: now,
+        calls_season: 1.0,
+    };
+    Forecast { series: vec![series], trusted, ..Forecast::default() }
+}
+
+fn text(plan: &AllocatePlan) -> String {
+    let steps = plan.steps.iter().map(|it| format!("{} ({})", it.step, it.reason));
+    steps.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn nodes_are_added_at_once_for_a_load_that_is_expected() {
+    let plan = plan(
+        &nodes([0, 1]),
+        Some(&load(1.5, 3.2, true)),
+        &AllocateState::default(),
+        &config(),
+        Tick(9),
+    );
+    insta::assert_snapshot!(text(&plan), @"
+    add node n2 (3.2 busy CPUs expected: 4 nodes needed, 2 running)
+    add node n3 (3.2 busy CPUs expected: 4 nodes needed, 2 running)
+    ");
+    assert_eq!(plan.budgets.len(), 4);
+    assert_eq!(plan.budgets[&NodeId(3)], NodeBudget { cpu_permits: 2, memory_bytes: 1 << 30 });
+}
+
+#[test]
+fn a_forecast_that_is_not_trusted_adds_nothing_ahead() {
+    let distrusted = load(1.5, 3.2, false);
+    let plan =
+        plan(&nodes([0, 1]), Some(&distrusted), &AllocateState::default(), &config(), Tick(9));
+    assert_eq!((text(&plan).as_str(), plan.need), ("", 2));
+}
+
+#[test]
+fn nodes_that_are_being_added_are_not_added_again() {
+    let first = plan(
+        &nodes([0]),
+        Some(&load(3.0, 3.0, true)),
+        &AllocateState::default(),
+        &config(),
+        Tick(1),
+    );
+    assert_eq!(first.steps.len(), 2);
+    let second = plan(&nodes([0]), Some(&load(3.0, 3.0, true)), &first.state, &config(), Tick(2));
+    assert_eq!(second.steps, []);
+    let third =
+        plan(&nodes([0, 1, 2]), Some(&load(3.0, 3.0, true)), &second.state, &config(), Tick(3));
+    assert_eq!((third.steps.len(), third.state.adding.len()), (0, 0));
+}
+
+#[test]
+fn a_node_is_removed_only_after_fewer_were_enough_for_a_while() {
+    let (mut state, mut log) = (AllocateState::default(), Vec::new());
+    for tick in 0..12 {
+        // A short rise at tick 3 starts the wait again; one at tick 6 asks for 2 of the 3 nodes.
+        let busy = match tick {
+            3 => 2.5,
+            6 => 1.5,
+            _ => 0.5,
+        };
+        let plan =
+            plan(&nodes([0, 1, 2]), Some(&load(busy, busy, true)), &state, &config(), Tick(tick));
+        if !plan.steps.is_empty() {
+            log.push(format!("{tick}: {}", text(&plan)));
+        }
+        state = plan.state;
+    }
+    insta::assert_snapshot!(log.join("\n"), @"9: remove node n2 (0.5 busy CPUs: 2 nodes were enough for 5 ticks, 3 running)");
+}
+
+#[test]
+fn the_settings_bound_the_number_of_nodes() {
+    let none = AllocateState::default();
+    let few = plan(&nodes([]), None, &none, &config(), Tick(1));
+    assert_eq!(text(&few), "add node n0 (0 nodes running, the settings ask for 1)");
+    let many = plan(&nodes(0..8), Some(&load(99.0, 99.0, true)), &none, &config(), Tick(1));
+    insta::assert_snapshot!(text(&many), @"
+    remove node n7 (8 nodes running, the settings ask for 6)
+    remove node n6 (8 nodes running, the settings ask for 6)
+    ");
+}
+
+#[test]
+fn a_draining_node_does_not_count_and_a_name_is_never_used_twice() {
+    let mut view = nodes([0, 4]);
+    view.nodes.get_mut(&NodeId(4)).unwrap().draining = true;
+    let plan =
+        plan(&view, Some(&load(1.5, 1.5, true)), &AllocateState::default(), &config(), Tick(1));
+    assert_eq!(text(&plan), "add node n5 (1.5 busy CPUs expected: 2 nodes needed, 1 running)");
+    assert_eq!(plan.budgets.keys().map(|node| node.0).collect::<Vec<_>>(), [0, 5]);
+}
+
+#[test]
+fn in_mode_off_nothing_is_added_or_removed() {
+    let config = config().with_mode(Mode::Off).unwrap();
+    let plan =
+        plan(&nodes([]), Some(&load(9.0, 9.0, true)), &AllocateState::default(), &config, Tick(1));
+    assert_eq!(plan.steps, []);
+}
+
+proptest! {
+    #[test]
+    fn whatever_the_load_nodes_stay_within_bounds_and_it_settles(
+        start in prop::collection::btree_set(0u32..12, 0..9),
+        loads in prop::collection::vec((0.0..9.0f64, 0.0..9.0f64, any::<bool>()), 1..30),
+    ) {
+        let config = config();
+        let (mut view, mut state) = (nodes(start), AllocateState::default());
+        let last = loads.last().copied().unwrap();
+        let settle = std::iter::repeat_n(last, 20);
+        let mut steps = 0;
+        for (tick, (now, later, trusted)) in (0..).zip(loads.iter().copied().chain(settle)) {
+            let forecast = load(now, later, trusted);
+            let made = plan(&view, Some(&forecast), &state, &config, Tick(tick));
+            prop_assert_eq!(&made, &plan(&view, Some(&forecast), &state, &config, Tick(tick)));
+            let kinds: BTreeSet<_> = made.steps.iter().map(|it| it.step.kind()).collect();
+            prop_assert!(kinds.len() <= 1, "never both in one plan");
+            for it in &made.steps {
+                match &it.step {
+                    Step::AddNode { node } => {
+                        prop_assert!(view.nodes.insert(*node, NodeView::default()).is_none());
+                    }
+                    Step::RemoveNode { node } => {
+                        prop_assert!(view.nodes.remove(node).is_some());
+                    }
+                    other => prop_assert!(false, "{other}"),
+                }
+            }
+            prop_assert!((1..=6).contains(&view.nodes.len()), "{} nodes", view.nodes.len());
+            steps = made.steps.len();
+            state = made.state;
+        }
+        prop_assert_eq!(steps, 0);
+    }
+}

@@ -1,0 +1,191 @@
+//! What the loop sees of the cluster, and the steps by which it changes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Epoch, ExpressionId, NodeId, PartitionId};
+
+/// One node as the loop sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct NodeView {
+    /// Bytes the node may hold in resident segments and stored outputs.
+    pub memory_bytes_max: u64,
+    /// Bytes it holds now.
+    pub memory_bytes: u64,
+    /// Tasks that may compute at the same time.
+    pub cpu_permits: u32,
+    /// A draining node gives up its replicas and gets no new ones.
+    pub draining: bool,
+}
+
+/// One partition as the loop sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PartitionView {
+    /// Nodes that hold a live replica.
+    pub holders: BTreeSet<NodeId>,
+    /// Rows in the newest snapshot.
+    pub rows: u64,
+    /// Bytes of a replica that is wholly resident.
+    pub bytes: u64,
+}
+
+/// How much of one function expression over one partition is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OutputView {
+    /// Name of the outermost function.
+    pub function: Arc<str>,
+    /// Rows of the newest snapshot whose output is stored on every holder of the partition.
+    pub rows_stored: u64,
+    /// Rows of the newest snapshot whose output is missing on some holder.
+    pub rows_missing: u64,
+    /// Bytes held by the stored outputs, over all holders.
+    pub bytes: u64,
+}
+
+/// A consistent picture of the cluster: the input of every decision.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// Epoch of the placement.
+    pub epoch: Epoch,
+    /// Live nodes.
+    pub nodes: BTreeMap<NodeId, NodeView>,
+    /// Every partition of every table.
+    pub partitions: BTreeMap<PartitionId, PartitionView>,
+    /// Every storable expression that was ever called, per partition.
+    pub outputs: BTreeMap<(ExpressionId, PartitionId), OutputView>,
+}
+
+impl ClusterView {
+    /// Records that `step` was carried out, so that the next plan counts it.
+    pub fn apply(&mut self, step: &Step) {
+        match step {
+            Step::Copy { partition, to, .. } => {
+                if let Some(view) = self.partitions.get_mut(partition) {
+                    view.holders.insert(*to);
+                }
+            }
+            Step::Drop { partition, from } => {
+                if let Some(view) = self.partitions.get_mut(partition) {
+                    view.holders.remove(from);
+                }
+            }
+            Step::Precompute { expression, partition, .. } => {
+                if let Some(view) = self.outputs.get_mut(&(*expression, partition.clone())) {
+                    view.rows_stored += view.rows_missing;
+                    view.rows_missing = 0;
+                }
+            }
+            Step::DropOutput { expression, partition, .. } => {
+                if let Some(view) = self.outputs.get_mut(&(*expression, partition.clone())) {
+                    view.rows_missing += view.rows_stored;
+                    view.rows_stored = 0;
+                    view.bytes = 0;
+                }
+            }
+            Step::AddNode { .. } => {}
+            Step::RemoveNode { node } => {
+                self.nodes.remove(node);
+                for view in self.partitions.values_mut() {
+                    view.holders.remove(node);
+                }
+            }
+        }
+    }
+}
+
+/// One change, specific enough that carrying it out leaves nothing to choose.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Step {
+    /// Give `to` a replica of `partition`, copied from `from`.
+    Copy {
+        /// What is copied.
+        partition: PartitionId,
+        /// A node that holds it. The same as `to` if no live node does: then `to` loads it from
+        /// the store.
+        from: NodeId,
+        /// The node that will hold it too.
+        to: NodeId,
+    },
+    /// Remove the replica of `partition` from a node. Never the last one.
+    Drop {
+        /// What is given up.
+        partition: PartitionId,
+        /// The node that gives it up.
+        from: NodeId,
+    },
+    /// Compute and store the missing outputs of `expression` over `partition` on each holder.
+    Precompute {
+        /// Name of the outermost function.
+        function: Arc<str>,
+        /// What is computed.
+        expression: ExpressionId,
+        /// Over which rows.
+        partition: PartitionId,
+    },
+    /// Throw the stored outputs of `expression` over `partition` away.
+    DropOutput {
+        /// Name of the outermost function.
+        function: Arc<str>,
+        /// What is dropped.
+        expression: ExpressionId,
+        /// Of which partition.
+        partition: PartitionId,
+    },
+    /// Start one more node.
+    AddNode {
+        /// The name it will have.
+        node: NodeId,
+    },
+    /// Remove a drained node.
+    RemoveNode {
+        /// The node.
+        node: NodeId,
+    },
+}
+
+impl Step {
+    /// The partition whose replicas the step changes, if it does.
+    #[must_use]
+    pub fn partition_moved(&self) -> Option<&PartitionId> {
+        match self {
+            Self::Copy { partition, .. } | Self::Drop { partition, .. } => Some(partition),
+            _ => None,
+        }
+    }
+
+    /// The kind of step, as it stands in `system.decisions`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Copy { .. } => "copy",
+            Self::Drop { .. } => "drop",
+            Self::Precompute { .. } => "precompute",
+            Self::DropOutput { .. } => "drop output",
+            Self::AddNode { .. } => "add node",
+            Self::RemoveNode { .. } => "remove node",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Copy { partition, from, to } if from == to => {
+                write!(f, "copy {partition} store -> {to}")
+            }
+            Self::Copy { partition, from, to } => write!(f, "copy {partition} {from} -> {to}"),
+            Self::Drop { partition, from } => write!(f, "drop {partition} {from}"),
+            Self::Precompute { function, partition, .. } => {
+                write!(f, "precompute {function} on {partition}")
+            }
+            Self::DropOutput { function, partition, .. } => {
+                write!(f, "drop output {function} on {partition}")
+            }
+            Self::AddNode { node } => write!(f, "add node {node}"),
+            Self::RemoveNode { node } => write!(f, "remove node {node}"),
+        }
+    }
+}

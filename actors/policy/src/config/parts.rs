@@ -1,0 +1,144 @@
+//! The sections of the loop's settings.
+
+use super::section::{Bound, ConfigError, fits_always, section};
+
+section! {
+    /// What the monitor keeps.
+    MonitorConfig (RawMonitorConfig = "RawMonitorConfig", prefix "monitor.", fits fits_always) {
+        /// Ticks after which a tick counts half in rolling means and deviations of frequency.
+        "half-life-ticks" half_life_ticks with_half_life_ticks: f64 = 300.0,
+            "ticks", Bound::Above(0.0);
+        /// Calls after which a call counts half in rolling means and deviations of duration.
+        "half-life-calls" half_life_calls with_half_life_calls: f64 = 50.0,
+            "calls", Bound::Above(0.0);
+        /// Ticks with calls that are kept over all series; beyond it the oldest ticks are
+        /// forgotten.
+        "buckets-max" buckets_max with_buckets_max: usize = 2_000_000,
+            "buckets of 32 bytes", Bound::Within(1_000.0, 1e9);
+        /// Pairs of expressions on partitions whose co-execution is counted.
+        "pairs-max" pairs_max with_pairs_max: usize = 10_000,
+            "pairs", Bound::Within(0.0, 1e7);
+        /// Ticks over which the load that reactive rules go by is averaged.
+        "current-ticks" current_ticks with_current_ticks: usize = 3,
+            "ticks", Bound::Within(1.0, 1e3);
+    }
+    sections {}
+}
+
+section! {
+    /// The neural member of the ensemble.
+    LstmConfig (RawLstmConfig = "RawLstmConfig", prefix "lstm.", fits fits_always) {
+        /// Whether the LSTM takes part in the ensemble.
+        "enabled" enabled with_enabled: bool = true,
+            "", Bound::Any;
+        /// Size of the hidden state.
+        "hidden" hidden with_hidden: usize = 24,
+            "units", Bound::Within(1.0, 512.0);
+        /// Training steps per tick; zero stops learning.
+        "steps-per-tick" steps_per_tick with_steps_per_tick: u32 = 4,
+            "steps", Bound::Within(0.0, 1e4);
+        /// Ticks that the network looks back.
+        "window" window with_window: usize = 48,
+            "ticks", Bound::Within(2.0, 2048.0);
+    }
+    sections {}
+}
+
+section! {
+    /// When partitions gain and lose replicas.
+    ReshapeConfig (RawReshapeConfig = "RawReshapeConfig", prefix "reshape.", fits no_flapping) {
+        /// Load per replica above which a replica is added.
+        "copy-above" copy_above with_copy_above: f64 = 600.0,
+            "busy ms per s", Bound::Above(0.0);
+        /// Load per replica below which one is dropped, if it stays below without it. At most 0.6
+        /// of copy-above.
+        "drop-below" drop_below with_drop_below: f64 = 250.0,
+            "busy ms per s", Bound::Within(0.0, f64::MAX);
+        /// Most replicas of one partition.
+        "copies-max" copies_max with_copies_max: u32 = 4,
+            "replicas", Bound::Within(1.0, 64.0);
+        /// Ticks a partition rests after its replicas changed.
+        "dwell-ticks" dwell_ticks with_dwell_ticks: u64 = 10,
+            "ticks", Bound::Within(0.0, 1e6);
+        /// Steps that may be under way at the same time.
+        "steps-in-flight-max" steps_in_flight_max with_steps_in_flight_max: usize = 16,
+            "steps", Bound::Within(1.0, 1e4);
+    }
+    sections {}
+}
+
+fn no_flapping(config: &ReshapeConfig) -> Result<(), ConfigError> {
+    let limit = 0.6 * config.copy_above;
+    if config.drop_below <= limit {
+        return Ok(());
+    }
+    Err(ConfigError::Limit {
+        key: "reshape.drop-below",
+        value: config.drop_below,
+        limit,
+        because: "0.6 of reshape.copy-above, or replicas would flap",
+    })
+}
+
+section! {
+    /// Which outputs are computed before they are asked for.
+    PrecomputeConfig (
+        RawPrecomputeConfig = "RawPrecomputeConfig", prefix "precompute.", fits fits_always
+    ) {
+        /// Share of a tick's wall time that background compute may use on each node; zero stops it.
+        "budget-share" budget_share with_budget_share: f64 = 0.5,
+            "of a tick", Bound::Within(0.0, 1.0);
+        /// How far ahead outputs are made ready. At most horizon-ticks.
+        "lead-ticks" lead_ticks with_lead_ticks: usize = 8,
+            "ticks", Bound::Within(1.0, 4096.0);
+        /// Functions cheaper than this are never stored: looking an output up costs as much.
+        "min-ns-per-row" min_ns_per_row with_min_ns_per_row: f64 = 300.0,
+            "ns per row", Bound::Within(0.0, 1e12);
+        /// Expected saving per cost below which an output is not computed ahead.
+        "min-worth" min_worth with_min_worth: f64 = 0.1,
+            "ns saved per ns spent", Bound::Within(0.0, 1e6);
+        /// Share of a node's memory above which outputs that nobody is expected to use are dropped.
+        "drop-above" drop_above with_drop_above: f64 = 0.9,
+            "of memory-bytes", Bound::Within(0.0, 1.0);
+    }
+    sections {}
+}
+
+section! {
+    /// How many nodes there are and what each may use.
+    AllocateConfig (
+        RawAllocateConfig = "RawAllocateConfig", prefix "allocate.", fits minimum_below_maximum
+    ) {
+        /// Fewest nodes. At most nodes-max.
+        "nodes-min" nodes_min with_nodes_min: u32 = 1,
+            "nodes", Bound::Within(1.0, 1e5);
+        /// Most nodes.
+        "nodes-max" nodes_max with_nodes_max: u32 = 8,
+            "nodes", Bound::Within(1.0, 1e5);
+        /// Share of a node's CPU permits that the load may keep busy.
+        "target-utilisation" target_utilisation with_target_utilisation: f64 = 0.7,
+            "of cpu-permits", Bound::Within(0.05, 1.0);
+        /// Ticks that fewer nodes must have been enough before one is removed.
+        "scale-in-ticks" scale_in_ticks with_scale_in_ticks: u64 = 300,
+            "ticks", Bound::Within(1.0, 1e9);
+        /// Tasks that may compute at the same time on one node.
+        "cpu-permits" cpu_permits with_cpu_permits: u32 = 2,
+            "tasks", Bound::Within(1.0, 4096.0);
+        /// Memory of one node for resident segments and stored outputs.
+        "memory-bytes" memory_bytes with_memory_bytes: u64 = 1 << 30,
+            "bytes", Bound::Within(1_048_576.0, 1e15);
+    }
+    sections {}
+}
+
+fn minimum_below_maximum(config: &AllocateConfig) -> Result<(), ConfigError> {
+    if config.nodes_min <= config.nodes_max {
+        return Ok(());
+    }
+    Err(ConfigError::Limit {
+        key: "allocate.nodes-min",
+        value: f64::from(config.nodes_min),
+        limit: f64::from(config.nodes_max),
+        because: "allocate.nodes-max",
+    })
+}

@@ -1,0 +1,239 @@
+//! Which functions will be called on which partitions in the coming ticks.
+//!
+//! A [`Member`] is one way to forecast; all of them see the same [`Window`] and answer with
+//! [`Quantiles`]. The ensemble weighs them by what they were worth so far.
+
+pub mod ensemble;
+pub mod naive;
+pub mod period;
+pub mod seasonal;
+pub mod smoothing;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{SeriesKey, Tick};
+
+/// Distribution of the calls in one coming tick.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Quantiles {
+    /// One in ten ticks has fewer calls.
+    pub q10: f64,
+    /// Half of the ticks have fewer calls.
+    pub q50: f64,
+    /// Nine in ten ticks have fewer calls.
+    pub q90: f64,
+}
+
+impl Quantiles {
+    /// All three at `calls`.
+    #[must_use]
+    pub fn exactly(calls: f64) -> Self {
+        Self { q10: calls, q50: calls, q90: calls }
+    }
+
+    /// The mean of a distribution with these quantiles, by Swanson's rule.
+    #[must_use]
+    pub fn mean(&self) -> f64 {
+        0.3 * self.q10 + 0.4 * self.q50 + 0.3 * self.q90
+    }
+
+    /// Mean pinball loss of the three quantiles against what happened.
+    #[must_use]
+    pub fn pinball(&self, actual: f64) -> f64 {
+        let loss = |level: f64, quantile: f64| {
+            let miss = actual - quantile;
+            (level * miss).max((level - 1.0) * miss)
+        };
+        (loss(0.1, self.q10) + loss(0.5, self.q50) + loss(0.9, self.q90)) / 3.0
+    }
+
+    /// Whether `actual` lies between the 10 % and the 90 % quantile; counts may touch them.
+    #[must_use]
+    pub fn holds(&self, actual: f64) -> bool {
+        (self.q10 - 1e-9..=self.q90 + 1e-9).contains(&actual)
+    }
+
+    /// The same, made finite, not negative and in order.
+    #[must_use]
+    pub fn tidy(self) -> Self {
+        let clean = |value: f64| if value.is_finite() { value.max(0.0) } else { 0.0 };
+        let mut all = [clean(self.q10), clean(self.q50), clean(self.q90)];
+        all.sort_by(f64::total_cmp);
+        Self { q10: all[0], q50: all[1], q90: all[2] }
+    }
+}
+
+/// What is expected of one series.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SeriesForecast {
+    /// The function expression and partition.
+    pub key: SeriesKey,
+    /// Calls per tick, nearest tick first.
+    pub calls: Vec<Quantiles>,
+    /// Nanoseconds that one call costs without stored outputs (mean of what was measured).
+    pub ns_per_call: f64,
+    /// Nanoseconds that one row costs without stored outputs.
+    pub ns_per_row: f64,
+    /// Bytes of the output of one row.
+    pub bytes_per_row: f64,
+    /// Weight of each member, by name; they sum to one.
+    pub weights: Vec<(String, f64)>,
+    /// Mean calls per tick over the last few known ticks: what reactive rules go by.
+    pub calls_now: f64,
+    /// Calls expected within one season, or within the known past if there is no season.
+    pub calls_season: f64,
+}
+
+impl SeriesForecast {
+    /// Calls expected within the nearest `ticks` ticks.
+    #[must_use]
+    pub fn expected_calls(&self, ticks: usize) -> f64 {
+        self.calls.iter().take(ticks).map(Quantiles::mean).sum()
+    }
+
+    /// The first tick, counted from one, by whose end half a call is expected.
+    #[must_use]
+    pub fn needed_in(&self) -> Option<usize> {
+        let mut calls = 0.0;
+        let position = self.calls.iter().position(|tick| {
+            calls += tick.mean();
+            calls >= 0.5
+        })?;
+        Some(position + 1)
+    }
+}
+
+/// What the predictor expects, made at the end of tick `at`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// The last tick whose calls were known.
+    pub at: Tick,
+    /// Length of a tick in milliseconds.
+    pub tick_ms: u64,
+    /// Every series that was forecast, sorted by key.
+    pub series: Vec<SeriesForecast>,
+    /// Whether steps may be taken ahead by it: so far it was not worse than repeating the last
+    /// tick. If not, reactive rules act alone.
+    pub trusted: bool,
+    /// Share of the naive forecast's loss that was avoided so far; zero as long as nothing is
+    /// known.
+    pub skill: f64,
+    /// Ticks after which the load repeats, if a period was found or configured.
+    pub season_ticks: Option<usize>,
+}
+
+impl Forecast {
+    /// The forecast of one series.
+    #[must_use]
+    pub fn get(&self, key: &SeriesKey) -> Option<&SeriesForecast> {
+        self.series.binary_search_by(|series| series.key.cmp(key)).ok().map(|i| &self.series[i])
+    }
+}
+
+/// The past that a member may look at: calls per tick, and nothing after [`at`](Self::at).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Window {
+    /// The last tick that is known.
+    pub at: Tick,
+    /// Ticks after which the load repeats, if a period was found or configured.
+    pub season_ticks: Option<usize>,
+    /// Series by position; each oldest tick first, the last value belonging to [`at`](Self::at).
+    /// Series may differ in length; every value is finite and not negative.
+    pub series: Vec<Vec<f64>>,
+}
+
+/// What a fit did.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct FitReport {
+    /// Training steps that were made; zero for members that need none.
+    pub steps: u32,
+    /// Loss before the first and after the last step, in the member's own unit.
+    pub loss_first: f64,
+    /// See [`loss_first`](Self::loss_first).
+    pub loss_last: f64,
+}
+
+/// A member cannot do what was asked.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ForecastError {
+    /// A stored state is not one of this member's.
+    #[error("state of member {member} is unusable: {reason}")]
+    State {
+        /// The member.
+        member: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The numeric library failed.
+    #[error("member {member} failed: {reason}")]
+    Numeric {
+        /// The member.
+        member: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// A setting is out of bounds.
+    #[error("{name} is {value}; it must be {bound}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// The value given.
+        value: f64,
+        /// What it must be.
+        bound: &'static str,
+    },
+}
+
+impl ForecastError {
+    /// Stable code for logs, metrics and the manual.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::State { .. } => "FS-FORECAST-1",
+            Self::Numeric { .. } => "FS-FORECAST-2",
+            Self::Setting { .. } => "FS-FORECAST-3",
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        false
+    }
+}
+
+/// One way to forecast all series.
+pub trait Member: Send {
+    /// Short name, as it stands in `system.forecasts`.
+    fn name(&self) -> &'static str;
+
+    /// Learns from `window` with at most `steps_max` training steps.
+    ///
+    /// # Errors
+    /// [`ForecastError::Numeric`] if training fails; the member then keeps its former state.
+    fn fit(&mut self, window: &Window, steps_max: u32) -> Result<FitReport, ForecastError>;
+
+    /// Expected calls per tick of each series of `window` for the next `horizon` ticks: outer by
+    /// series, inner nearest tick first. A member that knows nothing yet answers by the last value.
+    ///
+    /// # Errors
+    /// [`ForecastError::Numeric`] if the numeric library fails.
+    fn forecast(
+        &self,
+        window: &Window,
+        horizon: usize,
+    ) -> Result<Vec<Vec<Quantiles>>, ForecastError>;
+
+    /// What must be kept to forecast the same after a restart.
+    ///
+    /// # Errors
+    /// [`ForecastError::Numeric`] if the state cannot be written.
+    fn save(&self) -> Result<Vec<u8>, ForecastError>;
+
+    /// Takes up a state that [`save`](Self::save) wrote.
+    ///
+    /// # Errors
+    /// [`ForecastError::State`] if it is not one.
+    fn load(&mut self, state: &[u8]) -> Result<(), ForecastError>;
+}

@@ -1,0 +1,28 @@
+//! Everything that is decided: pure functions from what was seen to what is to be done.
+//!
+//! Nothing here awaits, sleeps, reads a clock, touches a disk or knows Arrow or DataFusion. The same
+//! input gives the same plan, which is why every decision can be tested, replayed and explained.
+//!
+//! | module | question it answers |
+//! |---|---|
+//! | [`calls`], [`history`] | what was called, where, how often, how long |
+//! | [`forecast`] | what will be called in the coming ticks |
+//! | [`score`] | what a forecast or a step turned out to be worth |
+//! | [`reshape`] | which replicas and outputs to add or drop, and why |
+//! | [`admit`] | which computed output a node keeps, and what gives way |
+//! | [`allocate`] | how many nodes, and what each may use |
+//! | [`decision`] | what was decided, why, and what came of it |
+//! | [`config`] | what the operator wants |
+
+pub mod admit;
+pub mod allocate;
+pub mod calls;
+pub mod cluster;
+pub mod config;
+pub mod decision;
+pub mod forecast;
+pub mod history;
+pub mod ids;
+pub mod invariant;
+pub mod reshape;
+pub mod score;

@@ -1,0 +1,45 @@
+//! How much background compute each node may still use.
+
+use std::collections::BTreeMap;
+
+use crate::config::LoopConfig;
+use crate::ids::NodeId;
+
+/// Background nanoseconds per node: refilled each tick, charged by steps.
+///
+/// A step may start while a node's account is above zero and may overdraw it, so that a step longer
+/// than one tick's share can run at all; nothing more starts until the debt is paid, so over time
+/// the share holds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct BackgroundBudget {
+    free_ns: BTreeMap<NodeId, i64>,
+}
+
+impl BackgroundBudget {
+    /// Adds one tick's share to every live node, up to the share of `precompute.lead-ticks` ticks;
+    /// forgets nodes that are gone.
+    pub fn refill(&mut self, nodes: impl IntoIterator<Item = NodeId>, config: &LoopConfig) {
+        let share = config.precompute().budget_share() * config.tick_ns();
+        let most = share * config.precompute().lead_ticks() as f64;
+        self.free_ns = nodes
+            .into_iter()
+            .map(|node| {
+                let held = self.free_ns.get(&node).copied().unwrap_or(0);
+                (node, (held.saturating_add(share as i64)).min(most as i64))
+            })
+            .collect();
+    }
+
+    /// Takes `ns` from a node; a negative amount gives back what was charged too much.
+    pub fn charge(&mut self, node: NodeId, ns: f64) {
+        if let Some(free) = self.free_ns.get_mut(&node) {
+            *free = free.saturating_sub(ns as i64);
+        }
+    }
+
+    /// What each node may still use.
+    #[must_use]
+    pub fn free_ns(&self) -> &BTreeMap<NodeId, i64> {
+        &self.free_ns
+    }
+}

@@ -1,0 +1,160 @@
+//! Why a step was chosen, in words an operator understands.
+
+use std::fmt;
+
+use crate::ids::NodeId;
+
+/// What a load figure rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// A forecast that has proven itself.
+    Forecast,
+    /// The load of the last few ticks.
+    Current,
+}
+
+impl fmt::Display for Basis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Forecast => "expected",
+            Self::Current => "measured",
+        })
+    }
+}
+
+/// Why a step was chosen. Its text is what `system.decisions` shows.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The replicas that exist carry too much each.
+    Hot {
+        /// Load per replica in busy ms per s.
+        busy_ms: f64,
+        /// What a replica may carry.
+        limit_ms: f64,
+        /// What the load rests on.
+        basis: Basis,
+    },
+    /// One replica fewer would still carry little.
+    Cold {
+        /// Load per replica in busy ms per s, once one is gone.
+        busy_ms: f64,
+        /// What makes a replica worth having.
+        limit_ms: f64,
+        /// What the load rests on.
+        basis: Basis,
+    },
+    /// There are more replicas than `reshape.copies-max`.
+    TooMany {
+        /// Replicas that exist.
+        replicas: usize,
+        /// Replicas allowed.
+        most: u32,
+    },
+    /// No live node holds the partition; it is loaded from the store.
+    Lost,
+    /// The node is to be removed.
+    Draining {
+        /// The node.
+        node: NodeId,
+    },
+    /// Calls are expected, and the output is missing.
+    Needed {
+        /// Calls expected within the lead time.
+        calls: f64,
+        /// When the first is expected, in ms from now.
+        in_ms: f64,
+        /// Rows whose output is missing.
+        rows: u64,
+        /// Cost of one row in ns.
+        ns_per_row: f64,
+    },
+    /// Memory is short and nobody is expected to ask for the output.
+    Unused {
+        /// Share of a holder's memory in use or wanted for outputs that are needed.
+        memory: f64,
+        /// Share above which outputs are dropped.
+        limit: f64,
+    },
+    /// More nodes are needed for the load.
+    Overloaded {
+        /// Load in busy CPUs.
+        busy_cpus: f64,
+        /// Nodes that this takes.
+        need: u32,
+        /// Nodes there are.
+        nodes: u32,
+        /// What the load rests on.
+        basis: Basis,
+    },
+    /// Fewer nodes were enough for a while.
+    Idle {
+        /// Load in busy CPUs.
+        busy_cpus: f64,
+        /// Nodes that this takes.
+        need: u32,
+        /// Nodes there are.
+        nodes: u32,
+        /// For how many ticks.
+        ticks: u64,
+    },
+    /// The number of nodes is outside its bounds.
+    Bounds {
+        /// Nodes there are.
+        nodes: u32,
+        /// Nodes there shall be.
+        need: u32,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Hot { busy_ms, limit_ms, basis } => write!(
+                f,
+                "hot: {busy_ms:.0} ms/s per replica {basis}, more than {limit_ms:.0} ms/s"
+            ),
+            Self::Cold { busy_ms, limit_ms, basis } => write!(
+                f,
+                "cold: {busy_ms:.0} ms/s per remaining replica {basis}, less than {limit_ms:.0} ms/s"
+            ),
+            Self::TooMany { replicas, most } => {
+                write!(f, "{replicas} replicas, at most {most} are allowed")
+            }
+            Self::Lost => f.write_str("no live node holds it: load it from the store"),
+            Self::Draining { node } => write!(f, "{node} is draining"),
+            Self::Needed { calls, in_ms, rows, ns_per_row } => write!(
+                f,
+                "{calls:.1} calls expected, the first within {}; {rows} rows of {} are missing",
+                duration(in_ms * 1e6),
+                duration(ns_per_row)
+            ),
+            Self::Unused { memory, limit } => write!(
+                f,
+                "no call expected this season; memory is {:.0} % taken or wanted, more than {:.0} %",
+                memory * 100.0,
+                limit * 100.0
+            ),
+            Self::Overloaded { busy_cpus, need, nodes, basis } => {
+                write!(f, "{busy_cpus:.1} busy CPUs {basis}: {need} nodes needed, {nodes} running")
+            }
+            Self::Idle { busy_cpus, need, nodes, ticks } => write!(
+                f,
+                "{busy_cpus:.1} busy CPUs: {need} nodes were enough for {ticks} ticks, {nodes} running"
+            ),
+            Self::Bounds { nodes, need } => {
+                write!(f, "{nodes} nodes running, the settings ask for {need}")
+            }
+        }
+    }
+}
+
+/// Nanoseconds in the unit a reader expects.
+pub(crate) fn duration(ns: f64) -> String {
+    match ns {
+        ns if ns < 1e3 => format!("{ns:.0} ns"),
+        ns if ns < 1e6 => format!("{:.1} us", ns / 1e3),
+        ns if ns < 1e9 => format!("{:.0} ms", ns / 1e6),
+        ns => format!("{:.1} s", ns / 1e9),
+    }
+}

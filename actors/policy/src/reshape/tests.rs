@@ -1,0 +1,457 @@
+//! Plans an operator can read, and the promises they keep.
+
+use super::*;
+use crate::cluster::{NodeView, OutputView, PartitionView};
+use crate::config::{PrecomputeConfig, ReshapeConfig};
+use crate::forecast::ensemble::invert;
+use crate::forecast::{Quantiles, SeriesForecast};
+use crate::ids::{ExpressionId, SeriesKey};
+use proptest::prelude::*;
+use std::collections::BTreeSet;
+
+const MIB: u64 = 1 << 20;
+
+fn part(ordinal: u32) -> PartitionId {
+    PartitionId::new("trades", ordinal)
+}
+
+fn node(memory_bytes: u64) -> NodeView {
+    NodeView { memory_bytes_max: 100 * MIB, memory_bytes, cpu_permits: 2, draining: false }
+}
+
+fn cluster(nodes: u32) -> ClusterView {
+    ClusterView {
+        epoch: Epoch(7),
+        nodes: (0..nodes).map(|id| (NodeId(id), node(0))).collect(),
+        ..ClusterView::default()
+    }
+}
+
+/// A cluster and what is expected of it; ticks are one second.
+#[derive(Clone, Debug)]
+struct Scene {
+    view: ClusterView,
+    forecast: Forecast,
+    state: PlanState,
+    config: LoopConfig,
+}
+
+impl Scene {
+    fn new(nodes: u32) -> Self {
+        Self {
+            view: cluster(nodes),
+            forecast: Forecast { trusted: true, tick_ms: 1_000, ..Forecast::default() },
+            state: PlanState::default(),
+            config: LoopConfig::default(),
+        }
+    }
+
+    /// A partition that these nodes hold and that keeps a CPU busy for so many ms per s.
+    fn with(mut self, ordinal: u32, holders: &[u32], busy_ms: f64) -> Self {
+        let holders = holders.iter().copied().map(NodeId).collect();
+        self.view
+            .partitions
+            .insert(part(ordinal), PartitionView { holders, rows: 1_000, bytes: 8 * MIB });
+        let calls = [busy_ms / 10.0; 12];
+        self.output(ordinal, 10_000.0, 0, &calls)
+    }
+
+    /// An output: what a row costs, rows missing, calls in the coming ticks.
+    fn output(mut self, ordinal: u32, ns_per_row: f64, missing: u64, calls: &[f64]) -> Self {
+        let number = u128::from(ordinal) * 100 + self.forecast.series.len() as u128;
+        let expression = ExpressionId(number);
+        let function: std::sync::Arc<str> = format!("f{number}").into();
+        self.view.outputs.insert(
+            (expression, part(ordinal)),
+            OutputView {
+                function: function.clone(),
+                rows_stored: 1_000 - missing,
+                rows_missing: missing,
+                bytes: (1_000 - missing) * 1_024,
+            },
+        );
+        self.forecast.series.push(SeriesForecast {
+            key: SeriesKey { function, expression, partition: part(ordinal) },
+            calls: calls.iter().copied().map(Quantiles::exactly).collect(),
+            ns_per_call: ns_per_row * 1_000.0,
+            ns_per_row,
+            bytes_per_row: 1_024.0,
+            weights: Vec::new(),
+            calls_now: calls.first().copied().unwrap_or(0.0),
+            calls_season: calls.iter().sum(),
+        });
+        self.forecast.series.sort_by(|a, b| a.key.cmp(&b.key));
+        self
+    }
+
+    fn mode(mut self, mode: Mode) -> Self {
+        self.config = self.config.with_mode(mode).unwrap();
+        self
+    }
+
+    fn plan(&self) -> Plan {
+        self.plan_at(100)
+    }
+
+    fn plan_at(&self, tick: u64) -> Plan {
+        plan(&self.view, Some(&self.forecast), &self.state, &self.config, Tick(tick))
+    }
+}
+
+#[test]
+fn a_hot_partition_gets_a_copy_on_the_emptiest_node() {
+    let scene = Scene::new(3).with(0, &[0], 900.0).with(1, &[1], 300.0);
+    let plan = scene.plan();
+    insta::assert_snapshot!(plan, @"
+    epoch 8
+      copy trades/0 n0 -> n2 (hot: 900 ms/s per replica expected, more than 600 ms/s)
+    ");
+    assert_eq!(plan.steps[0].alternatives, ["to n1, which carries 300 ms/s"]);
+    assert_eq!(plan.steps[0].inputs, "holders [n0], 1000 rows, 8388608 bytes");
+    assert_eq!(plan.steps[0].worth.bytes, 8.0 * MIB as f64);
+}
+
+#[test]
+fn a_cold_partition_gives_up_the_replica_on_the_busiest_node() {
+    let scene = Scene::new(2).with(0, &[0, 1], 100.0).with(1, &[1], 300.0);
+    insta::assert_snapshot!(scene.plan(), @"
+    epoch 8
+      drop trades/0 n1 (cold: 100 ms/s per remaining replica expected, less than 250 ms/s)
+    ");
+}
+
+#[test]
+fn a_partition_rests_after_its_replicas_changed() {
+    let mut scene = Scene::new(3).with(0, &[0], 900.0);
+    scene.state.changed.insert(part(0), Tick(100));
+    assert_eq!(scene.plan_at(109).steps, []);
+    assert_eq!(scene.plan_at(110).steps.len(), 1);
+}
+
+#[test]
+fn a_copy_under_way_is_not_planned_again_and_its_load_counts() {
+    let mut scene = Scene::new(3).with(0, &[0], 900.0).with(1, &[1], 700.0);
+    scene.state.in_flight = vec![Step::Copy { partition: part(0), from: NodeId(0), to: NodeId(2) }];
+    // n0 and n2 carry 450 ms/s each, so both are better than n1, and n0 has the lower number.
+    insta::assert_snapshot!(scene.plan(), @"
+    epoch 8
+      copy trades/1 n1 -> n0 (hot: 700 ms/s per replica expected, more than 600 ms/s)
+    ");
+}
+
+#[test]
+fn a_partition_without_a_live_holder_is_loaded_from_the_store() {
+    let scene = Scene::new(2).with(0, &[9], 10.0).with(1, &[0], 50.0);
+    insta::assert_snapshot!(scene.plan(), @"
+    epoch 8
+      copy trades/0 store -> n1 (no live node holds it: load it from the store)
+    ");
+}
+
+#[test]
+fn a_draining_node_keeps_a_replica_until_another_node_has_one() {
+    let mut scene = Scene::new(3).with(0, &[0], 10.0).with(1, &[0, 1], 300.0);
+    scene.view.nodes.get_mut(&NodeId(0)).unwrap().draining = true;
+    insta::assert_snapshot!(scene.plan(), @"
+    epoch 8
+      drop trades/1 n0 (n0 is draining)
+      copy trades/0 n0 -> n2 (n0 is draining)
+    ");
+}
+
+#[test]
+fn what_is_needed_first_is_computed_first_and_the_rest_waits() {
+    let rush = [0.0, 0.0, 5.0, 5.0, 0.0, 0.0, 0.0, 0.0];
+    let later = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 9.0, 9.0];
+    // 400 ms of work each, 500 ms of background time a tick.
+    let scene = Scene::new(1)
+        .with(0, &[0], 0.0)
+        .output(0, 1e6, 400, &later)
+        .output(0, 1e6, 400, &rush)
+        .output(0, 1e6, 400, &[0.0; 8]);
+    let plan = scene.plan();
+    insta::assert_snapshot!(plan, @"
+    epoch 7
+      precompute f2 on trades/0 (10.0 calls expected, the first within 3.0 s; 400 rows of 1 ms are missing)
+      precompute f1 on trades/0 (18.0 calls expected, the first within 7.0 s; 400 rows of 1 ms are missing)
+    ");
+    assert_eq!(plan.steps[0].worth.benefit_ns, 4e9);
+    assert_eq!(plan.steps[0].worth.cost_ns, 4e8);
+}
+
+#[test]
+fn of_outputs_needed_at_the_same_time_the_denser_comes_first() {
+    let scene = Scene::new(1)
+        .with(0, &[0], 0.0)
+        .output(0, 1_000.0, 1_000, &[2.0; 8])
+        .output(0, 9_000.0, 1_000, &[2.0; 8]);
+    let order: Vec<_> = scene.plan().steps.iter().map(|it| it.step.to_string()).collect();
+    assert_eq!(order, ["precompute f2 on trades/0", "precompute f1 on trades/0"]);
+}
+
+/// Three outputs of which only one is computed in a tick; the first is called next.
+fn scarce() -> Scene {
+    let scene = Scene::new(1).with(0, &[0], 0.0);
+    scene
+        .output(0, 1e6, 600, &[6.0; 8])
+        .output(0, 1e6, 600, &[3.0; 8])
+        .output(0, 1e6, 600, &[0.0; 8])
+}
+
+#[test]
+fn when_background_time_is_scarce_a_wrong_forecast_computes_the_wrong_output() {
+    let right = scarce();
+    let mut wrong = scarce().mode(Mode::Inverted);
+    wrong.forecast = invert(&wrong.forecast);
+    insta::assert_snapshot!(format!("{}{}", right.plan(), wrong.plan()), @"
+    epoch 7
+      precompute f1 on trades/0 (48.0 calls expected, the first within 1.0 s; 600 rows of 1 ms are missing)
+    epoch 7
+      precompute f3 on trades/0 (48.0 calls expected, the first within 1.0 s; 600 rows of 1 ms are missing)
+    ");
+    assert_eq!(
+        right.plan().steps[0].alternatives,
+        ["f2 on trades/0: 24.0 calls expected, but background time is used up"]
+    );
+}
+
+#[test]
+fn a_node_in_debt_computes_nothing_until_it_is_paid() {
+    let mut scene = scarce();
+    let mut budget = BackgroundBudget::default();
+    budget.refill([NodeId(0)], &scene.config);
+    budget.charge(NodeId(0), 1.2e9);
+    let mut idle = 0;
+    loop {
+        scene.state.background_ns = budget.free_ns().clone();
+        if !scene.plan().steps.is_empty() {
+            break;
+        }
+        idle += 1;
+        budget.refill([NodeId(0)], &scene.config);
+    }
+    // 0.5 - 1.2 s are 0.7 s of debt: two ticks of 0.5 s.
+    assert_eq!(idle, 2);
+}
+
+#[test]
+fn a_function_cheaper_than_a_lookup_is_never_computed_ahead() {
+    let scene = Scene::new(1).with(0, &[0], 0.0).output(0, 299.0, 1_000, &[50.0; 8]);
+    assert_eq!(scene.plan().steps, []);
+}
+
+#[test]
+fn what_does_not_fit_into_memory_waits_and_what_nobody_uses_makes_room() {
+    let mut scene = Scene::new(1).with(0, &[0], 300.0).output(0, 5_000.0, 1_000, &[3.0; 8]);
+    scene = scene.output(0, 5_000.0, 0, &[0.0; 12]);
+    scene.view.nodes.insert(NodeId(0), node(100 * MIB - 1_000));
+    insta::assert_snapshot!(scene.plan(), @"
+    epoch 7
+      drop output f2 on trades/0 (no call expected this season; memory is 101 % taken or wanted, more than 90 %)
+    ");
+}
+
+#[test]
+fn an_output_that_was_used_this_season_is_kept_even_when_memory_is_short() {
+    let mut scene = Scene::new(1).with(0, &[0], 300.0).output(0, 5_000.0, 0, &[0.0; 12]);
+    scene.view.nodes.insert(NodeId(0), node(99 * MIB));
+    assert_eq!(scene.plan().steps.len(), 1);
+    scene.forecast.series.iter_mut().for_each(|series| series.calls_season = 1.0);
+    assert_eq!(scene.plan().steps, []);
+}
+
+#[test]
+fn without_trust_or_in_mode_reactive_nothing_is_done_ahead() {
+    let mut scene = Scene::new(2).with(0, &[0], 900.0).output(0, 5_000.0, 1_000, &[3.0; 8]);
+    scene.forecast.trusted = false;
+    insta::assert_snapshot!(scene.plan(), @"
+    epoch 8
+      copy trades/0 n0 -> n1 (hot: 915 ms/s per replica measured, more than 600 ms/s)
+    ");
+    let distrusted = scene.plan();
+    scene.forecast.trusted = true;
+    let reactive = scene.mode(Mode::Reactive);
+    assert_eq!(reactive.plan(), distrusted);
+    // Expected, but not there yet: a reactive rule waits for it.
+    let mut coming = reactive.clone();
+    coming.forecast.series.iter_mut().for_each(|series| series.calls_now = 0.0);
+    assert_eq!(coming.plan().steps, []);
+    assert_eq!(coming.mode(Mode::Forecast).plan().steps.len(), 2);
+}
+
+#[test]
+fn in_mode_off_nothing_is_planned_and_without_a_forecast_only_repairs() {
+    let scene = Scene::new(2).with(0, &[9], 900.0).with(1, &[0], 900.0);
+    let repairs = plan(&scene.view, None, &scene.state, &scene.config, Tick(100));
+    assert_eq!(repairs.steps.len(), 1);
+    assert_eq!(scene.mode(Mode::Off).plan(), Plan { epoch: Epoch(7), steps: Vec::new() });
+}
+
+#[test]
+fn neither_copies_nor_outputs_take_all_the_steps() {
+    let mut scene = Scene::new(2);
+    for ordinal in 0..40 {
+        scene = scene.with(ordinal, &[0], 900.0).output(ordinal, 5_000.0, 100, &[3.0; 8]);
+    }
+    let plan = scene.plan();
+    let copies = plan.steps.iter().filter(|it| it.step.kind() == "copy").count();
+    assert_eq!((plan.steps.len(), copies), (16, 8));
+}
+
+fn scenes() -> impl Strategy<Value = Scene> {
+    let holders = prop::collection::btree_set(0u32..8, 0..5);
+    let piece = (holders, 0.0..3_000.0f64, 0u64..1_000, 100.0..1e6f64, 0.0..4.0f64);
+    let pieces = prop::collection::vec(piece, 0..10);
+    let draining = prop::collection::btree_set(0u32..7, 0..3);
+    let memory = 0..110u64;
+    (1u32..7, pieces, draining, memory, any::<bool>(), 1usize..20).prop_map(
+        |(nodes, pieces, draining, memory, trusted, in_flight_max)| {
+            let mut scene = Scene::new(nodes);
+            scene.view.nodes.values_mut().for_each(|node| node.memory_bytes = memory * MIB);
+            for (ordinal, (holders, busy, missing, ns_per_row, calls)) in (0..).zip(pieces) {
+                let holders: Vec<_> = holders.into_iter().collect();
+                scene = scene.with(ordinal, &holders, busy).output(
+                    ordinal,
+                    ns_per_row,
+                    missing,
+                    &[calls; 12],
+                );
+            }
+            for id in draining {
+                scene.view.nodes.entry(NodeId(id)).and_modify(|node| node.draining = true);
+            }
+            scene.forecast.trusted = trusted;
+            let reshape = ReshapeConfig::default().with_steps_in_flight_max(in_flight_max).unwrap();
+            scene.config = scene.config.with_reshape(reshape).unwrap();
+            scene
+        },
+    )
+}
+
+fn live<'a>(view: &'a ClusterView, partition: &PartitionId) -> Vec<&'a NodeId> {
+    let holders = view.partitions[partition].holders.iter();
+    holders.filter(|node| view.nodes.contains_key(node)).collect()
+}
+
+proptest! {
+    #[test]
+    fn no_partition_loses_its_last_live_replica_even_if_only_some_steps_succeed(
+        scene in scenes(),
+        succeed in any::<u32>(),
+        under_way in any::<u32>(),
+    ) {
+        // Some steps of a first plan are still under way when the second one is made, and any of
+        // both plans may succeed.
+        let first = scene.plan();
+        let (mut between, mut after) = (scene.clone(), scene.view.clone());
+        for (at, planned) in first.steps.iter().enumerate() {
+            if under_way >> (at % 32) & 1 == 1 {
+                between.state.in_flight.push(planned.step.clone());
+            } else {
+                between.view.apply(&planned.step);
+                after.apply(&planned.step);
+            }
+        }
+        let second = between.plan();
+        let all = between.state.in_flight.iter().chain(second.steps.iter().map(|it| &it.step));
+        for (at, step) in all.enumerate() {
+            if succeed >> (at % 32) & 1 == 1 {
+                after.apply(step);
+            }
+        }
+        for partition in scene.view.partitions.keys() {
+            let was_live = !live(&scene.view, partition).is_empty();
+            prop_assert!(!was_live || !live(&after, partition).is_empty(), "{partition} lost");
+        }
+    }
+
+    #[test]
+    fn steps_name_only_live_nodes_and_never_a_second_replica(scene in scenes()) {
+        let plan = scene.plan();
+        prop_assert!(plan.steps.len() <= scene.config.reshape().steps_in_flight_max());
+        let mut moved = BTreeSet::new();
+        for planned in plan.steps {
+            match planned.step {
+                Step::Copy { partition, from, to } => {
+                    let holders = &scene.view.partitions[&partition].holders;
+                    prop_assert!(!scene.view.nodes[&to].draining && !holders.contains(&to));
+                    prop_assert!(scene.view.nodes.contains_key(&from));
+                    prop_assert!(from == to || holders.contains(&from));
+                    prop_assert!(moved.insert(partition), "one step per partition");
+                }
+                Step::Drop { partition, from } => {
+                    prop_assert!(scene.view.nodes.contains_key(&from));
+                    prop_assert!(scene.view.partitions[&partition].holders.contains(&from));
+                    prop_assert!(moved.insert(partition), "one step per partition");
+                }
+                Step::Precompute { .. } | Step::DropOutput { .. } => {}
+                other => prop_assert!(false, "{other}"),
+            }
+        }
+    }
+
+    #[test]
+    fn outputs_stay_within_memory_and_start_only_while_there_is_background_time(scene in scenes()) {
+        let nodes = || scene.view.nodes.keys().copied();
+        let mut room: BTreeMap<NodeId, f64> =
+            nodes().map(|node| (node, 100.0 - scene.view.nodes[&node].memory_bytes as f64 / MIB as f64)).collect();
+        let mut free_ns: BTreeMap<NodeId, f64> = nodes().map(|node| (node, 0.5e9)).collect();
+        let steps = scene.plan().steps;
+        for planned in &steps {
+            let Step::Precompute { partition, .. } = &planned.step else { continue };
+            let leaves = |node: &NodeId| {
+                steps.iter().any(|it| {
+                    it.step == Step::Drop { partition: partition.clone(), from: *node }
+                })
+            };
+            let holders = live(&scene.view, partition).into_iter();
+            let staying: Vec<_> = holders
+                .filter(|node| !scene.view.nodes[node].draining && !leaves(node))
+                .collect();
+            prop_assert!(staying.iter().map(|node| free_ns[node]).sum::<f64>() > 0.0);
+            for node in &staying {
+                *free_ns.get_mut(node).unwrap() -= planned.worth.cost_ns / staying.len() as f64;
+                *room.get_mut(node).unwrap() -= planned.worth.bytes / MIB as f64;
+                prop_assert!(room[node] >= -1e-9, "{node} is overfull");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_input_gives_the_same_plan(scene in scenes()) {
+        prop_assert_eq!(scene.plan(), scene.clone().plan());
+    }
+
+    #[test]
+    fn planning_settles(scene in scenes()) {
+        let mut scene = scene;
+        let mut steps = usize::MAX;
+        for round in 1..200 {
+            let tick = round * 20;
+            let plan = scene.plan_at(tick);
+            for planned in &plan.steps {
+                if let Some(partition) = planned.step.partition_moved() {
+                    scene.state.changed.insert(partition.clone(), Tick(tick));
+                }
+                scene.view.apply(&planned.step);
+            }
+            scene.view.epoch = plan.epoch;
+            steps = plan.steps.len();
+            if steps == 0 {
+                break;
+            }
+        }
+        prop_assert_eq!(steps, 0);
+    }
+
+    #[test]
+    fn nothing_is_computed_ahead_without_trust(scene in scenes()) {
+        let mut scene = scene;
+        scene.forecast.trusted = false;
+        let config = PrecomputeConfig::default().with_budget_share(1.0).unwrap();
+        scene.config = scene.config.with_precompute(config).unwrap();
+        for planned in scene.plan().steps {
+            prop_assert!(planned.step.partition_moved().is_some(), "{}", planned.step);
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The allocator: keeps the number of nodes, and what each may use, close to what the forecasts ask for.
+//!
+//! ```text
+//! predictor --ForecastReady--> allocator --add, remove, budgets--> NodeProvider port
+//! monitor --TickClosed-----------^   ^--StepDone-------------------'
+//! ```
+//!
+//! It decides nothing itself: `policy::allocate::plan` does. Each step has a deadline. If it dies, the
+//! steps under way are cancelled; its successor starts from the nodes that then run.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreshard_policy::allocate::{self, AllocateState, NodeBudget};
+use foreshard_policy::cluster::Step;
+use foreshard_policy::config::Mode;
+use foreshard_policy::forecast::Forecast;
+use foreshard_policy::ids::{Epoch, NodeId, Tick};
+use foreshard_policy::reshape::Planned;
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+
+use crate::board::{Board, Role, TickToken, recorded};
+use crate::manager::FORECAST_WAIT_TICKS;
+use crate::ports::{Cluster, NodeProvider, Outcome, SharedClock};
+use crate::steps::{CODE_UNKNOWN, Steps, start_afresh};
+
+/// How long adding or removing a node may take unless told otherwise; a node is drained first.
+pub const NODE_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// What the allocator can be told.
+#[derive(Debug)]
+pub enum AllocatorMessage {
+    /// Event: there is a forecast for the ticks to come.
+    ForecastReady(Arc<Forecast>, TickToken),
+    /// Event: a tick was closed; its forecast may follow.
+    TickClosed(Tick, TickToken),
+    /// Event: a node was added or removed, or could not be.
+    StepDone {
+        /// Epoch in which it was decided.
+        epoch: Epoch,
+        /// Number of the decision.
+        id: u64,
+        /// How it ended.
+        outcome: Box<Outcome>,
+    },
+}
+
+/// What an allocator is born with.
+#[derive(Clone, Debug)]
+pub struct AllocatorArgs {
+    /// Where it finds settings, and writes decisions down.
+    pub board: Arc<Board>,
+    /// Dates the decisions.
+    pub clock: SharedClock,
+    /// What the cluster is.
+    pub cluster: Arc<dyn Cluster>,
+    /// The way out.
+    pub provider: Arc<dyn NodeProvider>,
+    /// How long one step may take.
+    pub step_time_max: Duration,
+}
+
+/// The actor. All that changes lives in [`AllocatorState`].
+#[derive(Debug)]
+pub struct Allocator;
+
+/// Memory of one allocator.
+#[derive(Debug)]
+pub struct AllocatorState {
+    args: AllocatorArgs,
+    steps: Steps,
+    policy: AllocateState,
+    budgets: BTreeMap<NodeId, NodeBudget>,
+    /// Tick of the newest forecast.
+    forecast_at: Tick,
+}
+
+impl Actor for Allocator {
+    type Msg = AllocatorMessage;
+    type State = AllocatorState;
+    type Arguments = AllocatorArgs;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        args: AllocatorArgs,
+    ) -> Result<AllocatorState, ActorProcessingErr> {
+        start_afresh(&args.board, Role::Allocator);
+        Ok(AllocatorState {
+            steps: Steps::new(args.step_time_max),
+            policy: AllocateState::default(),
+            budgets: BTreeMap::new(),
+            forecast_at: args.board.tick(),
+            args,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: AllocatorMessage,
+        state: &mut AllocatorState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            AllocatorMessage::ForecastReady(forecast, _token) => {
+                state.on_forecast_ready(&forecast, &myself);
+            }
+            AllocatorMessage::TickClosed(tick, _token) => state.on_tick_closed(tick, &myself),
+            AllocatorMessage::StepDone { epoch, id, outcome } => {
+                state.on_step_done(epoch, id, &outcome);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AllocatorState {
+    fn on_forecast_ready(&mut self, forecast: &Forecast, myself: &ActorRef<AllocatorMessage>) {
+        self.forecast_at = forecast.at;
+        self.plan(Some(forecast), forecast.at, myself);
+    }
+
+    fn on_tick_closed(&mut self, tick: Tick, myself: &ActorRef<AllocatorMessage>) {
+        if tick.0 > self.forecast_at.0 + FORECAST_WAIT_TICKS {
+            self.plan(None, tick, myself);
+        }
+    }
+
+    fn on_step_done(&mut self, epoch: Epoch, id: u64, outcome: &Outcome) {
+        let Some(open) = self.steps.end(epoch, id) else {
+            return tracing::debug!(epoch = epoch.0, id, "answer to a step that is over");
+        };
+        if let Outcome::Failed { code, reason } = outcome {
+            tracing::warn!(code, step = %open.step, reason, "step failed");
+            // It is neither coming nor going any more, so the policy may ask again.
+            match &open.step {
+                Step::AddNode { node } => drop(self.policy.adding.remove(node)),
+                Step::RemoveNode { node } => drop(self.policy.removing.remove(node)),
+                _ => {}
+            }
+        }
+        self.args.board.ledger().ended(id, recorded(outcome));
+        self.args.board.show_open_steps(Role::Allocator, self.steps.len());
+    }
+
+    fn plan(
+        &mut self,
+        forecast: Option<&Forecast>,
+        now: Tick,
+        myself: &ActorRef<AllocatorMessage>,
+    ) {
+        let config = self.args.board.config.load_full();
+        let view = self.args.cluster.view();
+        let plan = allocate::plan(&view, forecast, &self.policy, &config, now);
+        self.policy = plan.state;
+        self.set_budgets(plan.budgets);
+        for planned in plan.steps {
+            self.send(&planned, view.epoch, config.mode(), now, myself);
+        }
+    }
+
+    /// Tells the provider what is new only.
+    fn set_budgets(&mut self, budgets: BTreeMap<NodeId, NodeBudget>) {
+        for (node, budget) in &budgets {
+            if self.budgets.get(node) != Some(budget) {
+                self.args.provider.set_budget(*node, budget.cpu_permits, budget.memory_bytes);
+            }
+        }
+        self.budgets = budgets;
+    }
+
+    fn send(
+        &mut self,
+        planned: &Planned,
+        epoch: Epoch,
+        mode: Mode,
+        now: Tick,
+        myself: &ActorRef<AllocatorMessage>,
+    ) {
+        let at_ms = self.args.clock.now_ms();
+        let id = self.args.board.ledger().decided(planned, epoch, mode, now, at_ms);
+        let step = planned.step.clone();
+        tracing::info!(epoch = epoch.0, id, %step, reason = %planned.reason, "step sent");
+        let (provider, carried) = (self.args.provider.clone(), step.clone());
+        let work = async move {
+            match carried {
+                Step::AddNode { node } => provider.add(node).await,
+                Step::RemoveNode { node } => provider.remove(node).await,
+                step => Outcome::Failed {
+                    code: CODE_UNKNOWN,
+                    reason: format!("the allocator cannot {step}"),
+                },
+            }
+        };
+        let myself = myself.clone();
+        self.steps.start((id, epoch, step), work, move |outcome| {
+            drop(myself.cast(AllocatorMessage::StepDone { epoch, id, outcome }));
+        });
+        self.args.board.show_open_steps(Role::Allocator, self.steps.len());
+    }
+}

@@ -1,0 +1,269 @@
+//! The board of the loop: what its actors publish, and everybody reads without queueing.
+//!
+//! It outlives every actor: a successor finds here where the others are and which tick it is.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use foreshard_policy::config::LoopConfig;
+use foreshard_policy::decision::{DecisionRow, Ledger, Outcome as Recorded};
+use foreshard_policy::forecast::Forecast;
+use foreshard_policy::history::HistoryView;
+use foreshard_policy::ids::Tick;
+use foreshard_policy::score::{Score, ScoreMeans};
+use ractor::{ActorCell, ActorRef};
+use tokio::sync::{mpsc, watch};
+
+use crate::allocator::AllocatorMessage;
+use crate::calls::{CallSink, RECENT_MAX, RecentCalls};
+use crate::manager::ManagerMessage;
+use crate::monitor::MonitorMessage;
+use crate::ports::Outcome;
+use crate::predictor::PredictorMessage;
+
+/// Decisions that are kept for `system.decisions`.
+pub const DECISIONS_MAX: usize = 2_000;
+
+/// The actors of the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Remembers what was called.
+    Monitor,
+    /// Expects what will be called.
+    Predictor,
+    /// Changes replicas and outputs.
+    Manager,
+    /// Changes nodes.
+    Allocator,
+}
+
+impl Role {
+    /// Every role, in the order in which they are started.
+    pub const ALL: [Self; 4] = [Self::Allocator, Self::Manager, Self::Predictor, Self::Monitor];
+
+    const fn place(self) -> usize {
+        match self {
+            Self::Monitor => 0,
+            Self::Predictor => 1,
+            Self::Manager => 2,
+            Self::Allocator => 3,
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Monitor => "monitor",
+            Self::Predictor => "predictor",
+            Self::Manager => "manager",
+            Self::Allocator => "allocator",
+        })
+    }
+}
+
+/// What earlier forecasts turned out to be worth.
+#[derive(Clone, Debug, Default)]
+pub struct Scores {
+    /// The newest scores, oldest first.
+    pub recent: Vec<Score>,
+    /// Rolling means by function and horizon.
+    pub means: BTreeMap<(Arc<str>, usize), ScoreMeans>,
+}
+
+/// Goes along with the messages of one tick; once every copy is dropped, the tick is over.
+///
+/// A message that dies with its receiver drops its copy too, so a tick ends whoever dies.
+#[derive(Clone, Debug, Default)]
+pub struct TickToken {
+    _alive: Option<mpsc::Sender<Infallible>>,
+}
+
+impl TickToken {
+    /// A token, and what resolves when all of its copies are gone.
+    #[must_use]
+    pub fn pair() -> (Self, TickEnd) {
+        let (alive, end) = mpsc::channel(1);
+        (Self { _alive: Some(alive) }, TickEnd { end })
+    }
+}
+
+/// Waits for the copies of one [`TickToken`].
+#[derive(Debug)]
+pub struct TickEnd {
+    end: mpsc::Receiver<Infallible>,
+}
+
+impl TickEnd {
+    /// Returns when the tick is over.
+    pub async fn wait(mut self) {
+        // Nothing is ever sent, so this is `None` as soon as the last sender is dropped.
+        let _ = self.end.recv().await;
+    }
+}
+
+/// Everything that the loop shows, and where its actors are.
+#[derive(Debug)]
+pub struct Board {
+    /// Settings; only the mode changes while the loop runs.
+    pub config: ArcSwap<LoopConfig>,
+    /// Takes measured calls.
+    pub calls: CallSink,
+    /// The newest raw calls.
+    pub recent: RecentCalls,
+    /// History up to the last closed tick.
+    pub history: ArcSwap<HistoryView>,
+    /// What is expected, as the predictor believes it (never inverted).
+    pub forecast: ArcSwap<Forecast>,
+    /// What forecasts were worth.
+    pub scores: ArcSwap<Scores>,
+    ledger: Mutex<Ledger>,
+    tick: AtomicU64,
+    restarts: [AtomicU64; 4],
+    open_steps: watch::Sender<[usize; 4]>,
+    pub(crate) monitor: Seat<MonitorMessage>,
+    pub(crate) predictor: Seat<PredictorMessage>,
+    pub(crate) manager: Seat<ManagerMessage>,
+    pub(crate) allocator: Seat<AllocatorMessage>,
+}
+
+impl Board {
+    /// An empty board.
+    #[must_use]
+    pub fn new(config: LoopConfig, calls: CallSink) -> Self {
+        Self {
+            config: ArcSwap::from_pointee(config),
+            calls,
+            recent: RecentCalls::new(RECENT_MAX),
+            history: ArcSwap::default(),
+            forecast: ArcSwap::default(),
+            scores: ArcSwap::default(),
+            ledger: Mutex::new(Ledger::new(DECISIONS_MAX)),
+            tick: AtomicU64::new(0),
+            restarts: Default::default(),
+            open_steps: watch::Sender::new([0; 4]),
+            monitor: Seat::default(),
+            predictor: Seat::default(),
+            manager: Seat::default(),
+            allocator: Seat::default(),
+        }
+    }
+
+    /// The last closed tick of any monitor; it never goes back.
+    #[must_use]
+    pub fn tick(&self) -> Tick {
+        Tick(self.tick.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn tick_closed(&self, tick: Tick) {
+        self.tick.fetch_max(tick.0, Ordering::AcqRel);
+    }
+
+    /// The decisions that are remembered, oldest first.
+    #[must_use]
+    pub fn decisions(&self) -> Vec<DecisionRow> {
+        self.ledger().rows().cloned().collect()
+    }
+
+    /// The ledger, for as long as it takes to write some rows.
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        // A row that a panicking actor left half written is worth less than all the others.
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often an actor was started again.
+    #[must_use]
+    pub fn restarts(&self, role: Role) -> u64 {
+        self.restarts[role.place()].load(Ordering::Acquire)
+    }
+
+    pub(crate) fn restarted(&self, role: Role) {
+        self.restarts[role.place()].fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How many steps of all actors are under way; changes are signalled.
+    #[must_use]
+    pub fn open_steps(&self) -> watch::Receiver<[usize; 4]> {
+        self.open_steps.subscribe()
+    }
+
+    pub(crate) fn show_open_steps(&self, role: Role, open: usize) {
+        self.open_steps
+            .send_if_modified(|all| std::mem::replace(&mut all[role.place()], open) != open);
+    }
+
+    /// The cell of the actor that now plays `role`.
+    #[must_use]
+    pub fn cell(&self, role: Role) -> Option<ActorCell> {
+        match role {
+            Role::Monitor => self.monitor.cell(),
+            Role::Predictor => self.predictor.cell(),
+            Role::Manager => self.manager.cell(),
+            Role::Allocator => self.allocator.cell(),
+        }
+    }
+}
+
+/// Where the actor of a role is found. A successor takes the seat; its predecessor's reference is dead.
+pub(crate) struct Seat<M> {
+    actor: ArcSwapOption<ActorRef<M>>,
+}
+
+impl<M> Default for Seat<M> {
+    fn default() -> Self {
+        Self { actor: ArcSwapOption::empty() }
+    }
+}
+
+impl<M> fmt::Debug for Seat<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Seat({})", self.actor.load().is_some())
+    }
+}
+
+impl<M: ractor::Message> Seat<M> {
+    pub(crate) fn take(&self, actor: ActorRef<M>) {
+        self.actor.store(Some(Arc::new(actor)));
+    }
+
+    /// Sends to whoever sits here. A message to nobody is dropped; `false` says so.
+    pub(crate) fn cast(&self, message: M) -> bool {
+        self.actor.load().as_ref().is_some_and(|actor| actor.cast(message).is_ok())
+    }
+
+    fn cell(&self) -> Option<ActorCell> {
+        self.actor.load().as_ref().map(|actor| actor.get_cell())
+    }
+}
+
+/// The outcome as it stands in a decision's row.
+pub(crate) fn recorded(outcome: &Outcome) -> Recorded {
+    match outcome {
+        Outcome::Done { rows, bytes, ns } => Recorded::Done { rows: *rows, bytes: *bytes, ns: *ns },
+        Outcome::Failed { code, reason } => {
+            Recorded::Failed { code: (*code).into(), reason: reason.clone() }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tick_is_over_when_the_last_copy_of_its_token_is_gone() {
+        let (token, end) = TickToken::pair();
+        let copy = token.clone();
+        drop(token);
+        let end = end.wait();
+        tokio::pin!(end);
+        let second = std::time::Duration::from_secs(1);
+        assert!(tokio::time::timeout(second, &mut end).await.is_err());
+        drop(copy);
+        tokio::time::timeout(second, end).await.unwrap();
+    }
+}

@@ -1,0 +1,142 @@
+//! The function expressions that were called, so that their outputs can be computed again or ahead.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, RwLock};
+
+use datafusion::physical_expr::PhysicalExpr;
+use foreshard_policy::ids::ExpressionId;
+
+/// Most expressions that are remembered. Beyond it new ones are computed but neither stored nor
+/// forecast.
+pub const EXPRESSIONS_MAX: usize = 10_000;
+
+/// Nanoseconds a row is taken to cost before anything was measured.
+const NS_PER_ROW_UNKNOWN: u64 = 1_000;
+
+/// One function expression over the columns of one table.
+#[derive(Debug)]
+pub struct FunctionExpression {
+    /// Fingerprint; names the stored outputs together with a segment.
+    pub id: ExpressionId,
+    /// Name of the outermost function.
+    pub function: Arc<str>,
+    /// Names of all functions in it, the outermost first.
+    pub functions: Vec<Arc<str>>,
+    /// Table whose columns it reads.
+    pub table: Arc<str>,
+    /// How it was written, for people.
+    pub text: String,
+    /// The expression over the table's schema.
+    pub expr: Arc<dyn PhysicalExpr>,
+    /// Columns of the table that it reads, ascending.
+    pub columns: Vec<usize>,
+    ns_per_row: AtomicU64,
+}
+
+impl FunctionExpression {
+    /// Describes an expression whose cost is not known yet.
+    #[must_use]
+    pub fn new(
+        id: ExpressionId,
+        functions: Vec<Arc<str>>,
+        table: Arc<str>,
+        expr: Arc<dyn PhysicalExpr>,
+    ) -> Self {
+        let mut columns: Vec<usize> = datafusion::physical_expr::utils::collect_columns(&expr)
+            .iter()
+            .map(datafusion::physical_expr::expressions::Column::index)
+            .collect();
+        columns.sort_unstable();
+        columns.dedup();
+        Self {
+            id,
+            function: functions.first().cloned().unwrap_or_else(|| "".into()),
+            functions,
+            table,
+            text: expr.to_string(),
+            expr,
+            columns,
+            ns_per_row: AtomicU64::new(0),
+        }
+    }
+
+    /// Nanoseconds that one row costs, as measured so far (moving average).
+    #[must_use]
+    pub fn ns_per_row(&self) -> u64 {
+        match self.ns_per_row.load(Ordering::Relaxed) {
+            0 => NS_PER_ROW_UNKNOWN,
+            measured => measured,
+        }
+    }
+
+    /// Whether the cost of a row was measured yet.
+    #[must_use]
+    pub fn is_measured(&self) -> bool {
+        self.ns_per_row.load(Ordering::Relaxed) > 0
+    }
+
+    /// Takes a measurement of `rows` rows that took `ns` nanoseconds into the average.
+    pub fn measured(&self, rows: u64, ns: u64) {
+        if rows == 0 {
+            return;
+        }
+        let now = (ns / rows).max(1);
+        let before = self.ns_per_row.load(Ordering::Relaxed);
+        let mean = if before == 0 { now } else { before - before / 4 + now / 4 };
+        self.ns_per_row.store(mean.max(1), Ordering::Relaxed);
+    }
+}
+
+/// All expressions known to one process.
+#[derive(Default)]
+pub struct Expressions {
+    known: RwLock<HashMap<ExpressionId, Arc<FunctionExpression>>>,
+}
+
+impl fmt::Debug for Expressions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Expressions({})", self.list().len())
+    }
+}
+
+impl Expressions {
+    /// The expression with this fingerprint, if it is known.
+    #[must_use]
+    pub fn get(&self, id: ExpressionId) -> Option<Arc<FunctionExpression>> {
+        self.known.read().ok()?.get(&id).cloned()
+    }
+
+    /// Remembers an expression and returns the one that is shared from now on; `None` when
+    /// [`EXPRESSIONS_MAX`] are known already.
+    pub fn remember(&self, expression: FunctionExpression) -> Option<Arc<FunctionExpression>> {
+        let mut known = self.known.write().ok()?;
+        if let Some(there) = known.get(&expression.id) {
+            return Some(there.clone());
+        }
+        if known.len() >= EXPRESSIONS_MAX {
+            return None;
+        }
+        let shared = Arc::new(expression);
+        known.insert(shared.id, shared.clone());
+        Some(shared)
+    }
+
+    /// Forgets every expression that calls `function` (it was redefined) or reads `table` (it was
+    /// dropped).
+    pub fn forget(&self, gone: impl Fn(&FunctionExpression) -> bool) {
+        if let Ok(mut known) = self.known.write() {
+            known.retain(|_, expression| !gone(expression));
+        }
+    }
+
+    /// Every expression, in the order of their ids.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<FunctionExpression>> {
+        let Ok(known) = self.known.read() else { return vec![] };
+        let mut list: Vec<_> = known.values().cloned().collect();
+        list.sort_by_key(|expression| expression.id);
+        list
+    }
+}

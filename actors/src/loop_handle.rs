@@ -1,0 +1,327 @@
+//! The loop as the engine holds it: start, drive by hand, read, wait, stop.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreshard_policy::calls::CallRecord;
+use foreshard_policy::config::{ConfigError, LoopConfig, Mode};
+use foreshard_policy::decision::DecisionRow;
+use foreshard_policy::forecast::Forecast;
+use foreshard_policy::history::HistoryView;
+use foreshard_policy::ids::Tick;
+use ractor::{Actor, ActorCell, ActorRef};
+
+use crate::allocator::{AllocatorArgs, NODE_TIME_MAX};
+use crate::board::{Board, Role, Scores, TickToken};
+use crate::calls::{BATCHES_MAX, CallSink};
+use crate::manager::{ManagerArgs, PLAN_TIME_MAX, STEP_TIME_MAX};
+use crate::monitor::{MonitorArgs, MonitorMessage};
+use crate::ports::{Cluster, NodeProvider, SharedClock, SystemClock};
+use crate::predictor::{Members, PredictorArgs, neural_members};
+use crate::state_file::{DiskFile, MemoryFile, StateFile};
+use crate::supervisor::{LoopSupervisor, LoopSupervisorArgs, LoopSupervisorMessage};
+
+/// Milliseconds that a shutdown may take before the caller gets an error.
+const SHUTDOWN_MS_MAX: u64 = 60_000;
+
+/// The loop cannot do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoopError {
+    /// An actor of the loop did not start.
+    #[error("the loop did not start: {reason}")]
+    Start {
+        /// What the actor said.
+        reason: String,
+    },
+    /// The actor is being started again, or the loop has been shut down.
+    #[error("the {role} is not running")]
+    Down {
+        /// Who was needed.
+        role: Role,
+    },
+    /// The loop did not stop in time.
+    #[error("the loop did not stop within {ms} ms")]
+    Stop {
+        /// How long it was given.
+        ms: u64,
+    },
+}
+
+impl LoopError {
+    /// Stable code for logs, metrics and the manual.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Start { .. } => "FS-LOOP-1",
+            Self::Down { .. } => "FS-LOOP-2",
+            Self::Stop { .. } => "FS-LOOP-3",
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Down { .. })
+    }
+}
+
+/// When a tick is over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ticks {
+    /// Every `tick-ms`.
+    #[default]
+    ByClock,
+    /// Whenever [`LoopHandle::tick`] is called.
+    ByHand,
+}
+
+/// What a loop is born with.
+#[derive(Clone)]
+pub struct LoopArgs {
+    /// Settings.
+    pub config: LoopConfig,
+    /// The time.
+    pub clock: SharedClock,
+    /// What the manager sees and changes.
+    pub cluster: Arc<dyn Cluster>,
+    /// What the allocator changes.
+    pub provider: Arc<dyn NodeProvider>,
+    /// When a tick is over.
+    pub ticks: Ticks,
+    /// Batches of calls that may wait for the monitor.
+    pub batches_max: usize,
+    /// Members of the ensemble besides the statistical ones.
+    pub members: Members,
+    /// Where the history is kept.
+    pub history_file: Arc<dyn StateFile>,
+    /// Where the predictor's checkpoint is kept.
+    pub checkpoint_file: Arc<dyn StateFile>,
+    /// How long one step of the manager may take.
+    pub step_time_max: Duration,
+    /// How long one plan of the manager may take.
+    pub plan_time_max: Duration,
+    /// How long adding or removing a node may take.
+    pub node_time_max: Duration,
+}
+
+impl fmt::Debug for LoopArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LoopArgs")
+            .field("config", &self.config)
+            .field("ticks", &self.ticks)
+            .field("history_file", &self.history_file)
+            .field("checkpoint_file", &self.checkpoint_file)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LoopArgs {
+    /// Ticks by the machine's clock, the LSTM as the settings say, and states that live as long as the
+    /// process.
+    #[must_use]
+    pub fn new(
+        config: LoopConfig,
+        cluster: Arc<dyn Cluster>,
+        provider: Arc<dyn NodeProvider>,
+    ) -> Self {
+        Self {
+            config,
+            clock: Arc::new(SystemClock),
+            cluster,
+            provider,
+            ticks: Ticks::ByClock,
+            batches_max: BATCHES_MAX,
+            members: Arc::new(neural_members),
+            history_file: Arc::new(MemoryFile::default()),
+            checkpoint_file: Arc::new(MemoryFile::default()),
+            step_time_max: STEP_TIME_MAX,
+            plan_time_max: PLAN_TIME_MAX,
+            node_time_max: NODE_TIME_MAX,
+        }
+    }
+
+    /// Keeps history and checkpoint in `folder`, which must exist.
+    #[must_use]
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        self.history_file = Arc::new(DiskFile::new(folder.join("history")));
+        self.checkpoint_file = Arc::new(DiskFile::new(folder.join("forecast")));
+        self
+    }
+
+    fn born(self) -> LoopSupervisorArgs {
+        let board = Arc::new(Board::new(self.config, CallSink::new(self.batches_max)));
+        let timed = self.ticks == Ticks::ByClock;
+        let clock = self.clock;
+        LoopSupervisorArgs {
+            monitor: MonitorArgs {
+                board: board.clone(),
+                clock: clock.clone(),
+                file: self.history_file,
+                timed,
+            },
+            predictor: PredictorArgs {
+                board: board.clone(),
+                clock: clock.clone(),
+                file: self.checkpoint_file,
+                members: self.members,
+                timed,
+            },
+            manager: ManagerArgs {
+                board: board.clone(),
+                clock: clock.clone(),
+                cluster: self.cluster.clone(),
+                step_time_max: self.step_time_max,
+                plan_time_max: self.plan_time_max,
+            },
+            allocator: AllocatorArgs {
+                board: board.clone(),
+                clock,
+                cluster: self.cluster,
+                provider: self.provider,
+                step_time_max: self.node_time_max,
+            },
+            board,
+        }
+    }
+}
+
+/// A running loop. Cloneable; reading never queues behind an actor.
+#[derive(Clone, Debug)]
+pub struct LoopHandle {
+    board: Arc<Board>,
+    supervisor: ActorRef<LoopSupervisorMessage>,
+}
+
+impl LoopHandle {
+    /// Starts the four actors, supervised, and below `parent` if there is one.
+    ///
+    /// # Errors
+    /// [`LoopError::Start`] if one of them refuses its settings. An unreadable state is no error: it is
+    /// set aside.
+    pub async fn start(args: LoopArgs, parent: Option<ActorCell>) -> Result<Self, LoopError> {
+        let born = args.born();
+        let board = born.board.clone();
+        let spawned = match parent {
+            Some(parent) => Actor::spawn_linked(None, LoopSupervisor, born, parent).await,
+            None => Actor::spawn(None, LoopSupervisor, born).await,
+        };
+        let (supervisor, _) =
+            spawned.map_err(|error| LoopError::Start { reason: error.to_string() })?;
+        Ok(Self { board, supervisor })
+    }
+
+    /// Takes measured calls from query tasks.
+    #[must_use]
+    pub fn calls(&self) -> CallSink {
+        self.board.calls.clone()
+    }
+
+    /// Closes a tick and returns when everybody is done with it: counted, forecast, learned, planned,
+    /// steps sent (see [`settled`](Self::settled) for their end). Answers the tick that was closed.
+    ///
+    /// # Errors
+    /// [`LoopError::Down`] if the monitor is not running; it may be a moment later.
+    pub async fn tick(&self) -> Result<Tick, LoopError> {
+        let (token, end) = TickToken::pair();
+        let before = self.board.tick();
+        let sent = self.board.monitor.cast(MonitorMessage::TickDue(token));
+        end.wait().await;
+        let tick = self.board.tick();
+        if !sent || tick == before {
+            return Err(LoopError::Down { role: Role::Monitor });
+        }
+        Ok(tick)
+    }
+
+    /// Returns when no step is under way. With ticks by hand, none is added meanwhile.
+    pub async fn settled(&self) {
+        let mut open = self.board.open_steps();
+        // The sender lives in the board, so this cannot fail.
+        drop(open.wait_for(|open| open.iter().sum::<usize>() == 0).await);
+    }
+
+    /// The last closed tick.
+    #[must_use]
+    pub fn last_tick(&self) -> Tick {
+        self.board.tick()
+    }
+
+    /// Settings, with the mode as it is now.
+    #[must_use]
+    pub fn config(&self) -> Arc<LoopConfig> {
+        self.board.config.load_full()
+    }
+
+    /// Changes what the loop may do, from the next plan on.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if the settings do not allow it.
+    pub fn set_mode(&self, mode: Mode) -> Result<(), ConfigError> {
+        let config = LoopConfig::clone(&self.board.config.load()).with_mode(mode)?;
+        self.board.config.store(Arc::new(config));
+        Ok(())
+    }
+
+    /// History up to the last closed tick.
+    #[must_use]
+    pub fn history(&self) -> Arc<HistoryView> {
+        self.board.history.load_full()
+    }
+
+    /// What is expected, as the predictor believes it (never inverted).
+    #[must_use]
+    pub fn forecast(&self) -> Arc<Forecast> {
+        self.board.forecast.load_full()
+    }
+
+    /// What earlier forecasts turned out to be worth.
+    #[must_use]
+    pub fn scores(&self) -> Arc<Scores> {
+        self.board.scores.load_full()
+    }
+
+    /// The decisions that are remembered, oldest first.
+    #[must_use]
+    pub fn decisions(&self) -> Vec<DecisionRow> {
+        self.board.decisions()
+    }
+
+    /// The newest raw calls, oldest first.
+    #[must_use]
+    pub fn recent_calls(&self) -> Vec<CallRecord> {
+        self.board.recent.records()
+    }
+
+    /// Kills one actor, as a fault would. For tests and experiments; its successor starts at once.
+    pub fn kill(&self, role: Role) {
+        if let Some(cell) = self.board.cell(role) {
+            cell.kill();
+        }
+    }
+
+    /// How often an actor was started again.
+    #[must_use]
+    pub fn restarts(&self, role: Role) -> u64 {
+        self.board.restarts(role)
+    }
+
+    /// Everything that the actors publish.
+    #[must_use]
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// Stops the loop and saves history and checkpoint. Steps under way are cancelled.
+    ///
+    /// # Errors
+    /// [`LoopError::Stop`] if it takes too long. A loop that is stopped already is no error.
+    pub async fn shutdown(&self) -> Result<(), LoopError> {
+        match ractor::call_t!(self.supervisor, LoopSupervisorMessage::Shutdown, SHUTDOWN_MS_MAX) {
+            Err(ractor::RactorErr::Timeout) => Err(LoopError::Stop { ms: SHUTDOWN_MS_MAX }),
+            _ => Ok(()),
+        }
+    }
+}

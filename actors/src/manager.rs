@@ -1,0 +1,243 @@
+//! The partition manager: keeps replicas and stored outputs close to what the forecasts ask for.
+//!
+//! ```text
+//! predictor --ForecastReady--> manager --steps--> Cluster port
+//! monitor --TickClosed-----------^  ^--StepDone------'
+//! ```
+//!
+//! It decides nothing itself: `policy::reshape::plan` does. Each step has a deadline, each plan another
+//! one, and what is under way counts in the next plan. Without a forecast for
+//! [`FORECAST_WAIT_TICKS`] it plans without. If it dies, the steps under way are cancelled; its
+//! successor starts from what the cluster then is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreshard_policy::cluster::{ClusterView, Step};
+use foreshard_policy::config::Mode;
+use foreshard_policy::forecast::Forecast;
+use foreshard_policy::ids::{Epoch, NodeId, PartitionId, Tick};
+use foreshard_policy::reshape::{self, BackgroundBudget, Plan, PlanState, Planned};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+
+use crate::board::{Board, Role, TickToken, recorded};
+use crate::ports::{Cluster, Outcome, SharedClock};
+use crate::steps::{Steps, late, start_afresh};
+
+/// How long one step may take unless told otherwise.
+pub const STEP_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// How long a plan may take unless told otherwise: the last of its steps waits for those before it.
+pub const PLAN_TIME_MAX: Duration = Duration::from_secs(90);
+
+/// Ticks without a forecast after which plans are made without one.
+pub const FORECAST_WAIT_TICKS: u64 = 2;
+
+/// What the manager can be told or asked.
+#[derive(Debug)]
+pub enum ManagerMessage {
+    /// Event: there is a forecast for the ticks to come.
+    ForecastReady(Arc<Forecast>, TickToken),
+    /// Event: a tick was closed; its forecast may follow.
+    TickClosed(Tick, TickToken),
+    /// Event: a step of the plan for `epoch` has ended.
+    StepDone {
+        /// Epoch of the plan.
+        epoch: Epoch,
+        /// Number of the decision.
+        id: u64,
+        /// How it ended.
+        outcome: Box<Outcome>,
+    },
+    /// Timer: the plan whose last decision has this number has had its time.
+    PlanExpired(u64),
+    /// Query: the steps under way.
+    GetInFlight(RpcReplyPort<Vec<Step>>),
+}
+
+/// What a manager is born with.
+#[derive(Clone, Debug)]
+pub struct ManagerArgs {
+    /// Where it finds settings, and writes decisions down.
+    pub board: Arc<Board>,
+    /// Dates the decisions.
+    pub clock: SharedClock,
+    /// The way out.
+    pub cluster: Arc<dyn Cluster>,
+    /// How long one step may take.
+    pub step_time_max: Duration,
+    /// How long a plan may take.
+    pub plan_time_max: Duration,
+}
+
+/// The actor. All that changes lives in [`ManagerState`].
+#[derive(Debug)]
+pub struct Manager;
+
+/// Memory of one manager.
+#[derive(Debug)]
+pub struct ManagerState {
+    args: ManagerArgs,
+    steps: Steps,
+    /// What was charged to each holder for a step under way, by number of the decision.
+    charged: BTreeMap<u64, (Vec<NodeId>, f64)>,
+    budget: BackgroundBudget,
+    changed: BTreeMap<PartitionId, Tick>,
+    /// Epoch of the newest plan; the cluster may not have reached it yet.
+    epoch: Epoch,
+    /// Tick of the newest forecast.
+    forecast_at: Tick,
+}
+
+impl Actor for Manager {
+    type Msg = ManagerMessage;
+    type State = ManagerState;
+    type Arguments = ManagerArgs;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        args: ManagerArgs,
+    ) -> Result<ManagerState, ActorProcessingErr> {
+        start_afresh(&args.board, Role::Manager);
+        Ok(ManagerState {
+            steps: Steps::new(args.step_time_max),
+            charged: BTreeMap::new(),
+            budget: BackgroundBudget::default(),
+            changed: BTreeMap::new(),
+            epoch: Epoch::default(),
+            forecast_at: args.board.tick(),
+            args,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: ManagerMessage,
+        state: &mut ManagerState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            ManagerMessage::ForecastReady(forecast, _token) => {
+                state.on_forecast_ready(&forecast, &myself);
+            }
+            ManagerMessage::TickClosed(tick, _token) => state.on_tick_closed(tick, &myself),
+            ManagerMessage::StepDone { epoch, id, outcome } => {
+                state.on_step_done(epoch, id, &outcome);
+            }
+            ManagerMessage::PlanExpired(last) => state.on_plan_expired(last),
+            ManagerMessage::GetInFlight(reply) => drop(reply.send(state.steps.in_flight())),
+        }
+        Ok(())
+    }
+}
+
+impl ManagerState {
+    fn on_forecast_ready(&mut self, forecast: &Forecast, myself: &ActorRef<ManagerMessage>) {
+        self.forecast_at = forecast.at;
+        self.plan(Some(forecast), forecast.at, myself);
+    }
+
+    fn on_tick_closed(&mut self, tick: Tick, myself: &ActorRef<ManagerMessage>) {
+        let config = self.args.board.config.load();
+        self.budget.refill(self.args.cluster.view().nodes.into_keys(), &config);
+        let rest = config.reshape().dwell_ticks();
+        drop(config);
+        self.changed.retain(|_, changed| tick.0 <= changed.0.saturating_add(rest));
+        if tick.0 > self.forecast_at.0 + FORECAST_WAIT_TICKS {
+            self.plan(None, tick, myself);
+        }
+    }
+
+    fn on_step_done(&mut self, epoch: Epoch, id: u64, outcome: &Outcome) {
+        let Some(open) = self.steps.end(epoch, id) else {
+            return tracing::debug!(epoch = epoch.0, id, "answer to a step of a plan that is over");
+        };
+        if let Some((holders, charged_ns)) = self.charged.remove(&id)
+            && let Outcome::Done { ns, .. } = outcome
+        {
+            let over_ns = *ns as f64 / holders.len().max(1) as f64 - charged_ns;
+            holders.into_iter().for_each(|node| self.budget.charge(node, over_ns));
+        }
+        match (outcome, &open.step) {
+            (Outcome::Failed { code, reason }, step) => {
+                tracing::warn!(code, epoch = open.epoch.0, %step, reason, "step failed");
+            }
+            (_, Step::Copy { partition, .. } | Step::Drop { partition, .. }) => {
+                self.changed.insert(partition.clone(), self.args.board.tick());
+            }
+            _ => {}
+        }
+        self.args.board.ledger().ended(id, recorded(outcome));
+        self.args.board.show_open_steps(Role::Manager, self.steps.len());
+    }
+
+    fn on_plan_expired(&mut self, last: u64) {
+        let ids = self.steps.expire(last);
+        if ids.is_empty() {
+            return;
+        }
+        tracing::warn!(last, steps = ids.len(), "plan expired");
+        let outcome = recorded(&late(self.args.plan_time_max));
+        for id in ids {
+            self.charged.remove(&id);
+            self.args.board.ledger().ended(id, outcome.clone());
+        }
+        self.args.board.show_open_steps(Role::Manager, self.steps.len());
+    }
+
+    fn plan(&mut self, forecast: Option<&Forecast>, now: Tick, myself: &ActorRef<ManagerMessage>) {
+        let config = self.args.board.config.load_full();
+        let mut view = self.args.cluster.view();
+        view.epoch = view.epoch.max(self.epoch);
+        let state = PlanState {
+            in_flight: self.steps.in_flight(),
+            changed: self.changed.clone(),
+            background_ns: self.budget.free_ns().clone(),
+        };
+        let plan = reshape::plan(&view, forecast, &state, &config, now);
+        self.send(plan, &view, config.mode(), now, myself);
+    }
+
+    fn send(
+        &mut self,
+        plan: Plan,
+        view: &ClusterView,
+        mode: Mode,
+        now: Tick,
+        myself: &ActorRef<ManagerMessage>,
+    ) {
+        let epoch = plan.epoch;
+        self.epoch = self.epoch.max(epoch);
+        let mut last = None;
+        for planned in plan.steps {
+            let at_ms = self.args.clock.now_ms();
+            let id = self.args.board.ledger().decided(&planned, epoch, mode, now, at_ms);
+            let Planned { step, reason, worth, .. } = planned;
+            tracing::info!(epoch = epoch.0, id, %step, %reason, "step sent");
+            self.charge(id, &step, worth.cost_ns, view);
+            let (cluster, carried) = (self.args.cluster.clone(), step.clone());
+            let work = async move { cluster.carry_out(epoch, carried).await };
+            let myself = myself.clone();
+            self.steps.start((id, epoch, step), work, move |outcome| {
+                drop(myself.cast(ManagerMessage::StepDone { epoch, id, outcome }));
+            });
+            last = Some(id);
+        }
+        let Some(last) = last else { return };
+        self.args.board.show_open_steps(Role::Manager, self.steps.len());
+        let expired = move || ManagerMessage::PlanExpired(last);
+        drop(myself.send_after(self.args.plan_time_max, expired));
+    }
+
+    /// Takes what a computation is expected to cost from the accounts of the nodes that will do it.
+    fn charge(&mut self, id: u64, step: &Step, cost_ns: f64, view: &ClusterView) {
+        let Step::Precompute { partition, .. } = step else { return };
+        let Some(partition) = view.partitions.get(partition) else { return };
+        let holders: Vec<NodeId> = partition.holders.iter().copied().collect();
+        let each_ns = cost_ns / holders.len().max(1) as f64;
+        holders.iter().for_each(|node| self.budget.charge(*node, each_ns));
+        self.charged.insert(id, (holders, each_ns));
+    }
+}

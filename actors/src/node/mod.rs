@@ -1,0 +1,9 @@
+//! Nodes: what scans see of one, and the supervisor that owns its partition actors.
+
+mod state;
+mod supervisor;
+
+pub use state::{
+    ActiveTask, NodeState, NodeStateArgs, ReplicaHandle, StorePolicy, Tables,
+};
+pub use supervisor::{NodeError, NodeHandle, NodeMessage, NodeSupervisor};

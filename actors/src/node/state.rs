@@ -1,0 +1,243 @@
+//! What a node is to the scans that run on it: replicas, budgets, and where calls are reported.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation, UnboundedMemoryPool};
+use foreshard_policy::ids::{NodeId, PartitionId};
+use tokio::sync::{Semaphore, watch};
+
+use crate::calls::CallSink;
+use crate::expressions::Expressions;
+use crate::partition::{PartitionRef, Replica};
+use crate::ports::SharedClock;
+use crate::table::TableStore;
+
+/// Where a node finds the stores of the tables.
+pub trait Tables: fmt::Debug + Send + Sync + 'static {
+    /// The store of the table with this name.
+    fn store(&self, table: &str) -> Option<Arc<dyn TableStore>>;
+}
+
+/// When a node stores function outputs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StorePolicy {
+    /// Whether outputs are stored and read at all.
+    pub enabled: bool,
+    /// Functions cheaper than this, in nanoseconds per row, are never stored.
+    pub ns_per_row_min: u64,
+}
+
+/// One replica on this node, and the actor that changes it.
+#[derive(Clone, Debug)]
+pub struct ReplicaHandle {
+    /// What scans read.
+    pub replica: Arc<Replica>,
+    /// The actor; replaced when its supervisor starts it again.
+    pub actor: PartitionRef,
+}
+
+/// Everything that scans and actors of one node share. Reading it never waits.
+pub struct NodeState {
+    /// The node.
+    pub id: NodeId,
+    /// Stores of all tables.
+    pub tables: Arc<dyn Tables>,
+    /// Function expressions known to the process.
+    pub expressions: Arc<Expressions>,
+    /// Where finished tasks report their calls.
+    pub calls: CallSink,
+    /// The time.
+    pub clock: SharedClock,
+    /// Tasks that may compute functions at the same time.
+    pub permits: Arc<Semaphore>,
+    memory: Arc<dyn MemoryPool>,
+    memory_bytes_max: AtomicU64,
+    permits_max: Mutex<u32>,
+    store_policy: ArcSwap<StorePolicy>,
+    replicas: ArcSwap<HashMap<PartitionId, ReplicaHandle>>,
+    draining: AtomicBool,
+    active: watch::Sender<usize>,
+    /// Nanoseconds that background work has computed so far.
+    pub background_ns: AtomicU64,
+    /// Offers that were dropped because too many were waiting.
+    pub offers_dropped: AtomicU64,
+}
+
+impl fmt::Debug for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NodeState({})", self.id)
+    }
+}
+
+/// What a node is born with.
+#[derive(Debug)]
+pub struct NodeStateArgs {
+    /// The node.
+    pub id: NodeId,
+    /// Stores of all tables.
+    pub tables: Arc<dyn Tables>,
+    /// Function expressions known to the process.
+    pub expressions: Arc<Expressions>,
+    /// Where finished tasks report their calls.
+    pub calls: CallSink,
+    /// The time.
+    pub clock: SharedClock,
+    /// Tasks that may compute functions at the same time; at least 1.
+    pub cpu_permits: u32,
+    /// Bytes of resident segments and stored outputs.
+    pub memory_bytes_max: u64,
+    /// When outputs are stored.
+    pub store_policy: StorePolicy,
+}
+
+/// Counts a running user task; background work waits while there are any.
+#[derive(Debug)]
+pub struct ActiveTask(watch::Sender<usize>);
+
+impl Drop for ActiveTask {
+    fn drop(&mut self) {
+        self.0.send_modify(|active| *active = active.saturating_sub(1));
+    }
+}
+
+impl NodeState {
+    /// A node without replicas.
+    #[must_use]
+    pub fn new(args: NodeStateArgs) -> Self {
+        Self {
+            id: args.id,
+            tables: args.tables,
+            expressions: args.expressions,
+            calls: args.calls,
+            clock: args.clock,
+            permits: Arc::new(Semaphore::new(args.cpu_permits.max(1) as usize)),
+            memory: Arc::new(UnboundedMemoryPool::default()),
+            memory_bytes_max: AtomicU64::new(args.memory_bytes_max),
+            permits_max: Mutex::new(args.cpu_permits.max(1)),
+            store_policy: ArcSwap::from_pointee(args.store_policy),
+            replicas: ArcSwap::default(),
+            draining: AtomicBool::new(false),
+            active: watch::Sender::new(0),
+            background_ns: AtomicU64::new(0),
+            offers_dropped: AtomicU64::new(0),
+        }
+    }
+
+    /// The replica of `partition` on this node, if there is one.
+    #[must_use]
+    pub fn replica(&self, partition: &PartitionId) -> Option<Arc<Replica>> {
+        self.replicas.load().get(partition).map(|handle| handle.replica.clone())
+    }
+
+    /// The replica of `partition` with the actor that changes it.
+    #[must_use]
+    pub fn handle(&self, partition: &PartitionId) -> Option<ReplicaHandle> {
+        self.replicas.load().get(partition).cloned()
+    }
+
+    /// All replicas on this node.
+    #[must_use]
+    pub fn replicas(&self) -> Arc<HashMap<PartitionId, ReplicaHandle>> {
+        self.replicas.load_full()
+    }
+
+    /// Adds or replaces (`Some`) or removes (`None`) a replica; only the node supervisor does.
+    pub(crate) fn set_replica(&self, partition: &PartitionId, handle: Option<ReplicaHandle>) {
+        self.replicas.rcu(|replicas| {
+            let mut replicas = HashMap::clone(replicas);
+            match &handle {
+                Some(handle) => drop(replicas.insert(partition.clone(), handle.clone())),
+                None => drop(replicas.remove(partition)),
+            }
+            replicas
+        });
+    }
+
+    /// When outputs are stored.
+    #[must_use]
+    pub fn store_policy(&self) -> StorePolicy {
+        **self.store_policy.load()
+    }
+
+    /// Changes when outputs are stored.
+    pub fn set_store_policy(&self, policy: StorePolicy) {
+        self.store_policy.store(Arc::new(policy));
+    }
+
+    /// Charges `bytes` to the node's memory budget; `None` if they do not fit.
+    #[must_use]
+    pub fn charge(&self, what: &str, bytes: u64) -> Option<Arc<MemoryReservation>> {
+        let reservation = MemoryConsumer::new(what).register(&self.memory);
+        // Grown first and checked after, so that two that race cannot both slip under the bound.
+        reservation.try_grow(usize::try_from(bytes).ok()?).ok()?;
+        (self.memory_bytes() <= self.memory_bytes_max()).then(|| Arc::new(reservation))
+    }
+
+    /// Bytes charged now.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.reserved() as u64
+    }
+
+    /// Bytes that may be charged.
+    #[must_use]
+    pub fn memory_bytes_max(&self) -> u64 {
+        self.memory_bytes_max.load(Ordering::Relaxed)
+    }
+
+    /// Tasks that may compute functions at the same time.
+    #[must_use]
+    pub fn permits_max(&self) -> u32 {
+        *self.permits_max.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets what the node may use from now on. Fewer permits take effect as tasks give theirs back;
+    /// a smaller memory budget stops further charges but takes nothing away.
+    pub fn set_budget(&self, cpu_permits: u32, memory_bytes_max: u64) {
+        self.memory_bytes_max.store(memory_bytes_max, Ordering::Relaxed);
+        let mut now = self.permits_max.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted = cpu_permits.max(1);
+        if wanted > *now {
+            self.permits.add_permits((wanted - *now) as usize);
+            *now = wanted;
+        } else {
+            let taken = self.permits.forget_permits((*now - wanted) as usize);
+            *now -= u32::try_from(taken).unwrap_or(0);
+        }
+    }
+
+    /// Whether the node gives up its replicas.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// Starts or ends draining.
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::Relaxed);
+    }
+
+    /// Counts a user task for as long as the guard lives.
+    #[must_use]
+    pub fn user_task(&self) -> ActiveTask {
+        self.active.send_modify(|active| *active += 1);
+        ActiveTask(self.active.clone())
+    }
+
+    /// User tasks that run now.
+    #[must_use]
+    pub fn user_tasks(&self) -> usize {
+        *self.active.borrow()
+    }
+
+    /// Waits until no user task runs.
+    pub async fn idle(&self) {
+        let mut active = self.active.subscribe();
+        // The sender lives in self, so this cannot fail while we are borrowed.
+        drop(active.wait_for(|active| *active == 0).await);
+    }
+}

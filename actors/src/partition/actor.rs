@@ -1,0 +1,403 @@
+//! One replica of one partition: owns its resident batches and stored outputs.
+//!
+//! ```text
+//! scans --Offer--> partition --publish--> Replica (scans read it without queueing)
+//! node supervisor --Load, SegmentsChanged, Precompute, DropOutputs--> partition
+//! ```
+//!
+//! Data never travel in a message: an offer carries a reference-counted column. If the actor dies,
+//! its supervisor starts it again on the same [`Replica`], so nothing that was published is lost.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use arrow::array::{Array, ArrayRef};
+use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
+use futures::TryStreamExt;
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::sync::Semaphore;
+
+use crate::expressions::FunctionExpression;
+use crate::node::NodeState;
+use crate::partition::compute::{ComputeError, compute_segment};
+use crate::partition::view::{Held, Replica, ReplicaView, Resident, StoredOutput};
+use crate::ports::Outcome;
+use crate::table::{Committed, Snapshot};
+
+/// Offers that may wait in one mailbox; more are dropped and counted.
+pub const OFFERS_MAX: usize = 256;
+
+/// Share of the node's budget that resident rows of files may take; the rest is for outputs.
+const RESIDENT_SHARE: f64 = 0.5;
+
+/// A computed output that a scan or a background task hands over.
+#[derive(Debug)]
+pub struct Offer {
+    /// The segment.
+    pub segment: SegmentId,
+    /// The expression.
+    pub expression: Arc<FunctionExpression>,
+    /// One value per row of the segment.
+    pub values: ArrayRef,
+}
+
+/// What a partition can be told or asked.
+#[derive(Debug)]
+pub enum PartitionMessage {
+    /// Command: hold the segments of this snapshot; reply when resident rows are loaded.
+    Load(Arc<Snapshot>, Option<RpcReplyPort<()>>),
+    /// Command: hold what another replica holds, without reading or computing anything.
+    Adopt(Arc<ReplicaView>, RpcReplyPort<()>),
+    /// Event: a commit changed the table.
+    SegmentsChanged(Arc<Committed>),
+    /// Command: store this output if it is worth it and fits.
+    Store(Box<Offer>),
+    /// Command: compute and store what is missing of an expression; reply with what it took.
+    Precompute(Arc<FunctionExpression>, RpcReplyPort<Outcome>),
+    /// Command: throw the outputs of one expression, or all of them, away.
+    DropOutputs(Option<ExpressionId>, RpcReplyPort<u64>),
+}
+
+/// Where to reach the actor of a replica: survives its restart.
+#[derive(Clone, Debug)]
+pub struct PartitionRef {
+    actor: Arc<ArcSwapOption<ActorRef<PartitionMessage>>>,
+    credits: Arc<Semaphore>,
+}
+
+impl Default for PartitionRef {
+    fn default() -> Self {
+        Self { actor: Arc::default(), credits: Arc::new(Semaphore::new(OFFERS_MAX)) }
+    }
+}
+
+impl PartitionRef {
+    /// Points to a newly started actor.
+    pub fn set(&self, actor: ActorRef<PartitionMessage>) {
+        self.actor.store(Some(Arc::new(actor)));
+    }
+
+    /// The actor, if one was started.
+    #[must_use]
+    pub fn actor(&self) -> Option<ActorRef<PartitionMessage>> {
+        self.actor.load_full().map(|actor| ActorRef::clone(&actor))
+    }
+
+    /// Hands an output over without waiting; false if the queue is full or the actor is gone.
+    pub fn offer(&self, offer: Offer) -> bool {
+        let Ok(credit) = self.credits.try_acquire() else { return false };
+        let sent = self
+            .actor()
+            .is_some_and(|actor| actor.cast(PartitionMessage::Store(Box::new(offer))).is_ok());
+        if sent {
+            credit.forget(); // Given back when the actor has handled the offer.
+        }
+        sent
+    }
+}
+
+/// What a partition actor is born with.
+#[derive(Debug)]
+pub struct PartitionArgs {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Where it publishes; already filled when the actor is started again.
+    pub replica: Arc<Replica>,
+    /// The node it lives on.
+    pub node: Arc<NodeState>,
+    /// How others reach it.
+    pub reference: PartitionRef,
+}
+
+/// The actor. All that changes lives in [`PartitionState`].
+#[derive(Debug)]
+pub struct Partition;
+
+/// Memory of one partition actor.
+#[derive(Debug)]
+pub struct PartitionState {
+    args: PartitionArgs,
+}
+
+impl Actor for Partition {
+    type Msg = PartitionMessage;
+    type State = PartitionState;
+    type Arguments = PartitionArgs;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        args: PartitionArgs,
+    ) -> Result<PartitionState, ActorProcessingErr> {
+        args.reference.set(myself);
+        // Offers that waited in the mailbox of a dead predecessor are gone; so are their credits.
+        let lost = OFFERS_MAX.saturating_sub(args.reference.credits.available_permits());
+        args.reference.credits.add_permits(lost);
+        Ok(PartitionState { args })
+    }
+
+    async fn handle(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        message: PartitionMessage,
+        state: &mut PartitionState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            PartitionMessage::Load(snapshot, reply) => state.on_load(&snapshot, reply).await,
+            PartitionMessage::Adopt(view, reply) => state.on_adopt(&view, reply),
+            PartitionMessage::SegmentsChanged(committed) => state.on_segments_changed(&committed),
+            PartitionMessage::Store(offer) => state.on_store(*offer),
+            PartitionMessage::Precompute(expression, reply) => {
+                state.on_precompute(expression, reply);
+            }
+            PartitionMessage::DropOutputs(which, reply) => state.on_drop_outputs(which, reply),
+        }
+        Ok(())
+    }
+}
+
+impl PartitionState {
+    fn ordinal(&self) -> usize {
+        self.args.partition.ordinal as usize
+    }
+
+    /// A copy of the published view to change and publish again.
+    fn view(&self) -> ReplicaView {
+        ReplicaView::clone(&self.args.replica.view())
+    }
+
+    async fn on_load(&mut self, snapshot: &Snapshot, reply: Option<RpcReplyPort<()>>) {
+        self.catch_up(snapshot, &[]);
+        let view = self.args.replica.view();
+        let cold: Vec<Held> =
+            view.segments.values().filter(|held| held.rows.is_none()).cloned().collect();
+        for held in cold {
+            if let Some(resident) = self.load(&held).await {
+                let mut view = self.view();
+                if let Some(held) = view.segments.get_mut(&held.segment.id) {
+                    held.rows = Some(resident);
+                }
+                self.args.replica.publish(view);
+            }
+        }
+        if let Some(reply) = reply {
+            drop(reply.send(()));
+        }
+    }
+
+    /// Reads the rows of a cold segment if the budget allows; a failure leaves it on disk, where the
+    /// query that needs it will meet the error.
+    async fn load(&self, held: &Held) -> Option<Resident> {
+        let node = &self.args.node;
+        let used = (node.memory_bytes() + held.segment.bytes) as f64;
+        if used > node.memory_bytes_max() as f64 * RESIDENT_SHARE {
+            return None;
+        }
+        let charge = node.charge("resident segment", held.segment.bytes)?;
+        let store = node.tables.store(&self.args.partition.table)?;
+        let rows = async {
+            let stream = store.read(&held.segment, None).await.map_err(ComputeError::Store)?;
+            stream.try_collect::<Vec<_>>().await.map_err(ComputeError::Evaluate)
+        };
+        match rows.await {
+            Ok(batches) => Some(Resident { rows: batches.into(), charge: Some(charge) }),
+            Err(error) => {
+                let (segment, code) = (held.segment.id, error.code());
+                tracing::warn!(%segment, code, %error, "segment stays on disk");
+                None
+            }
+        }
+    }
+
+    fn on_adopt(&mut self, other: &ReplicaView, reply: RpcReplyPort<()>) {
+        let mut view = self.view();
+        view.version = other.version;
+        for (id, theirs) in &other.segments {
+            let mine = view.segments.entry(*id).or_insert_with(|| Held::new(theirs.segment.clone()));
+            if mine.rows.is_none()
+                && let Some(resident) = &theirs.rows
+                && let Some(charge) = self.args.node.charge("resident segment", theirs.segment.bytes)
+            {
+                mine.rows = Some(Resident { rows: resident.rows.clone(), charge: Some(charge) });
+            }
+            for (expression, output) in &theirs.outputs {
+                if let Some(charge) = self.args.node.charge("stored output", output.bytes) {
+                    mine.outputs.insert(*expression, StoredOutput { charge, ..output.clone() });
+                }
+            }
+        }
+        self.args.replica.publish(view);
+        drop(reply.send(()));
+    }
+
+    fn on_segments_changed(&mut self, committed: &Committed) {
+        self.catch_up(&committed.snapshot, &committed.added);
+    }
+
+    /// Takes new segments up and lets removed ones go; older snapshots change nothing.
+    fn catch_up(
+        &mut self,
+        snapshot: &Snapshot,
+        added: &[(Arc<crate::segment::Segment>, crate::segment::Rows)],
+    ) {
+        let now = self.args.replica.view();
+        let Some(segments) = snapshot.partitions.get(self.ordinal()) else { return };
+        if snapshot.version < now.version {
+            return;
+        }
+        let mut next: HashMap<SegmentId, Held> = HashMap::with_capacity(segments.len());
+        for segment in segments.iter() {
+            let held = match now.segments.get(&segment.id) {
+                Some(held) => held.clone(),
+                None => self.take_up(segment, added),
+            };
+            next.insert(segment.id, held);
+        }
+        self.args.replica.publish(ReplicaView {
+            partition: self.args.partition.clone(),
+            version: snapshot.version,
+            segments: next,
+        });
+    }
+
+    fn take_up(
+        &self,
+        segment: &Arc<crate::segment::Segment>,
+        added: &[(Arc<crate::segment::Segment>, crate::segment::Rows)],
+    ) -> Held {
+        let mut held = Held::new(segment.clone());
+        let rows = added.iter().find(|(new, _)| new.id == segment.id);
+        if held.rows.is_none()
+            && let Some((_, rows)) = rows
+            && let Some(charge) = self.args.node.charge("resident segment", segment.bytes)
+        {
+            held.rows = Some(Resident { rows: rows.clone(), charge: Some(charge) });
+        }
+        held
+    }
+
+    fn on_store(&mut self, offer: Offer) {
+        self.args.reference.credits.add_permits(1);
+        let policy = self.args.node.store_policy();
+        let worth_it = offer.expression.ns_per_row() >= policy.ns_per_row_min;
+        if policy.enabled && worth_it {
+            self.store(&offer);
+        }
+    }
+
+    fn store(&mut self, offer: &Offer) {
+        let mut view = self.view();
+        let Some(held) = view.segments.get_mut(&offer.segment) else { return };
+        if held.outputs.contains_key(&offer.expression.id)
+            || offer.values.len() as u64 != held.segment.rows
+        {
+            return;
+        }
+        let bytes = offer.values.get_array_memory_size() as u64;
+        let Some(charge) = self.args.node.charge("stored output", bytes) else {
+            self.make_room(offer, bytes);
+            return;
+        };
+        let uses = Arc::new(AtomicU64::new(0));
+        let output = StoredOutput { values: offer.values.clone(), bytes, uses, charge };
+        held.outputs.insert(offer.expression.id, output);
+        self.args.replica.publish(view);
+    }
+
+    /// Lets the least useful output of this replica go if the offered one is worth more; the next
+    /// offer then finds room.
+    fn make_room(&mut self, offer: &Offer, bytes: u64) {
+        let worth = |ns_per_row: u64, rows: u64, uses: u64, bytes: u64| {
+            ns_per_row as f64 * rows as f64 * uses as f64 / bytes.max(1) as f64
+        };
+        let offered =
+            worth(offer.expression.ns_per_row(), offer.values.len() as u64, 1, bytes);
+        let mut view = self.view();
+        let expressions = &self.args.node.expressions;
+        let least = view
+            .segments
+            .iter()
+            .flat_map(|(segment, held)| {
+                held.outputs.iter().map(move |(id, output)| {
+                    let ns = expressions.get(*id).map_or(0, |known| known.ns_per_row());
+                    let uses = output.uses.load(Ordering::Relaxed);
+                    (worth(ns, held.segment.rows, uses, output.bytes), *segment, *id)
+                })
+            })
+            .min_by(|a, b| a.0.total_cmp(&b.0));
+        if let Some((worth, segment, id)) = least
+            && worth < offered
+            && let Some(held) = view.segments.get_mut(&segment)
+        {
+            held.outputs.remove(&id);
+            self.args.replica.publish(view);
+        }
+    }
+
+    fn on_precompute(&self, expression: Arc<FunctionExpression>, reply: RpcReplyPort<Outcome>) {
+        let node = self.args.node.clone();
+        let replica = self.args.replica.clone();
+        let reference = self.args.reference.clone();
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "ends with its reply port: it stops as soon as nobody waits for the outcome"
+        )]
+        tokio::spawn(async move {
+            let outcome = precompute(&node, &replica, &reference, &expression, &reply).await;
+            drop(reply.send(outcome));
+        });
+    }
+
+    fn on_drop_outputs(&mut self, which: Option<ExpressionId>, reply: RpcReplyPort<u64>) {
+        let mut view = self.view();
+        let mut dropped = 0;
+        for held in view.segments.values_mut() {
+            let before = held.outputs.len();
+            held.outputs.retain(|id, _| which.is_some_and(|which| which != *id));
+            dropped += (before - held.outputs.len()) as u64;
+        }
+        self.args.replica.publish(view);
+        drop(reply.send(dropped));
+    }
+}
+
+/// Computes what is missing, newest segments first, and offers each column as soon as it is there.
+async fn precompute(
+    node: &Arc<NodeState>,
+    replica: &Replica,
+    reference: &PartitionRef,
+    expression: &Arc<FunctionExpression>,
+    reply: &RpcReplyPort<Outcome>,
+) -> Outcome {
+    let view = replica.view();
+    let missing =
+        view.segments.values().filter(|held| !held.outputs.contains_key(&expression.id));
+    let (mut rows, mut bytes, mut ns) = (0, 0, 0);
+    for held in missing {
+        if reply.is_closed() {
+            break;
+        }
+        match compute_segment(node, expression, held).await {
+            Ok(computed) => {
+                rows += computed.values.len() as u64;
+                bytes += computed.values.get_array_memory_size() as u64;
+                ns += computed.ns;
+                node.background_ns.fetch_add(computed.ns, Ordering::Relaxed);
+                let offer = Offer {
+                    segment: held.segment.id,
+                    expression: expression.clone(),
+                    values: computed.values,
+                };
+                if !reference.offer(offer) {
+                    node.offers_dropped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Err(error) => {
+                return Outcome::Failed { code: error.code(), reason: error.to_string() };
+            }
+        }
+    }
+    Outcome::Done { rows, bytes, ns }
+}

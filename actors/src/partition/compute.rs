@@ -1,0 +1,226 @@
+//! Computes a function expression over rows: in slices, so that a dear function neither blocks the
+//! runtime for long nor holds a permit while others wait.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_empty_array};
+use arrow::compute::concat;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::error::DataFusionError;
+use datafusion::physical_expr::PhysicalExpr;
+use futures::TryStreamExt;
+
+use crate::expressions::FunctionExpression;
+use crate::node::NodeState;
+use crate::partition::Held;
+use crate::segment::{Rows, Segment};
+use crate::store::StoreError;
+
+/// Wall time that one slice should take.
+const SLICE_NS: u64 = 20_000_000;
+
+/// Rows of the first slice, when nothing is known of the cost.
+const SLICE_ROWS_FIRST: usize = 32;
+
+/// Most rows of a slice.
+const SLICE_ROWS_MAX: usize = 8_192;
+
+/// An output could not be computed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ComputeError {
+    /// The rows could not be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The function failed, or Arrow did.
+    #[error("{0}")]
+    Evaluate(#[from] DataFusionError),
+    /// The table was dropped meanwhile.
+    #[error("table {table:?} is not there any more")]
+    NoTable {
+        /// Name of the table.
+        table: Arc<str>,
+    },
+    /// The function gave the wrong number of rows.
+    #[error("{function} gave {got} values for {rows} rows")]
+    Length {
+        /// Name of the function.
+        function: Arc<str>,
+        /// Values given.
+        got: usize,
+        /// Rows given to it.
+        rows: usize,
+    },
+}
+
+impl ComputeError {
+    /// Stable code for logs, metrics and the manual.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Store(error) => error.code(),
+            Self::Evaluate(_) => "FS-COMPUTE-1",
+            Self::NoTable { .. } => "FS-COMPUTE-2",
+            Self::Length { .. } => "FS-COMPUTE-3",
+        }
+    }
+}
+
+/// A computed column and what it took.
+#[derive(Clone, Debug)]
+pub struct Computed {
+    /// One value per row.
+    pub values: ArrayRef,
+    /// Nanoseconds spent in the function.
+    pub ns: u64,
+}
+
+/// Evaluates `expr` on `batch` in slices of about 20 ms and measures it.
+///
+/// A permit of the node is held while a slice runs. Dropping the future stops after the slice.
+///
+/// # Errors
+/// What the function or Arrow said.
+pub async fn evaluate(
+    node: &NodeState,
+    expression: &FunctionExpression,
+    expr: &Arc<dyn PhysicalExpr>,
+    batch: &RecordBatch,
+) -> Result<Computed, ComputeError> {
+    let rows = batch.num_rows();
+    let mut pieces: Vec<ArrayRef> = Vec::new();
+    let mut done = 0;
+    let mut ns_total = 0;
+    while done < rows {
+        let slice_rows = slice_rows(expression).min(rows - done);
+        let slice = batch.slice(done, slice_rows);
+        let permit = node.permits.acquire().await;
+        let start = node.clock.monotonic_ns();
+        let values = expr.evaluate(&slice)?.into_array(slice_rows)?;
+        let ns = node.clock.monotonic_ns().saturating_sub(start);
+        drop(permit);
+        if values.len() != slice_rows {
+            return Err(ComputeError::Length {
+                function: expression.function.clone(),
+                got: values.len(),
+                rows: slice_rows,
+            });
+        }
+        expression.measured(slice_rows as u64, ns);
+        ns_total += ns;
+        done += slice_rows;
+        pieces.push(values);
+        if done < rows {
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(Computed { values: join(pieces, &expr.data_type(&batch.schema())?)?, ns: ns_total })
+}
+
+fn slice_rows(expression: &FunctionExpression) -> usize {
+    if !expression.is_measured() {
+        return SLICE_ROWS_FIRST;
+    }
+    let rows = SLICE_NS / expression.ns_per_row().max(1);
+    usize::try_from(rows).unwrap_or(SLICE_ROWS_MAX).clamp(1, SLICE_ROWS_MAX)
+}
+
+fn join(pieces: Vec<ArrayRef>, data_type: &DataType) -> Result<ArrayRef, DataFusionError> {
+    match pieces.len() {
+        0 => Ok(new_empty_array(data_type)),
+        1 => Ok(pieces.into_iter().next().unwrap_or_else(|| new_empty_array(data_type))),
+        _ => {
+            let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
+            Ok(concat(&pieces)?)
+        }
+    }
+}
+
+/// Reads some columns of a segment as batches over the *whole* table schema: columns that are not
+/// asked for are replaced by Null columns, which cost nothing.
+///
+/// # Errors
+/// What the store said.
+pub async fn read_columns(
+    node: &NodeState,
+    segment: &Segment,
+    held: Option<&Held>,
+    table: &str,
+    columns: &[usize],
+) -> Result<Vec<RecordBatch>, ComputeError> {
+    let store = node
+        .tables
+        .store(table)
+        .ok_or_else(|| ComputeError::NoTable { table: Arc::from(table) })?;
+    let schema = store.table().schema.clone();
+    let resident = held.and_then(|held| held.rows.as_ref()).map(|resident| resident.rows.clone());
+    let resident: Option<Rows> = resident.or_else(|| segment.pinned.clone());
+    if let Some(rows) = resident {
+        let kept = |batch: &RecordBatch| columns.iter().map(|i| batch.column(*i).clone()).collect();
+        return rows.iter().map(|batch| sparse(&schema, columns, kept(batch), batch.num_rows())).collect();
+    }
+    let batches: Vec<RecordBatch> =
+        store.read(segment, Some(columns)).await?.try_collect().await?;
+    batches
+        .iter()
+        .map(|batch| sparse(&schema, columns, batch.columns().to_vec(), batch.num_rows()))
+        .collect()
+}
+
+fn sparse(
+    schema: &SchemaRef,
+    columns: &[usize],
+    values: Vec<ArrayRef>,
+    rows: usize,
+) -> Result<RecordBatch, ComputeError> {
+    let mut all: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
+    let mut fields: Vec<Arc<Field>> = Vec::with_capacity(schema.fields().len());
+    for (index, field) in schema.fields().iter().enumerate() {
+        match columns.iter().position(|column| *column == index) {
+            Some(position) => {
+                all.push(values[position].clone());
+                fields.push(field.clone());
+            }
+            None => {
+                all.push(Arc::new(arrow::array::NullArray::new(rows)));
+                fields.push(Arc::new(Field::new(field.name(), DataType::Null, true)));
+            }
+        }
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    let schema = Arc::new(Schema::new(fields));
+    RecordBatch::try_new_with_options(schema, all, &options)
+        .map_err(|error| ComputeError::Evaluate(error.into()))
+}
+
+/// Computes `expression` over all rows of one segment, in the background: waits while user tasks run.
+///
+/// # Errors
+/// As [`evaluate`] and [`read_columns`].
+pub(super) async fn compute_segment(
+    node: &NodeState,
+    expression: &FunctionExpression,
+    held: &Held,
+) -> Result<Computed, ComputeError> {
+    let table = expression.table.clone();
+    let batches =
+        read_columns(node, &held.segment, Some(held), &table, &expression.columns).await?;
+    let mut pieces = Vec::with_capacity(batches.len());
+    let mut ns = 0;
+    for batch in &batches {
+        let mut start = 0;
+        while start < batch.num_rows() {
+            node.idle().await;
+            let rows = slice_rows(expression).min(batch.num_rows() - start);
+            let computed =
+                evaluate(node, expression, &expression.expr, &batch.slice(start, rows)).await?;
+            ns += computed.ns;
+            pieces.push(computed.values);
+            start += rows;
+        }
+    }
+    let schema = node.tables.store(&table).map(|store| store.table().schema.clone());
+    let schema = schema.ok_or(ComputeError::NoTable { table })?;
+    let values = join(pieces, &expression.expr.data_type(&schema)?)?;
+    Ok(Computed { values, ns })
+}

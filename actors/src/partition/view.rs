@@ -1,0 +1,127 @@
+//! What one replica of a partition holds, as scans see it: immutable, taken in nanoseconds.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use arc_swap::ArcSwap;
+use arrow::array::ArrayRef;
+use datafusion::execution::memory_pool::MemoryReservation;
+use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
+
+use crate::segment::{Rows, Segment};
+
+/// The result column of one function expression over all rows of one segment.
+#[derive(Clone)]
+pub struct StoredOutput {
+    /// One value per row of the segment, in the order of its rows.
+    pub values: ArrayRef,
+    /// Bytes it is charged with.
+    pub bytes: u64,
+    /// How often a query read it.
+    pub uses: Arc<AtomicU64>,
+    /// Gives the bytes back to the node's budget when the last reader lets go.
+    pub charge: Arc<MemoryReservation>,
+}
+
+impl fmt::Debug for StoredOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoredOutput({} rows, {} bytes)", self.values.len(), self.bytes)
+    }
+}
+
+/// One segment as one replica holds it.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The segment.
+    pub segment: Arc<Segment>,
+    /// Its rows if they are resident.
+    pub rows: Option<Resident>,
+    /// Stored outputs of function expressions.
+    pub outputs: HashMap<ExpressionId, StoredOutput>,
+    /// Expressions that a query asked for on this segment before.
+    asked: Arc<Mutex<HashSet<ExpressionId>>>,
+}
+
+/// Rows in memory and what they are charged with.
+#[derive(Clone)]
+pub struct Resident {
+    /// The rows.
+    pub rows: Rows,
+    /// `None` for rows of a memory table: they are there with or without a replica.
+    pub charge: Option<Arc<MemoryReservation>>,
+}
+
+impl fmt::Debug for Resident {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Resident({} batches)", self.rows.len())
+    }
+}
+
+impl Held {
+    /// Holds nothing of `segment` yet, but the rows that are pinned in it.
+    #[must_use]
+    pub fn new(segment: Arc<Segment>) -> Self {
+        let rows = segment.pinned.clone().map(|rows| Resident { rows, charge: None });
+        Self { segment, rows, outputs: HashMap::new(), asked: Arc::default() }
+    }
+
+    /// Notes that a query asks for `expression` on this segment; true the first time.
+    #[must_use]
+    pub fn is_first_ask(&self, expression: ExpressionId) -> bool {
+        self.asked.lock().is_ok_and(|mut asked| asked.insert(expression))
+    }
+
+    /// Bytes that this replica is charged with for this segment.
+    #[must_use]
+    pub fn bytes_charged(&self) -> u64 {
+        let charged = self.rows.as_ref().is_some_and(|resident| resident.charge.is_some());
+        let rows = if charged { self.segment.bytes } else { 0 };
+        rows + self.outputs.values().map(|output| output.bytes).sum::<u64>()
+    }
+}
+
+/// Everything that one replica holds at one moment.
+#[derive(Clone, Debug)]
+pub struct ReplicaView {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Version of the table that the replica has caught up with.
+    pub version: u64,
+    /// Its segments.
+    pub segments: HashMap<SegmentId, Held>,
+}
+
+/// The place where scans find the newest view of a replica.
+#[derive(Debug)]
+pub struct Replica {
+    view: ArcSwap<ReplicaView>,
+    /// Rows that were read through this replica, for routing and statistics.
+    pub rows_read: AtomicU64,
+}
+
+impl Replica {
+    /// An empty replica.
+    #[must_use]
+    pub fn new(partition: PartitionId) -> Self {
+        let view = ReplicaView { partition, version: 0, segments: HashMap::new() };
+        Self { view: ArcSwap::from_pointee(view), rows_read: AtomicU64::new(0) }
+    }
+
+    /// The newest view. Never waits.
+    #[must_use]
+    pub fn view(&self) -> Arc<ReplicaView> {
+        self.view.load_full()
+    }
+
+    /// Replaces the view; only the partition actor does.
+    pub(crate) fn publish(&self, view: ReplicaView) {
+        self.view.store(Arc::new(view));
+    }
+
+    /// Counts rows read.
+    pub fn read(&self, rows: u64) {
+        self.rows_read.fetch_add(rows, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,337 @@
+//! The predictor: says which functions will be called where in the coming ticks, and learns.
+//!
+//! ```text
+//! monitor --HistoryReady--> predictor --ForecastReady--> manager, allocator
+//!                              |  ^
+//!                          round  ForecastDone, RoundOver     (a blocking thread, one at a time)
+//! ```
+//!
+//! It decides nothing: `policy::forecast` does. One round (score, forecast, learn) is under way at a
+//! time, outside the mailbox and outside the threads that serve queries; learning is bounded by
+//! `lstm.steps-per-tick` and, when ticks go by the clock, by [`LEARN_SHARE_MAX`]. If it dies, its
+//! successor takes up the last checkpoint; until then the last forecast stands.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use foreshard_policy::config::{LoopConfig, Mode};
+use foreshard_policy::forecast::ensemble::{Ensemble, invert};
+use foreshard_policy::forecast::{Forecast, ForecastError, Member};
+use foreshard_policy::history::HistoryView;
+use foreshard_policy::score::Scorer;
+use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr};
+use tokio::task::JoinHandle;
+
+use crate::allocator::AllocatorMessage;
+use crate::board::{Board, Scores, TickToken};
+use crate::lstm::{Lstm, LstmConfig};
+use crate::manager::ManagerMessage;
+use crate::ports::SharedClock;
+use crate::state_file::StateFile;
+
+/// Ticks between two checkpoints of weights and trust.
+pub const CHECKPOINT_EVERY_TICKS: u64 = 60;
+
+/// Share of a tick that learning may take, when ticks go by the clock.
+pub const LEARN_SHARE_MAX: f64 = 0.25;
+
+/// What the predictor can be told.
+#[derive(Debug)]
+pub enum PredictorMessage {
+    /// Event: a tick was closed.
+    HistoryReady(Arc<HistoryView>, TickToken),
+    /// Event: the round under way has a forecast; learning goes on.
+    ForecastDone(Box<ForecastDone>),
+    /// Event: the round is over, and its tools are back.
+    RoundOver(Box<Tools>),
+    /// Event: the round panicked, and its tools are lost.
+    RoundLost,
+}
+
+/// The first half of a round.
+#[derive(Debug)]
+pub struct ForecastDone {
+    /// What is expected.
+    forecast: Arc<Forecast>,
+    /// What the manager and the allocator are told, by mode.
+    told: Arc<Forecast>,
+    token: TickToken,
+}
+
+/// Makes the members that are added to the statistical ones.
+pub type Members =
+    Arc<dyn Fn(&LoopConfig) -> Result<Vec<Box<dyn Member>>, ForecastError> + Send + Sync>;
+
+/// What a predictor is born with.
+#[derive(Clone)]
+pub struct PredictorArgs {
+    /// Where it publishes, and finds the others.
+    pub board: Arc<Board>,
+    /// Measures how long learning takes.
+    pub clock: SharedClock,
+    /// Where weights and trust are kept.
+    pub file: Arc<dyn StateFile>,
+    /// Makes the members besides the statistical ones; [`neural_members`] unless a test says otherwise.
+    pub members: Members,
+    /// Whether ticks go by the clock.
+    pub timed: bool,
+}
+
+impl std::fmt::Debug for PredictorArgs {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PredictorArgs").field("file", &self.file).finish_non_exhaustive()
+    }
+}
+
+/// The LSTM, if the settings have it.
+///
+/// # Errors
+/// [`ForecastError`] if a setting is out of bounds or candle fails.
+pub fn neural_members(config: &LoopConfig) -> Result<Vec<Box<dyn Member>>, ForecastError> {
+    if !config.lstm().enabled() {
+        return Ok(Vec::new());
+    }
+    let settings = LstmConfig::for_settings(config.lstm(), config.horizon_ticks());
+    Ok(vec![Box::new(Lstm::new(settings)?)])
+}
+
+/// The actor. All that changes lives in [`PredictorState`].
+#[derive(Debug)]
+pub struct Predictor;
+
+/// Memory of one predictor.
+#[derive(Debug)]
+pub struct PredictorState {
+    args: PredictorArgs,
+    /// None while a round is under way.
+    tools: Option<Box<Tools>>,
+    /// The newest round; it answers its tools if they could not be sent back.
+    round: Option<JoinHandle<Option<Box<Tools>>>>,
+    /// The newest history that came meanwhile; older ones need no forecast any more.
+    next: Option<(Arc<HistoryView>, TickToken)>,
+}
+
+/// What a round works with.
+#[derive(Debug)]
+pub struct Tools {
+    ensemble: Ensemble,
+    scorer: Scorer,
+    /// Training steps that the next round may make.
+    steps_max: u32,
+}
+
+impl Actor for Predictor {
+    type Msg = PredictorMessage;
+    type State = PredictorState;
+    type Arguments = PredictorArgs;
+
+    async fn pre_start(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        args: PredictorArgs,
+    ) -> Result<PredictorState, ActorProcessingErr> {
+        let of_file = args.clone();
+        let tools = tokio::task::spawn_blocking(move || Tools::kept(&of_file)).await??;
+        Ok(PredictorState { args, tools: Some(Box::new(tools)), round: None, next: None })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Self::Msg>,
+        message: PredictorMessage,
+        state: &mut PredictorState,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            PredictorMessage::HistoryReady(view, token) => {
+                state.on_history_ready(view, token, &myself);
+            }
+            PredictorMessage::ForecastDone(done) => state.on_forecast_done(*done),
+            PredictorMessage::RoundOver(tools) => state.on_round_over(tools, &myself),
+            PredictorMessage::RoundLost => return Err("a round of the predictor panicked".into()),
+        }
+        Ok(())
+    }
+
+    async fn post_stop(
+        &self,
+        _myself: ActorRef<Self::Msg>,
+        state: &mut PredictorState,
+    ) -> Result<(), ActorProcessingErr> {
+        let mut tools = state.tools.take();
+        if tools.is_none()
+            && let Some(round) = state.round.take()
+        {
+            tools = round.await?; // It has at most one forecast and one fit before it.
+        }
+        if let Some(tools) = tools {
+            let file = state.args.file.clone();
+            tokio::task::spawn_blocking(move || tools.save(&*file)).await?;
+        }
+        Ok(())
+    }
+}
+
+impl PredictorState {
+    fn on_history_ready(
+        &mut self,
+        view: Arc<HistoryView>,
+        token: TickToken,
+        myself: &ActorRef<PredictorMessage>,
+    ) {
+        let Some(tools) = self.tools.take() else {
+            self.next = Some((view, token));
+            return;
+        };
+        let round = Round { args: self.args.clone(), view, token, myself: Some(myself.clone()) };
+        self.round = Some(tokio::task::spawn_blocking(move || round.run(tools)));
+    }
+
+    fn on_forecast_done(&mut self, done: ForecastDone) {
+        let ForecastDone { forecast, told, token } = done;
+        let board = &self.args.board;
+        tracing::debug!(
+            at = forecast.at.0,
+            series = forecast.series.len(),
+            trusted = forecast.trusted,
+            skill = forecast.skill,
+            "forecast ready"
+        );
+        board.forecast.store(forecast);
+        board.manager.cast(ManagerMessage::ForecastReady(told.clone(), token.clone()));
+        board.allocator.cast(AllocatorMessage::ForecastReady(told, token));
+    }
+
+    fn on_round_over(&mut self, tools: Box<Tools>, myself: &ActorRef<PredictorMessage>) {
+        self.tools = Some(tools);
+        self.round = None;
+        if let Some((view, token)) = self.next.take() {
+            self.on_history_ready(view, token, myself);
+        }
+    }
+}
+
+impl Tools {
+    /// New ones, with the state of the last checkpoint if there is a usable one.
+    fn kept(args: &PredictorArgs) -> Result<Self, ForecastError> {
+        let config = args.board.config.load();
+        let fresh = || (args.members)(&config).map(|members| Ensemble::new(&config, members));
+        let mut ensemble = fresh()?;
+        match args.file.load() {
+            Ok(None) => {}
+            Ok(Some(state)) => {
+                if let Err(error) = ensemble.load(&state) {
+                    let aside = args.file.set_aside();
+                    tracing::warn!(%error, file = ?args.file, ?aside, "checkpoint is set aside");
+                    ensemble = fresh()?; // A state that was taken up in part is none.
+                }
+            }
+            Err(error) => tracing::warn!(%error, file = ?args.file, "checkpoint cannot be read"),
+        }
+        let steps_max = config.lstm().steps_per_tick();
+        Ok(Self { ensemble, scorer: Scorer::new(), steps_max })
+    }
+
+    fn save(&self, file: &dyn StateFile) {
+        match self.ensemble.save() {
+            Ok(state) => {
+                if let Err(error) = file.save(&state) {
+                    tracing::warn!(%error, ?file, "checkpoint was not saved");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "checkpoint cannot be written"),
+        }
+    }
+}
+
+/// One round, on a thread of its own. Dropped before its end, it says that it is lost.
+struct Round {
+    args: PredictorArgs,
+    view: Arc<HistoryView>,
+    /// Held until the round is over, so that a tick by hand ends with what was learned from it.
+    token: TickToken,
+    myself: Option<ActorRef<PredictorMessage>>,
+}
+
+impl Round {
+    /// Sends the tools back, or answers them if the predictor takes no messages any more.
+    fn run(mut self, mut tools: Box<Tools>) -> Option<Box<Tools>> {
+        let config = self.args.board.config.load_full();
+        self.forecast(&mut tools, &config);
+        self.learn(&mut tools, &config);
+        if self.view.at.0.is_multiple_of(CHECKPOINT_EVERY_TICKS) {
+            tools.save(&*self.args.file);
+        }
+        match self.myself.take()?.cast(PredictorMessage::RoundOver(tools)) {
+            Err(MessagingErr::SendErr(PredictorMessage::RoundOver(tools))) => Some(tools),
+            _ => None,
+        }
+    }
+
+    fn forecast(&self, tools: &mut Tools, config: &LoopConfig) {
+        let board = &self.args.board;
+        tools.ensemble.observe(&self.view);
+        drop(tools.scorer.score(&self.view));
+        let recent = tools.scorer.recent().cloned().collect();
+        board.scores.store(Arc::new(Scores { recent, means: tools.scorer.means().clone() }));
+        let forecast = match tools.ensemble.forecast(&self.view, config.horizon_ticks()) {
+            Ok(forecast) => Arc::new(forecast),
+            // The manager and the allocator go on without: they know the ticks from the monitor.
+            Err(error) => return tracing::warn!(code = error.code(), %error, "no forecast"),
+        };
+        tools.scorer.keep(forecast.clone());
+        // In modes off and reactive the planners themselves look at what is measured only.
+        let told = match config.mode() {
+            Mode::Inverted => Arc::new(invert(&forecast)),
+            Mode::Off | Mode::Reactive | Mode::Forecast => forecast.clone(),
+        };
+        let done = ForecastDone { forecast, told, token: self.token.clone() };
+        if let Some(myself) = &self.myself {
+            drop(myself.cast(PredictorMessage::ForecastDone(Box::new(done))));
+        }
+    }
+
+    fn learn(&self, tools: &mut Tools, config: &LoopConfig) {
+        let started_ns = self.args.clock.monotonic_ns();
+        for (member, report) in tools.ensemble.fit(&self.view, tools.steps_max) {
+            if let Err(error) = report {
+                tracing::warn!(member, code = error.code(), %error, "member did not learn");
+            }
+        }
+        if self.args.timed {
+            let took = Duration::from_nanos(self.args.clock.monotonic_ns() - started_ns);
+            let share = took.as_secs_f64() * 1e3 / config.tick_ms() as f64;
+            tools.steps_max = steps_within(tools.steps_max, share, config.lstm().steps_per_tick());
+        }
+    }
+}
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        if let Some(myself) = self.myself.take() {
+            drop(myself.cast(PredictorMessage::RoundLost));
+        }
+    }
+}
+
+/// Training steps for the next round, after `steps` took `share` of a tick: fewer at once, more slowly.
+fn steps_within(steps: u32, share: f64, steps_max: u32) -> u32 {
+    if share > LEARN_SHARE_MAX {
+        return ((f64::from(steps) * LEARN_SHARE_MAX / share) as u32)
+            .clamp(1.min(steps_max), steps_max);
+    }
+    (steps + 1).min(steps_max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn learning_that_takes_too_much_of_a_tick_is_cut_at_once_and_grows_back_slowly() {
+        assert_eq!(steps_within(100, 0.5, 100), 50);
+        assert_eq!(steps_within(50, 0.1, 100), 51);
+        assert_eq!(steps_within(100, 0.1, 100), 100);
+        assert_eq!(steps_within(2, 90.0, 100), 1);
+        assert_eq!(steps_within(0, 90.0, 0), 0);
+    }
+}

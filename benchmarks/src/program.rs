@@ -1,0 +1,226 @@
+//! Names the benchmarks, runs one, and tells by the exit code what came of it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use foreshard_actors::ports::{SharedClock, SystemClock};
+use futures::future::BoxFuture;
+
+use crate::machine::Machine;
+use crate::report::{Figure, Report, Row};
+use crate::{demo_day, overhead};
+
+/// Exit code if a bound was missed.
+pub const EXIT_MISSED: u8 = 1;
+/// Exit code if the command line is wrong.
+pub const EXIT_USAGE: u8 = 2;
+/// Exit code if a benchmark could not be run to its end.
+pub const EXIT_FAILED: u8 = 3;
+
+/// Stack of the threads that plan queries; debug builds need more than the system's default.
+const STACK_BYTES: usize = 32 << 20;
+
+/// What a benchmark is told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Run on little data, to see that it works.
+    pub quick: bool,
+    /// The time.
+    pub clock: SharedClock,
+}
+
+/// What a benchmark found.
+pub type Found = (Vec<Row>, Vec<Figure>);
+
+/// One benchmark.
+#[derive(Clone, Copy, Debug)]
+pub struct Benchmark {
+    /// Name on the command line.
+    pub name: &'static str,
+    /// What it compares, in one line.
+    pub summary: &'static str,
+    /// Runs it.
+    pub run: fn(Options) -> BoxFuture<'static, Result<Found>>,
+}
+
+/// All benchmarks.
+pub const BENCHMARKS: [Benchmark; 2] = [
+    Benchmark {
+        name: "overhead",
+        summary: "TPC-H with everything on against plain DataFusion on the same rows in memory",
+        run: |options| Box::pin(overhead::run(options)),
+    },
+    Benchmark {
+        name: "demo-day",
+        summary: "a day played twice: off, reactive, forecast and inverted forecast",
+        run: |options| Box::pin(demo_day::run(options)),
+    },
+];
+
+#[derive(Debug, Parser)]
+#[command(name = "foreshard-benchmarks", about = "Comparisons of Foreshard, each with bounds")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Name the benchmarks.
+    List,
+    /// Run one benchmark. Exit code 1 if a bound was missed.
+    Run {
+        /// Name of the benchmark.
+        #[arg(value_parser = benchmark)]
+        name: Benchmark,
+        /// Seed of everything random.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Run on little data: to see that it works; the bounds are not meant for it.
+        #[arg(long)]
+        quick: bool,
+        /// Write the report as JSON to this file, or to standard output if it is `-`.
+        #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+        json: Option<PathBuf>,
+    },
+}
+
+fn benchmark(name: &str) -> Result<Benchmark, String> {
+    let known = || BENCHMARKS.iter().map(|benchmark| benchmark.name);
+    if let Some(found) = BENCHMARKS.iter().find(|benchmark| benchmark.name == name) {
+        return Ok(*found);
+    }
+    Err(match foreshard::error::nearest(name, known()) {
+        Some(nearest) => format!("there is no such benchmark; did you mean {nearest}?"),
+        None => {
+            format!("there is no such benchmark; there are {}", Vec::from_iter(known()).join(", "))
+        }
+    })
+}
+
+/// Does what the command line `arguments` (the program's name first) ask for.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
+            // A closed output is no reason to fail differently.
+            drop(error.print());
+            return ExitCode::from(code);
+        }
+    };
+    match cli.command {
+        Command::List => {
+            for Benchmark { name, summary, .. } in BENCHMARKS {
+                println!("{name:<10} {summary}");
+            }
+            ExitCode::SUCCESS
+        }
+        Command::Run { name, seed, quick, json } => match run(name, seed, quick, json.as_deref()) {
+            Ok(report) => ExitCode::from(exit_code(&report)),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::from(EXIT_FAILED)
+            }
+        },
+    }
+}
+
+/// The exit code that says what a report comes down to.
+#[must_use]
+pub fn exit_code(report: &Report) -> u8 {
+    if report.holds() { 0 } else { EXIT_MISSED }
+}
+
+fn run(
+    benchmark: Benchmark,
+    seed: u64,
+    quick: bool,
+    json: Option<&std::path::Path>,
+) -> Result<Report> {
+    let machine = Machine::this();
+    let clock: SharedClock = Arc::new(SystemClock);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(STACK_BYTES)
+        .build()
+        .context("cannot start threads")?;
+    // The work runs on a thread of the pool too: the main thread's stack is the system's.
+    #[expect(clippy::disallowed_methods, reason = "it is awaited in the next line")]
+    let work = runtime.block_on(async move {
+        tokio::spawn((benchmark.run)(Options { seed, quick, clock })).await
+    });
+    let (rows, figures) = work.context("the benchmark broke off")??;
+    let report = Report { name: benchmark.name.to_owned(), seed, quick, machine, rows, figures };
+    match json {
+        Some(path) if path.as_os_str() == "-" => {
+            println!("{}", serde_json::to_string_pretty(&report)?);
+        }
+        Some(path) => {
+            print!("{report}");
+            std::fs::write(path, serde_json::to_string_pretty(&report)? + "\n")
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        None => print!("{report}"),
+    }
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::Bound;
+
+    fn parsed(arguments: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(
+            std::iter::once("foreshard-benchmarks").chain(arguments.iter().copied()),
+        )
+    }
+
+    fn report(figures: Vec<Figure>) -> Report {
+        let machine = Machine::this();
+        Report { name: "x".into(), seed: 1, quick: true, machine, rows: vec![], figures }
+    }
+
+    #[test]
+    fn a_mistyped_name_is_answered_with_the_nearest() {
+        let error = parsed(&["run", "overhaed"]).unwrap_err();
+        assert!(error.to_string().contains("did you mean overhead?"), "{error}");
+        let error = parsed(&["run", "zzzzzzzzzzzzzzzz"]).unwrap_err();
+        assert!(error.to_string().contains("overhead, demo-day"), "{error}");
+    }
+
+    #[test]
+    fn seed_quick_and_json_are_understood() {
+        let cli =
+            parsed(&["run", "demo-day", "--seed", "9", "--quick", "--json", "a.json"]).unwrap();
+        let Command::Run { name, seed, quick, json } = cli.command else { panic!("not run") };
+        assert_eq!((name.name, seed, quick, json), ("demo-day", 9, true, Some("a.json".into())));
+        let Command::Run { json, .. } = parsed(&["run", "demo-day", "--json"]).unwrap().command
+        else {
+            panic!("not run")
+        };
+        assert_eq!(json, Some("-".into()));
+    }
+
+    #[test]
+    fn the_exit_code_tells_a_missed_bound_from_a_wrong_command_line() {
+        let kept = Figure::bounded("a", 1.0, "ratio", Bound::AtMost(1.0));
+        let missed = Figure::bounded("b", 1.1, "ratio", Bound::AtMost(1.0));
+        assert_eq!(exit_code(&report(vec![kept.clone()])), 0);
+        assert_eq!(exit_code(&report(vec![kept, missed])), EXIT_MISSED);
+        let code = |arguments: &[&str]| main(arguments.iter().map(OsString::from));
+        assert_eq!(code(&["foreshard-benchmarks", "run", "nothing"]), ExitCode::from(EXIT_USAGE));
+        assert_eq!(
+            code(&["foreshard-benchmarks", "run", "overhead", "--sed"]),
+            ExitCode::from(EXIT_USAGE)
+        );
+        assert_eq!(code(&["foreshard-benchmarks", "list"]), ExitCode::SUCCESS);
+    }
+}

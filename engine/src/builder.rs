@@ -1,0 +1,198 @@
+//! Builds an engine: the only place that knows how all parts fit together.
+
+use std::fmt;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock, Weak};
+
+use datafusion::catalog::{CatalogProvider, CatalogProviderList, MemoryCatalogProvider};
+use datafusion::catalog::MemoryCatalogProviderList;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use foreshard_actors::expressions::Expressions;
+use foreshard_actors::loop_handle::{LoopArgs, LoopHandle, Ticks};
+use foreshard_actors::ports::{Cluster, NodeProvider, SharedClock, SystemClock};
+use foreshard_policy::ids::NodeId;
+use foreshard_udfs::{Card, Functions};
+use tokio::sync::Semaphore;
+
+use crate::catalog::{CATALOG, Catalog, Definitions, PublicSchema, SCHEMA, SYSTEM, SystemSchema};
+use crate::cluster::{Members, NodeBudget};
+use crate::config::Config;
+use crate::engine::{Engine, Inner};
+use crate::error::EngineError;
+use crate::metrics::Metrics;
+use crate::query::channel::Channels;
+use crate::query::context::Queries;
+use crate::query::worker::WorkerParts;
+use crate::session::Template;
+
+/// Describes an engine before it is started.
+#[derive(Default)]
+pub struct EngineBuilder {
+    config: Config,
+    functions: Vec<(Card, ScalarUDF)>,
+    aggregates: Vec<(Card, AggregateUDF)>,
+    manual_ticks: bool,
+    clock: Option<SharedClock>,
+    keep_state: bool,
+}
+
+impl fmt::Debug for EngineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl EngineBuilder {
+    /// Uses these settings instead of the defaults.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Registers a function besides the library's.
+    #[must_use]
+    pub fn function(mut self, card: Card, udf: ScalarUDF) -> Self {
+        self.functions.push((card, udf));
+        self
+    }
+
+    /// Registers an aggregate function besides the library's.
+    #[must_use]
+    pub fn aggregate(mut self, card: Card, udf: AggregateUDF) -> Self {
+        self.aggregates.push((card, udf));
+        self
+    }
+
+    /// Lets the loop turn only when [`Engine::tick`] is called: for tests and simulations.
+    #[must_use]
+    pub fn manual_ticks(mut self, manual: bool) -> Self {
+        self.manual_ticks = manual;
+        self
+    }
+
+    /// Takes the time from here.
+    #[must_use]
+    pub fn clock(mut self, clock: SharedClock) -> Self {
+        self.clock = Some(clock);
+        self
+    }
+
+    /// Keeps tables, history and learned weights in the data folder and opens them again at the next
+    /// start. Without it an embedded engine leaves nothing behind but the managed tables it made.
+    #[must_use]
+    pub fn keep_state(mut self, keep: bool) -> Self {
+        self.keep_state = keep;
+        self
+    }
+
+    /// Starts the engine: nodes, loop, and the tables of earlier runs.
+    ///
+    /// # Errors
+    /// [`EngineError`] names the setting, folder, table or function that does not work.
+    pub async fn start(self) -> Result<Engine, EngineError> {
+        crate::telemetry::install_tls();
+        let functions = Arc::new(Functions::library());
+        for (card, udf) in self.functions {
+            functions.register(card, udf)?;
+        }
+        for (card, aggregate) in self.aggregates {
+            functions.register_aggregate(card, aggregate)?;
+        }
+        let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock));
+        let catalog = Arc::new(Catalog::default());
+        let expressions = Arc::new(Expressions::default());
+        let channels = Channels::default();
+        let budget = node_budget(&self.config);
+        let members = Arc::new(Members::new(
+            Arc::clone(&catalog),
+            expressions,
+            channels.clone(),
+            Arc::clone(&clock),
+            budget,
+        ));
+        let runtime = runtime(&self.config)?;
+        let mut args = LoopArgs::new(
+            self.config.loop_config().clone(),
+            Arc::clone(&members) as Arc<dyn Cluster>,
+            Arc::clone(&members) as Arc<dyn NodeProvider>,
+        );
+        args.clock = clock;
+        args.ticks = if self.manual_ticks { Ticks::ByHand } else { Ticks::ByClock };
+        if self.keep_state {
+            let folder = self.config.data_dir().join("loop");
+            std::fs::create_dir_all(&folder)
+                .map_err(|source| EngineError::Unwritable { path: folder.clone(), source })?;
+            args = args.in_folder(&folder);
+        }
+        let the_loop = LoopHandle::start(args, None).await?;
+        let queries = Arc::new(Queries::default());
+        members.connect(
+            the_loop.calls(),
+            WorkerParts {
+                functions: Arc::clone(&functions),
+                queries: Arc::clone(&queries),
+                channels: channels.clone(),
+                runtime: Arc::clone(&runtime),
+                members: Arc::downgrade(&members),
+            },
+        );
+        for node in 0..self.config.nodes() {
+            members.add_local(NodeId(node)).await?;
+        }
+        let back: Arc<OnceLock<Weak<Inner>>> = Arc::default();
+        let schemas = schemas(&catalog, &back)?;
+        let running = Arc::new(Semaphore::new(self.config.limits().queries_max()));
+        let planning = Template::new(&self.config, &runtime, &schemas, &channels, &functions)?;
+        let inner = Arc::new(Inner {
+            definitions: Definitions::new(self.config.data_dir()),
+            config: self.config,
+            catalog,
+            functions,
+            members,
+            queries,
+            channels,
+            runtime,
+            the_loop,
+            metrics: Metrics::default(),
+            running,
+            stopping: AtomicBool::new(false),
+            schemas,
+            planning,
+        });
+        // Set once, right here.
+        drop(back.set(Arc::downgrade(&inner)));
+        if self.keep_state {
+            inner.reopen().await?;
+        }
+        Ok(Engine { inner })
+    }
+}
+
+fn node_budget(config: &Config) -> NodeBudget {
+    let allocate = config.loop_config().allocate();
+    NodeBudget {
+        cpu_permits: allocate.cpu_permits(),
+        memory_bytes_max: allocate.memory_bytes(),
+        store_policy: Inner::store_policy(config, config.loop_config().mode()),
+    }
+}
+
+fn runtime(config: &Config) -> Result<Arc<RuntimeEnv>, EngineError> {
+    let pool = Arc::new(FairSpillPool::new(config.memory_bytes()));
+    Ok(RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?)
+}
+
+fn schemas(
+    catalog: &Arc<Catalog>,
+    back: &Arc<OnceLock<Weak<Inner>>>,
+) -> Result<Arc<dyn CatalogProviderList>, EngineError> {
+    let own = MemoryCatalogProvider::new();
+    own.register_schema(SCHEMA, Arc::new(PublicSchema(Arc::clone(catalog))))?;
+    own.register_schema(SYSTEM, Arc::new(SystemSchema::new(Arc::clone(back))))?;
+    let list = MemoryCatalogProviderList::new();
+    list.register_catalog(CATALOG.to_owned(), Arc::new(own));
+    Ok(Arc::new(list))
+}

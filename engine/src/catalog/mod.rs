@@ -1,0 +1,120 @@
+//! Tables, views and system tables, as DataFusion sees them.
+
+mod adaptive;
+mod definitions;
+mod system;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::common::{DataFusionError, Result, exec_err};
+use foreshard_actors::node::Tables;
+use foreshard_actors::table::TableStore;
+
+pub use adaptive::AdaptiveTable;
+pub use definitions::{Definition, Definitions};
+pub use system::SystemSchema;
+
+/// Name of the catalog that all tables are in.
+pub const CATALOG: &str = "foreshard";
+
+/// Name of the schema of users' tables.
+pub const SCHEMA: &str = "public";
+
+/// Name of the schema of system tables.
+pub const SYSTEM: &str = "system";
+
+/// The tables and views of an engine. Names are as DataFusion normalises them.
+#[derive(Default)]
+pub struct Catalog {
+    tables: RwLock<BTreeMap<String, Arc<dyn TableStore>>>,
+    views: RwLock<BTreeMap<String, Arc<dyn TableProvider>>>,
+}
+
+impl fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Catalog({:?})", self.names())
+    }
+}
+
+impl Tables for Catalog {
+    fn store(&self, table: &str) -> Option<Arc<dyn TableStore>> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner).get(table).cloned()
+    }
+}
+
+impl Catalog {
+    /// Adds a table; false, and nothing happens, if the name is taken.
+    #[must_use]
+    pub fn add(&self, store: Arc<dyn TableStore>) -> bool {
+        let name = store.table().name.to_string();
+        let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
+        let is_view =
+            self.views.read().unwrap_or_else(PoisonError::into_inner).contains_key(&name);
+        if is_view || tables.contains_key(&name) {
+            return false;
+        }
+        tables.insert(name, store);
+        true
+    }
+
+    /// Removes a table and returns it.
+    pub fn remove(&self, table: &str) -> Option<Arc<dyn TableStore>> {
+        self.tables.write().unwrap_or_else(PoisonError::into_inner).remove(table)
+    }
+
+    /// All tables, by name.
+    #[must_use]
+    pub fn stores(&self) -> Vec<Arc<dyn TableStore>> {
+        self.tables.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Names of all tables and views.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
+        tables.keys().chain(views.keys()).cloned().collect()
+    }
+}
+
+/// The schema of users' tables and views.
+#[derive(Debug)]
+pub struct PublicSchema(pub Arc<Catalog>);
+
+#[async_trait]
+impl SchemaProvider for PublicSchema {
+    fn table_names(&self) -> Vec<String> {
+        self.0.names()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        if let Some(store) = self.0.store(name) {
+            return Ok(Some(Arc::new(AdaptiveTable::new(store))));
+        }
+        Ok(self.0.views.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned())
+    }
+
+    fn register_table(
+        &self,
+        name: String,
+        table: Arc<dyn TableProvider>,
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
+        if self.0.store(&name).is_some() {
+            return exec_err!("table {name} exists already");
+        }
+        Ok(self.0.views.write().unwrap_or_else(PoisonError::into_inner).insert(name, table))
+    }
+
+    fn deregister_table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        Ok(self.0.views.write().unwrap_or_else(PoisonError::into_inner).remove(name))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.0.store(name).is_some()
+            || self.0.views.read().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+    }
+}

@@ -1,0 +1,169 @@
+//! System tables about nodes, tables, replicas, functions, outputs and settings.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use foreshard_actors::ports::Cluster;
+use foreshard_actors::segment::Location;
+use foreshard_actors::table::TableStore;
+use foreshard_policy::ids::PartitionId;
+
+use crate::catalog::system::sheet::Sheet;
+use crate::cluster::HeldOutput;
+use crate::engine::Inner;
+
+/// `system.nodes`.
+pub(super) fn nodes(engine: &Inner) -> Sheet {
+    let view = engine.members.view();
+    let placement = engine.members.placement();
+    let rows = || view.nodes.iter();
+    let replicas = |node| placement.holders.values().filter(|nodes| nodes.contains(&node)).count();
+    let url = |node| {
+        let position = placement.position(node);
+        position.map(|position| placement.nodes[position].url.to_string())
+    };
+    Sheet::default()
+        .text("node", rows().map(|(node, _)| node))
+        .text_or_null("url", rows().map(|(node, _)| url(*node)))
+        .flag("in_this_process", rows().map(|(node, _)| placement.is_local(*node)))
+        .flag("draining", rows().map(|(_, view)| view.draining))
+        .count("cpu_permits", rows().map(|(_, view)| u64::from(view.cpu_permits)))
+        .count("memory_bytes", rows().map(|(_, view)| view.memory_bytes))
+        .count("memory_bytes_max", rows().map(|(_, view)| view.memory_bytes_max))
+        .count("replicas", rows().map(|(node, _)| replicas(*node) as u64))
+}
+
+/// `system.partitions`.
+pub(super) fn partitions(engine: &Inner) -> Sheet {
+    let view = engine.members.view();
+    let stores: BTreeMap<Arc<str>, Arc<dyn TableStore>> = engine
+        .catalog
+        .stores()
+        .into_iter()
+        .map(|store| (Arc::clone(&store.table().name), store))
+        .collect();
+    let rows = || view.partitions.iter();
+    let store = |id: &PartitionId| stores.get(&id.table);
+    let key = |id: &PartitionId| {
+        store(id).map(|store| store.table().partitioning.key_columns().join(", "))
+    };
+    let kind = |id: &PartitionId| store(id).map(|store| store.table().kind.as_str().to_owned());
+    Sheet::default()
+        .text("table_name", rows().map(|(id, _)| &id.table))
+        .count("partition", rows().map(|(id, _)| u64::from(id.ordinal)))
+        .text_or_null("kind", rows().map(|(id, _)| kind(id)))
+        .text_or_null("partition_key", rows().map(|(id, _)| key(id)))
+        .count("rows", rows().map(|(_, partition)| partition.rows))
+        .count("bytes", rows().map(|(_, partition)| partition.bytes))
+        .count("replicas", rows().map(|(_, partition)| partition.holders.len() as u64))
+}
+
+/// `system.segments`.
+pub(super) fn segments(engine: &Inner) -> Sheet {
+    let snapshots: Vec<_> = engine.catalog.stores().iter().map(|store| store.snapshot()).collect();
+    let rows = || {
+        snapshots.iter().flat_map(|snapshot| {
+            snapshot.segments().map(move |segment| (snapshot, segment))
+        })
+    };
+    let location = |location: &Location| match location {
+        Location::Memory => "memory".to_owned(),
+        Location::Parquet { path, row_group: None, .. } => path.to_string(),
+        Location::Parquet { path, row_group: Some(group), .. } => format!("{path} row group {group}"),
+    };
+    Sheet::default()
+        .text("table_name", rows().map(|(snapshot, _)| &snapshot.table.name))
+        .count("version", rows().map(|(snapshot, _)| snapshot.version))
+        .count("partition", rows().map(|(_, segment)| u64::from(segment.partition)))
+        .text("segment", rows().map(|(_, segment)| segment.id))
+        .count("rows", rows().map(|(_, segment)| segment.rows))
+        .count("bytes", rows().map(|(_, segment)| segment.bytes))
+        .text("location", rows().map(|(_, segment)| location(&segment.location)))
+}
+
+/// `system.replicas`.
+pub(super) fn replicas(engine: &Inner) -> Sheet {
+    let placement = engine.members.placement();
+    let rows = || {
+        placement.holders.iter().flat_map(|(partition, nodes)| {
+            nodes.iter().map(move |node| (partition, *node))
+        })
+    };
+    let view = |(partition, node): (&PartitionId, _)| {
+        engine.members.place(node).ok().and_then(|place| place.replica(partition))
+    };
+    let resident = |row| {
+        view(row).map_or(0, |view| {
+            view.segments.values().filter(|held| held.rows.is_some()).count() as u64
+        })
+    };
+    Sheet::default()
+        .text("table_name", rows().map(|(partition, _)| &partition.table))
+        .count("partition", rows().map(|(partition, _)| u64::from(partition.ordinal)))
+        .text("node", rows().map(|(_, node)| node))
+        .count("epoch", rows().map(|_| placement.epoch.0))
+        .count("segments", rows().map(|row| view(row).map_or(0, |view| view.segments.len() as u64)))
+        .count("segments_resident", rows().map(resident))
+}
+
+/// `system.functions`.
+pub(super) fn functions(engine: &Inner) -> Sheet {
+    let functions = engine.functions.list();
+    let rows = || functions.iter();
+    Sheet::default()
+        .text("function", rows().map(|listed| &listed.card.name))
+        .text("kind", rows().map(|listed| format!("{:?}", listed.kind).to_lowercase()))
+        .text("card_version", rows().map(|listed| &listed.card.version))
+        .text("version", rows().map(|listed| listed.version))
+        .text("volatility", rows().map(|listed| format!("{:?}", listed.card.volatility).to_lowercase()))
+        .text("cost", rows().map(|listed| format!("{:?}", listed.card.cost).to_lowercase()))
+        .flag("storable", rows().map(|listed| listed.is_storable))
+        .flag("quarantined", rows().map(|listed| listed.is_quarantined))
+        .count("calls", rows().map(|listed| listed.metered.calls))
+        .count("rows", rows().map(|listed| listed.metered.rows))
+        .count("ns", rows().map(|listed| listed.metered.ns))
+        .count("failures", rows().map(|listed| listed.metered.failures))
+        .text("summary", rows().map(|listed| &listed.card.summary))
+        .text("example", rows().map(|listed| &listed.card.example))
+}
+
+/// `system.outputs`: every stored output.
+pub(super) fn outputs(engine: &Inner) -> Sheet {
+    let placement = engine.members.placement();
+    let mut held: Vec<(PartitionId, _, HeldOutput)> = vec![];
+    for (partition, nodes) in &placement.holders {
+        for node in nodes {
+            let Ok(place) = engine.members.place(*node) else { continue };
+            let outputs = place.outputs(partition).into_iter();
+            held.extend(outputs.map(|output| (partition.clone(), *node, output)));
+        }
+    }
+    let rows = || held.iter();
+    let known = |output: &HeldOutput| engine.members.expressions().get(output.expression);
+    Sheet::default()
+        .text("table_name", rows().map(|(partition, ..)| &partition.table))
+        .count("partition", rows().map(|(partition, ..)| u64::from(partition.ordinal)))
+        .text("node", rows().map(|(_, node, _)| node))
+        .text("segment", rows().map(|(.., output)| output.segment))
+        .text("expression", rows().map(|(.., output)| output.expression))
+        .text_or_null("text", rows().map(|(.., output)| known(output).map(|known| known.text.clone())))
+        .count("bytes", rows().map(|(.., output)| output.bytes))
+        .count("uses", rows().map(|(.., output)| output.uses))
+        .count(
+            "ns_per_row",
+            rows().map(|(.., output)| known(output).map_or(0, |known| known.ns_per_row())),
+        )
+}
+
+/// `system.settings`.
+pub(super) fn settings(engine: &Inner) -> Sheet {
+    let entries = engine.config.entries();
+    let rows = || entries.iter();
+    Sheet::default()
+        .text("key", rows().map(|entry| &entry.key))
+        .text("value", rows().map(|entry| &entry.value))
+        .text("default", rows().map(|entry| &entry.default))
+        .text("unit", rows().map(|entry| entry.unit))
+        .text("bound", rows().map(|entry| &entry.bound))
+        .text("doc", rows().map(|entry| &entry.doc))
+}

@@ -1,0 +1,75 @@
+//! The `system` schema: what the engine has, does and expects, as tables.
+//!
+//! Each table is made anew when a query plans it, from what the actors have published; none waits.
+
+mod cluster;
+mod history;
+mod sheet;
+
+use std::fmt;
+use std::sync::{Arc, OnceLock, Weak};
+
+use async_trait::async_trait;
+use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::common::{DataFusionError, Result, exec_datafusion_err};
+use datafusion::datasource::MemTable;
+
+use crate::catalog::system::sheet::Sheet;
+use crate::engine::Inner;
+
+type Make = fn(&Inner) -> Sheet;
+
+/// Every table with what makes it.
+const TABLES: [(&str, Make); 12] = [
+    ("calls", history::calls),
+    ("decisions", history::decisions),
+    ("forecasts", history::forecasts),
+    ("function_stats", history::function_stats),
+    ("functions", cluster::functions),
+    ("nodes", cluster::nodes),
+    ("outputs", cluster::outputs),
+    ("partitions", cluster::partitions),
+    ("replicas", cluster::replicas),
+    ("scores", history::scores),
+    ("segments", cluster::segments),
+    ("settings", cluster::settings),
+];
+
+/// The schema provider. It knows the engine weakly, because the engine holds it.
+pub struct SystemSchema {
+    engine: Arc<OnceLock<Weak<Inner>>>,
+}
+
+impl fmt::Debug for SystemSchema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SystemSchema")
+    }
+}
+
+impl SystemSchema {
+    /// A schema that shows the engine once it is set.
+    pub(crate) fn new(engine: Arc<OnceLock<Weak<Inner>>>) -> Self {
+        Self { engine }
+    }
+}
+
+#[async_trait]
+impl SchemaProvider for SystemSchema {
+    fn table_names(&self) -> Vec<String> {
+        TABLES.iter().map(|(name, _)| (*name).to_owned()).collect()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        let Some((_, make)) = TABLES.iter().find(|(table, _)| *table == name) else {
+            return Ok(None);
+        };
+        let engine = self.engine.get().and_then(Weak::upgrade);
+        let engine = engine.ok_or_else(|| exec_datafusion_err!("the engine has stopped"))?;
+        let batch = make(&engine).finish()?;
+        Ok(Some(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        TABLES.iter().any(|(table, _)| *table == name)
+    }
+}

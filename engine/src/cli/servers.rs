@@ -1,0 +1,122 @@
+//! `foreshard serve` and `foreshard node`: run until they are asked to stop.
+
+use std::io::Write;
+use std::net::SocketAddr;
+
+use clap::Args;
+
+use super::{Failure, Settings, block_on};
+use crate::engine::Engine;
+use crate::error::EngineError;
+use crate::serve::Servers;
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// Address of HTTP, host:port or off; port 0 takes any free port.
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<String>,
+    /// Address of Arrow Flight SQL, host:port or off; port 0 takes any free port.
+    #[arg(long, value_name = "ADDRESS")]
+    flight: Option<String>,
+    /// Address where other nodes join, host:port or off.
+    #[arg(long, value_name = "ADDRESS")]
+    control: Option<String>,
+    /// In-process nodes at start.
+    #[arg(long, value_name = "NUMBER")]
+    nodes: Option<u32>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct NodeArgs {
+    /// Control address of the server to join.
+    #[arg(long, value_name = "ADDRESS")]
+    join: String,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
+    let config = args
+        .settings
+        .load(&[
+            ("serve.http-address", args.http.clone()),
+            ("serve.flight-address", args.flight.clone()),
+            ("serve.control-address", args.control.clone()),
+            ("nodes", args.nodes.map(|nodes| nodes.to_string())),
+        ])?
+        .config;
+    block_on(&config, async {
+        let engine = Engine::builder().config(config.clone()).keep_state(true).start().await?;
+        let servers = match Servers::start(&engine).await {
+            Ok(servers) => servers,
+            Err(error) => {
+                let stopped = engine.shutdown().await;
+                return Err(stopped.err().unwrap_or(error).into());
+            }
+        };
+        let announced = announce(&servers);
+        if announced.is_ok() {
+            asked_to_stop().await;
+        }
+        servers.stop().await;
+        engine.shutdown().await?;
+        announced
+    })?
+}
+
+/// Says what is listened on, once it is.
+fn announce(servers: &Servers) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let ways = [("http", "http", servers.http_address()), ("flight", "grpc", servers.flight_address())];
+    for (way, scheme, address) in ways {
+        let Some(address) = address else { continue };
+        writeln!(out, "{way}: {scheme}://{address}")?;
+        warn_if_open(way, address);
+    }
+    Ok(out.flush()?)
+}
+
+/// Nothing asks for a password, so an address that others can reach is worth a word.
+fn warn_if_open(way: &str, address: SocketAddr) {
+    if !address.ip().is_loopback() {
+        tracing::warn!(way, %address, "anybody who can reach this address can read and write");
+    }
+}
+
+pub(super) fn node(args: &NodeArgs) -> Result<(), Failure> {
+    args.settings.load(&[])?;
+    let message = format!("joining {} in this version", args.join);
+    Err(EngineError::NotSupported { message }.into())
+}
+
+/// Waits for ctrl-c or a request to end.
+async fn asked_to_stop() {
+    let interrupted = async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = interrupted => {}
+        () = terminated() => {}
+    }
+}
+
+#[cfg(unix)]
+async fn terminated() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            terminate.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    }
+}
+
+#[cfg(not(unix))]
+async fn terminated() {
+    std::future::pending::<()>().await;
+}
+

@@ -1,0 +1,145 @@
+//! Nodes inside this process.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use foreshard_actors::expressions::FunctionExpression;
+use foreshard_actors::node::{NodeHandle, StorePolicy};
+use foreshard_actors::partition::{PartitionMessage, ReplicaView};
+use foreshard_actors::ports::Outcome;
+use foreshard_actors::table::{Committed, Snapshot};
+use foreshard_policy::cluster::NodeView;
+use foreshard_policy::ids::{ExpressionId, PartitionId};
+
+use crate::cluster::place::{HeldOutput, Place, PlaceError};
+
+/// Longest wait for a replica to load, in milliseconds.
+const LOAD_MS_MAX: u64 = 60_000;
+
+/// A node of this process.
+#[derive(Clone, Debug)]
+pub struct LocalNode {
+    /// The node.
+    pub handle: NodeHandle,
+}
+
+impl LocalNode {
+    fn gone(&self, what: &str) -> PlaceError {
+        let url = self.handle.state.id.to_string();
+        PlaceError::Unreachable { url, reason: format!("{what} got no answer") }
+    }
+}
+
+#[async_trait]
+impl Place for LocalNode {
+    fn view(&self) -> NodeView {
+        let state = &self.handle.state;
+        NodeView {
+            memory_bytes_max: state.memory_bytes_max(),
+            memory_bytes: state.memory_bytes(),
+            cpu_permits: state.permits_max(),
+            draining: state.is_draining(),
+        }
+    }
+
+    fn outputs(&self, partition: &PartitionId) -> Vec<HeldOutput> {
+        let Some(view) = self.replica(partition) else { return vec![] };
+        let held = view.segments.iter().flat_map(|(segment, held)| {
+            held.outputs.iter().map(|(expression, output)| HeldOutput {
+                expression: *expression,
+                segment: *segment,
+                bytes: output.bytes,
+                uses: output.uses.load(Ordering::Relaxed),
+            })
+        });
+        held.collect()
+    }
+
+    async fn open(
+        &self,
+        partition: &PartitionId,
+        snapshot: &Arc<Snapshot>,
+        from: Option<&dyn Place>,
+    ) -> Result<(), PlaceError> {
+        self.handle.open(partition).await?;
+        let other = from.and_then(|from| from.replica(partition));
+        let actor = self
+            .handle
+            .state
+            .handle(partition)
+            .and_then(|handle| handle.actor.actor())
+            .ok_or_else(|| self.gone("open"))?;
+        if let Some(other) = other {
+            drop(ractor::call_t!(actor, PartitionMessage::Adopt, LOAD_MS_MAX, other));
+        }
+        let load = |reply| PartitionMessage::Load(Arc::clone(snapshot), Some(reply));
+        ractor::call_t!(actor, load, LOAD_MS_MAX).map_err(|_no_answer| self.gone("load"))
+    }
+
+    async fn close(&self, partition: &PartitionId) -> Result<(), PlaceError> {
+        self.handle.close(partition).await?;
+        Ok(())
+    }
+
+    fn committed(&self, change: &Arc<Committed>) {
+        let table = &change.snapshot.table.name;
+        for partition in self.handle.state.replicas().keys() {
+            if partition.table == *table {
+                let message = PartitionMessage::SegmentsChanged(Arc::clone(change));
+                self.handle.tell(partition, message);
+            }
+        }
+    }
+
+    async fn precompute(
+        &self,
+        partition: &PartitionId,
+        expression: &Arc<FunctionExpression>,
+    ) -> Outcome {
+        let failed = |reason: &str| Outcome::Failed {
+            code: "FS-CLUSTER-2",
+            reason: format!("{} on {}: {reason}", expression.function, partition),
+        };
+        let handle = self.handle.state.handle(partition);
+        let Some(actor) = handle.and_then(|handle| handle.actor.actor()) else {
+            return failed("the node holds no replica");
+        };
+        let ask = |reply| PartitionMessage::Precompute(Arc::clone(expression), reply);
+        match actor.call(ask, None).await {
+            Ok(ractor::rpc::CallResult::Success(outcome)) => outcome,
+            _ => failed("the partition actor gave no answer"),
+        }
+    }
+
+    async fn drop_outputs(
+        &self,
+        partition: &PartitionId,
+        which: Option<ExpressionId>,
+    ) -> Result<u64, PlaceError> {
+        let handle = self.handle.state.handle(partition);
+        let Some(actor) = handle.and_then(|handle| handle.actor.actor()) else { return Ok(0) };
+        ractor::call_t!(actor, PartitionMessage::DropOutputs, LOAD_MS_MAX, which)
+            .map_err(|_no_answer| self.gone("drop outputs"))
+    }
+
+    fn replica(&self, partition: &PartitionId) -> Option<Arc<ReplicaView>> {
+        self.handle.state.replica(partition).map(|replica| replica.view())
+    }
+
+    fn set_budget(&self, cpu_permits: u32, memory_bytes_max: u64) {
+        self.handle.state.set_budget(cpu_permits, memory_bytes_max);
+    }
+
+    fn set_store_policy(&self, policy: StorePolicy) {
+        self.handle.state.set_store_policy(policy);
+    }
+
+    fn set_draining(&self, draining: bool) {
+        self.handle.state.set_draining(draining);
+    }
+
+    async fn stop(&self) {
+        self.handle.stop();
+    }
+}

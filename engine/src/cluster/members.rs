@@ -1,0 +1,616 @@
+//! The nodes of the cluster, the placement of partitions on them, and the steps that change it.
+//!
+//! Every change of the placement goes through one lock and makes a new epoch. Queries never take it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, OnceLock};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use foreshard_actors::calls::CallSink;
+use foreshard_actors::expressions::Expressions;
+use foreshard_actors::node::{NodeHandle, NodeState, NodeStateArgs, StorePolicy, Tables};
+use foreshard_actors::ports::{Cluster, NodeProvider, Outcome, SharedClock};
+use foreshard_actors::table::{Committed, TableStore};
+use foreshard_policy::cluster::{ClusterView, NodeView, OutputView, PartitionView, Step};
+use foreshard_policy::ids::{Epoch, ExpressionId, NodeId, PartitionId};
+use url::Url;
+
+use crate::catalog::Catalog;
+use crate::cluster::place::{Place, PlaceError};
+use crate::cluster::{LocalNode, PlacedNode, Placement};
+use crate::query::channel::Channels;
+use crate::query::worker::WorkerParts;
+
+/// What every new in-process node may use.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeBudget {
+    /// Tasks that may compute functions at the same time.
+    pub cpu_permits: u32,
+    /// Bytes of resident segments and stored outputs.
+    pub memory_bytes_max: u64,
+    /// When outputs are stored.
+    pub store_policy: StorePolicy,
+}
+
+/// One node and how it is reached.
+#[derive(Clone, Debug)]
+struct Member {
+    place: Arc<dyn Place>,
+    url: Url,
+    state: Option<Arc<NodeState>>,
+    in_flight: Arc<AtomicUsize>,
+}
+
+/// The cluster.
+pub struct Members {
+    catalog: Arc<Catalog>,
+    expressions: Arc<Expressions>,
+    channels: Channels,
+    clock: SharedClock,
+    worker: OnceLock<WorkerParts>,
+    calls: OnceLock<CallSink>,
+    budget: ArcSwap<NodeBudget>,
+    members: ArcSwap<BTreeMap<NodeId, Member>>,
+    placement: ArcSwap<Placement>,
+    change: tokio::sync::Mutex<()>,
+}
+
+impl fmt::Debug for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Members({} nodes)", self.members.load().len())
+    }
+}
+
+/// A change of the cluster was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemberError {
+    /// A node failed.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// There is no such node.
+    #[error("there is no node {node}")]
+    NoNode {
+        /// The node.
+        node: NodeId,
+    },
+    /// There is no such partition.
+    #[error("there is no partition {partition}")]
+    NoPartition {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// The last replica is never dropped.
+    #[error("{node} holds the last replica of {partition}")]
+    LastReplica {
+        /// The partition.
+        partition: PartitionId,
+        /// The node.
+        node: NodeId,
+    },
+    /// The expression is not known any more.
+    #[error("expression {expression} is not known: its function or table is gone")]
+    NoExpression {
+        /// The expression.
+        expression: ExpressionId,
+    },
+    /// The last node is never removed.
+    #[error("{node} is the last node")]
+    LastNode {
+        /// The node.
+        node: NodeId,
+    },
+}
+
+impl MemberError {
+    /// Stable code for logs, metrics and the manual.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Place(error) => error.code(),
+            Self::NoNode { .. } => "FS-CLUSTER-3",
+            Self::NoPartition { .. } => "FS-CLUSTER-4",
+            Self::LastReplica { .. } => "FS-CLUSTER-5",
+            Self::NoExpression { .. } => "FS-CLUSTER-6",
+            Self::LastNode { .. } => "FS-CLUSTER-7",
+        }
+    }
+}
+
+impl Members {
+    /// A cluster without nodes.
+    #[must_use]
+    pub fn new(
+        catalog: Arc<Catalog>,
+        expressions: Arc<Expressions>,
+        channels: Channels,
+        clock: SharedClock,
+        budget: NodeBudget,
+    ) -> Self {
+        Self {
+            catalog,
+            expressions,
+            channels,
+            clock,
+            worker: OnceLock::new(),
+            calls: OnceLock::new(),
+            budget: ArcSwap::from_pointee(budget),
+            members: ArcSwap::default(),
+            placement: ArcSwap::default(),
+            change: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Says where new nodes report their calls and how their workers are built. Once, before the
+    /// first node.
+    pub fn connect(&self, calls: CallSink, worker: WorkerParts) {
+        // A second call would change nothing; there is none.
+        drop(self.calls.set(calls));
+        drop(self.worker.set(worker));
+    }
+
+    /// The newest placement.
+    #[must_use]
+    pub fn placement(&self) -> Arc<Placement> {
+        self.placement.load_full()
+    }
+
+    /// The nodes that live in this process.
+    #[must_use]
+    pub fn local_states(&self) -> HashMap<NodeId, Arc<NodeState>> {
+        let members = self.members.load();
+        members
+            .iter()
+            .filter_map(|(id, member)| Some((*id, Arc::clone(member.state.as_ref()?))))
+            .collect()
+    }
+
+    /// Function expressions known to this process.
+    #[must_use]
+    pub fn expressions(&self) -> &Arc<Expressions> {
+        &self.expressions
+    }
+
+    fn member(&self, node: NodeId) -> Result<Member, MemberError> {
+        self.members.load().get(&node).cloned().ok_or(MemberError::NoNode { node })
+    }
+
+    /// Starts an in-process node.
+    ///
+    /// # Errors
+    /// If its actors cannot be started.
+    pub async fn add_local(&self, id: NodeId) -> Result<(), MemberError> {
+        let budget = **self.budget.load();
+        let state = Arc::new(NodeState::new(NodeStateArgs {
+            id,
+            tables: Arc::clone(&self.catalog) as Arc<dyn Tables>,
+            expressions: Arc::clone(&self.expressions),
+            calls: self.calls.get().cloned().unwrap_or_else(|| CallSink::new(1)),
+            clock: Arc::clone(&self.clock),
+            cpu_permits: budget.cpu_permits,
+            memory_bytes_max: budget.memory_bytes_max,
+            store_policy: budget.store_policy,
+        }));
+        let handle = NodeHandle::start(Arc::clone(&state)).await.map_err(|error| {
+            MemberError::Place(PlaceError::Node(foreshard_actors::node::NodeError::Start(error)))
+        })?;
+        let url = local_url(id)?;
+        if let Some(parts) = self.worker.get() {
+            self.channels.add(url.clone(), parts.worker(Arc::clone(&state)));
+        }
+        let place = Arc::new(LocalNode { handle });
+        self.add(id, place, url, Some(state)).await;
+        Ok(())
+    }
+
+    /// Adds a node of another process.
+    pub async fn add_remote(&self, id: NodeId, place: Arc<dyn Place>, url: Url) {
+        place.set_store_policy(self.budget.load().store_policy);
+        self.add(id, place, url, None).await;
+    }
+
+    async fn add(
+        &self,
+        id: NodeId,
+        place: Arc<dyn Place>,
+        url: Url,
+        state: Option<Arc<NodeState>>,
+    ) {
+        let _changing = self.change.lock().await;
+        self.members.rcu(|members| {
+            let mut members = BTreeMap::clone(members);
+            let member = Member {
+                place: Arc::clone(&place),
+                url: url.clone(),
+                state: state.clone(),
+                in_flight: Arc::default(),
+            };
+            members.insert(id, member);
+            members
+        });
+        self.publish(|_| {});
+    }
+
+    /// A node that does not exist yet.
+    #[must_use]
+    pub fn next_id(&self) -> NodeId {
+        let last = self.members.load().keys().next_back().copied();
+        last.map_or(NodeId(0), |NodeId(last)| NodeId(last + 1))
+    }
+
+    /// Makes a new placement out of the old one, with the nodes as they are now.
+    fn publish(&self, edit: impl FnOnce(&mut BTreeMap<PartitionId, BTreeSet<NodeId>>)) {
+        let old = self.placement.load();
+        let mut holders = old.holders.clone();
+        edit(&mut holders);
+        let nodes = self
+            .members
+            .load()
+            .iter()
+            .map(|(id, member)| PlacedNode {
+                id: *id,
+                url: member.url.clone(),
+                is_local: member.state.is_some(),
+                in_flight: Arc::clone(&member.in_flight),
+            })
+            .collect();
+        self.placement.store(Arc::new(Placement { epoch: old.epoch.next(), nodes, holders }));
+    }
+
+    /// Places the partitions of a new table and waits until their replicas are there.
+    ///
+    /// # Errors
+    /// If a node fails.
+    pub async fn table_created(&self, store: &dyn TableStore) -> Result<(), MemberError> {
+        let _changing = self.change.lock().await;
+        let snapshot = store.snapshot();
+        let members = self.members.load_full();
+        let nodes: Vec<NodeId> = members
+            .iter()
+            .filter(|(_, member)| !member.place.view().draining)
+            .map(|(id, _)| *id)
+            .collect();
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        let mut placed = BTreeMap::new();
+        for (ordinal, node) in (0u32..).zip(nodes.iter().cycle()).take(snapshot.partitions.len()) {
+            let partition = PartitionId::new(Arc::clone(&store.table().name), ordinal);
+            members[node].place.open(&partition, &snapshot, None).await?;
+            placed.insert(partition, BTreeSet::from([*node]));
+        }
+        self.publish(|holders| holders.extend(placed));
+        Ok(())
+    }
+
+    /// Gives up all replicas of a table.
+    pub async fn table_dropped(&self, table: &str) {
+        let _changing = self.change.lock().await;
+        let gone: Vec<(PartitionId, BTreeSet<NodeId>)> = self
+            .placement()
+            .holders
+            .iter()
+            .filter(|(partition, _)| &*partition.table == table)
+            .map(|(partition, nodes)| (partition.clone(), nodes.clone()))
+            .collect();
+        self.publish(|holders| holders.retain(|partition, _| &*partition.table != table));
+        for (partition, nodes) in gone {
+            for node in nodes {
+                if let Ok(member) = self.member(node)
+                    && let Err(error) = member.place.close(&partition).await
+                {
+                    tracing::warn!(%partition, %node, code = error.code(), %error, "replica not closed");
+                }
+            }
+        }
+        self.expressions.forget(|expression| &*expression.table == table);
+    }
+
+    /// Tells every node that a table changed.
+    pub fn committed(&self, change: Committed) {
+        let change = Arc::new(change);
+        for member in self.members.load().values() {
+            member.place.committed(&change);
+        }
+    }
+
+    /// Gives `to` a replica; nothing happens if it has one.
+    ///
+    /// # Errors
+    /// [`MemberError`] names what is missing.
+    pub async fn copy(&self, partition: &PartitionId, to: NodeId) -> Result<u64, MemberError> {
+        let _changing = self.change.lock().await;
+        let store = self
+            .catalog
+            .store(&partition.table)
+            .filter(|store| partition.ordinal < store.table().partitioning.partitions())
+            .ok_or_else(|| MemberError::NoPartition { partition: partition.clone() })?;
+        let target = self.member(to)?;
+        let from = self.placement().holders.get(partition).into_iter().flatten().find_map(|node| {
+            (*node != to).then(|| self.member(*node).ok()).flatten()
+        });
+        let from = from.as_ref().map(|member| &*member.place);
+        target.place.open(partition, &store.snapshot(), from).await?;
+        self.publish(|holders| drop(holders.entry(partition.clone()).or_default().insert(to)));
+        // A commit that came while the replica was opening is caught up with here.
+        target.place.open(partition, &store.snapshot(), None).await?;
+        let segments = store.snapshot().partitions[partition.ordinal as usize].clone();
+        Ok(segments.iter().map(|segment| segment.bytes).sum())
+    }
+
+    /// Takes the replica of `partition` from a node.
+    ///
+    /// # Errors
+    /// [`MemberError::LastReplica`] if no other live node holds one.
+    pub async fn drop_replica(
+        &self,
+        partition: &PartitionId,
+        from: NodeId,
+    ) -> Result<(), MemberError> {
+        let _changing = self.change.lock().await;
+        let placement = self.placement();
+        let holders = placement
+            .holders
+            .get(partition)
+            .ok_or_else(|| MemberError::NoPartition { partition: partition.clone() })?;
+        let is_live = |node: &&NodeId| placement.position(**node).is_some() && **node != from;
+        if holders.contains(&from) && holders.iter().filter(is_live).count() == 0 {
+            return Err(MemberError::LastReplica { partition: partition.clone(), node: from });
+        }
+        self.publish(|holders| {
+            if let Some(nodes) = holders.get_mut(partition) {
+                nodes.remove(&from);
+            }
+        });
+        if let Ok(member) = self.member(from) {
+            member.place.close(partition).await?;
+        }
+        Ok(())
+    }
+
+    /// Drains a node: its partitions get another holder first, then it is stopped.
+    ///
+    /// # Errors
+    /// [`MemberError::LastNode`] if there is no other.
+    pub async fn remove(&self, node: NodeId) -> Result<(), MemberError> {
+        let member = self.member(node)?;
+        let others: Vec<NodeId> =
+            self.members.load().keys().filter(|other| **other != node).copied().collect();
+        if others.is_empty() {
+            return Err(MemberError::LastNode { node });
+        }
+        member.place.set_draining(true);
+        let held: Vec<PartitionId> = self
+            .placement()
+            .holders
+            .iter()
+            .filter(|(_, nodes)| nodes.contains(&node))
+            .map(|(partition, _)| partition.clone())
+            .collect();
+        for (partition, to) in held.iter().zip(others.iter().cycle()) {
+            let holders = self.placement().holders.get(partition).cloned().unwrap_or_default();
+            if holders.iter().all(|holder| *holder == node) {
+                self.copy(partition, *to).await?;
+            }
+            self.drop_replica(partition, node).await?;
+        }
+        self.forget(node).await;
+        member.place.stop().await;
+        Ok(())
+    }
+
+    /// Takes a node off the list at once: it is gone. Its partitions are read elsewhere, and those that
+    /// had no other holder get one.
+    pub async fn forget(&self, node: NodeId) {
+        let orphans = {
+            let _changing = self.change.lock().await;
+            let Ok(member) = self.member(node) else { return };
+            self.members.rcu(|members| {
+                let mut members = BTreeMap::clone(members);
+                members.remove(&node);
+                members
+            });
+            self.publish(|holders| {
+                for nodes in holders.values_mut() {
+                    nodes.remove(&node);
+                }
+            });
+            self.channels.remove(&member.url);
+            let placement = self.placement();
+            let orphans = placement.holders.iter().filter(|(_, nodes)| nodes.is_empty());
+            orphans.map(|(partition, _)| partition.clone()).collect::<Vec<_>>()
+        };
+        let nodes: Vec<NodeId> = self.members.load().keys().copied().collect();
+        for (partition, to) in orphans.iter().zip(nodes.iter().cycle()) {
+            if let Err(error) = self.copy(partition, *to).await {
+                tracing::warn!(%partition, %to, code = error.code(), %error, "no new holder");
+            }
+        }
+    }
+
+    /// Computes and stores the missing outputs of an expression on every holder of a partition.
+    pub async fn precompute(&self, expression: ExpressionId, partition: &PartitionId) -> Outcome {
+        let Some(expression) = self.expressions.get(expression) else {
+            return failed(&MemberError::NoExpression { expression });
+        };
+        let holders = self.placement().holders.get(partition).cloned().unwrap_or_default();
+        let (mut rows, mut bytes, mut ns) = (0, 0, 0);
+        for node in holders {
+            let Ok(member) = self.member(node) else { continue };
+            match member.place.precompute(partition, &expression).await {
+                Outcome::Done { rows: r, bytes: b, ns: n } => {
+                    rows += r;
+                    bytes += b;
+                    ns += n;
+                }
+                outcome @ Outcome::Failed { .. } => return outcome,
+            }
+        }
+        Outcome::Done { rows, bytes, ns }
+    }
+
+    /// Throws stored outputs away on every holder of a partition.
+    ///
+    /// # Errors
+    /// If a node fails.
+    pub async fn drop_outputs(
+        &self,
+        which: Option<ExpressionId>,
+        partition: &PartitionId,
+    ) -> Result<u64, MemberError> {
+        let holders = self.placement().holders.get(partition).cloned().unwrap_or_default();
+        let mut dropped = 0;
+        for node in holders {
+            dropped += self.member(node)?.place.drop_outputs(partition, which).await?;
+        }
+        Ok(dropped)
+    }
+
+    /// Sets when all nodes store outputs, those that come later too.
+    pub fn set_store_policy(&self, store_policy: StorePolicy) {
+        self.budget.store(Arc::new(NodeBudget { store_policy, ..**self.budget.load() }));
+        for member in self.members.load().values() {
+            member.place.set_store_policy(store_policy);
+        }
+    }
+
+    /// Stops every node.
+    pub async fn stop(&self) {
+        for member in self.members.load().values() {
+            member.place.stop().await;
+        }
+    }
+
+    /// The place of a node, for tests that look into it.
+    ///
+    /// # Errors
+    /// [`MemberError::NoNode`].
+    pub fn place(&self, node: NodeId) -> Result<Arc<dyn Place>, MemberError> {
+        Ok(self.member(node)?.place)
+    }
+
+    async fn step(&self, step: Step) -> Result<Outcome, MemberError> {
+        let done = |bytes| Outcome::Done { rows: 0, bytes, ns: 0 };
+        Ok(match step {
+            Step::Copy { partition, to, .. } => done(self.copy(&partition, to).await?),
+            Step::Drop { partition, from } => {
+                self.drop_replica(&partition, from).await?;
+                done(0)
+            }
+            Step::Precompute { expression, partition, .. } => {
+                self.precompute(expression, &partition).await
+            }
+            Step::DropOutput { expression, partition, .. } => {
+                done(self.drop_outputs(Some(expression), &partition).await?)
+            }
+            Step::AddNode { node } => {
+                self.add_local(node).await?;
+                done(0)
+            }
+            Step::RemoveNode { node } => {
+                self.remove(node).await?;
+                done(0)
+            }
+        })
+    }
+}
+
+/// Address of a node that lives in this process: never dialled.
+fn local_url(id: NodeId) -> Result<Url, MemberError> {
+    Url::parse(&format!("http://{id}.in-process:1")).map_err(|_invalid| MemberError::NoNode { node: id })
+}
+
+fn failed(error: &MemberError) -> Outcome {
+    Outcome::Failed { code: error.code(), reason: error.to_string() }
+}
+
+#[async_trait]
+impl Cluster for Members {
+    fn view(&self) -> ClusterView {
+        let members = self.members.load();
+        let placement = self.placement();
+        let nodes: BTreeMap<NodeId, NodeView> =
+            members.iter().map(|(id, member)| (*id, member.place.view())).collect();
+        let mut view = ClusterView { epoch: placement.epoch, nodes, ..ClusterView::default() };
+        let mut expressions_of: HashMap<Arc<str>, Vec<_>> = HashMap::new();
+        for expression in self.expressions.list() {
+            expressions_of.entry(Arc::clone(&expression.table)).or_default().push(expression);
+        }
+        for (partition, holders) in &placement.holders {
+            let Some(store) = self.catalog.store(&partition.table) else { continue };
+            let snapshot = store.snapshot();
+            let Some(segments) = snapshot.partitions.get(partition.ordinal as usize) else { continue };
+            let rows: u64 = segments.iter().map(|segment| segment.rows).sum();
+            let bytes = segments.iter().map(|segment| segment.bytes).sum();
+            let holders = holders.clone();
+            let held: Vec<HashMap<_, _>> = holders
+                .iter()
+                .filter_map(|node| members.get(node))
+                .map(|member| {
+                    let outputs = member.place.outputs(partition).into_iter();
+                    outputs.map(|held| ((held.expression, held.segment), held.bytes)).collect()
+                })
+                .collect();
+            for expression in expressions_of.get(&partition.table).into_iter().flatten() {
+                let stored_everywhere = |segment: &&Arc<foreshard_actors::segment::Segment>| {
+                    !held.is_empty()
+                        && held.iter().all(|held| held.contains_key(&(expression.id, segment.id)))
+                };
+                let rows_stored =
+                    segments.iter().filter(stored_everywhere).map(|segment| segment.rows).sum();
+                let bytes_held = held
+                    .iter()
+                    .flatten()
+                    .filter(|((id, _), _)| *id == expression.id)
+                    .map(|(_, bytes)| bytes)
+                    .sum();
+                let output = OutputView {
+                    function: Arc::clone(&expression.function),
+                    rows_stored,
+                    rows_missing: rows - rows_stored,
+                    bytes: bytes_held,
+                };
+                view.outputs.insert((expression.id, partition.clone()), output);
+            }
+            view.partitions.insert(partition.clone(), PartitionView { holders, rows, bytes });
+        }
+        view
+    }
+
+    async fn carry_out(&self, _epoch: Epoch, step: Step) -> Outcome {
+        match self.step(step).await {
+            Ok(outcome) => outcome,
+            Err(error) => failed(&error),
+        }
+    }
+}
+
+#[async_trait]
+impl NodeProvider for Members {
+    fn nodes(&self) -> Vec<NodeId> {
+        self.members.load().keys().copied().collect()
+    }
+
+    async fn add(&self, node: NodeId) -> Outcome {
+        match self.add_local(node).await {
+            Ok(()) => Outcome::Done { rows: 0, bytes: 0, ns: 0 },
+            Err(error) => failed(&error),
+        }
+    }
+
+    async fn remove(&self, node: NodeId) -> Outcome {
+        match Members::remove(self, node).await {
+            Ok(()) => Outcome::Done { rows: 0, bytes: 0, ns: 0 },
+            Err(error) => failed(&error),
+        }
+    }
+
+    fn set_budget(&self, node: NodeId, cpu_permits: u32, memory_bytes_max: u64) {
+        if let Ok(member) = self.member(node) {
+            member.place.set_budget(cpu_permits, memory_bytes_max);
+        }
+    }
+}

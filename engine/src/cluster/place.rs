@@ -1,0 +1,115 @@
+//! A node as the cluster drives it: in this process, or in another one.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use foreshard_actors::expressions::FunctionExpression;
+use foreshard_actors::ports::Outcome;
+use foreshard_actors::table::{Committed, Snapshot};
+use foreshard_policy::cluster::NodeView;
+use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
+
+/// A node did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlaceError {
+    /// The node of this process failed.
+    #[error(transparent)]
+    Node(#[from] foreshard_actors::node::NodeError),
+    /// The node does not answer.
+    #[error("node at {url} does not answer: {reason}")]
+    Unreachable {
+        /// Where it is.
+        url: String,
+        /// What happened.
+        reason: String,
+    },
+}
+
+impl PlaceError {
+    /// Stable code for logs, metrics and the manual.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Node(error) => error.code(),
+            Self::Unreachable { .. } => "FS-CLUSTER-1",
+        }
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        true
+    }
+}
+
+/// How much of an expression one replica has stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldOutput {
+    /// The expression.
+    pub expression: ExpressionId,
+    /// The segment.
+    pub segment: SegmentId,
+    /// Bytes it takes.
+    pub bytes: u64,
+    /// Queries that read it.
+    pub uses: u64,
+}
+
+/// What the cluster does to one node.
+#[async_trait]
+pub trait Place: Debug + Send + Sync {
+    /// What the node has and uses. No I/O.
+    fn view(&self) -> NodeView;
+
+    /// Outputs that the replica of a partition holds; empty if there is none. No I/O.
+    fn outputs(&self, partition: &PartitionId) -> Vec<HeldOutput>;
+
+    /// Makes the node hold `partition` of `snapshot`; `from` is a node to copy from, if there is one
+    /// in the same process. Returns when the rows are there.
+    async fn open(
+        &self,
+        partition: &PartitionId,
+        snapshot: &Arc<Snapshot>,
+        from: Option<&dyn Place>,
+    ) -> Result<(), PlaceError>;
+
+    /// Makes the node give `partition` up.
+    async fn close(&self, partition: &PartitionId) -> Result<(), PlaceError>;
+
+    /// Tells the node that a table changed. Does not wait.
+    fn committed(&self, change: &Arc<Committed>);
+
+    /// Computes the missing outputs of an expression.
+    async fn precompute(
+        &self,
+        partition: &PartitionId,
+        expression: &Arc<FunctionExpression>,
+    ) -> Outcome;
+
+    /// Throws stored outputs away: one expression's, or all.
+    async fn drop_outputs(
+        &self,
+        partition: &PartitionId,
+        which: Option<ExpressionId>,
+    ) -> Result<u64, PlaceError>;
+
+    /// The view of a replica, if the node lives in this process.
+    fn replica(
+        &self,
+        partition: &PartitionId,
+    ) -> Option<Arc<foreshard_actors::partition::ReplicaView>>;
+
+    /// Sets what the node may use.
+    fn set_budget(&self, cpu_permits: u32, memory_bytes_max: u64);
+
+    /// Sets when the node stores outputs.
+    fn set_store_policy(&self, policy: foreshard_actors::node::StorePolicy);
+
+    /// Starts or ends draining.
+    fn set_draining(&self, draining: bool);
+
+    /// Stops the node.
+    async fn stop(&self);
+}

@@ -1,0 +1,274 @@
+//! Carries scans and functions between nodes.
+//!
+//! A scan travels as a ticket: table, version, segments with their locations, filters and outputs. A
+//! function travels as its name and version; a node that has another version refuses it, because its
+//! stored outputs would be another function's.
+
+use std::sync::Arc;
+
+use arrow::datatypes::Schema;
+use datafusion::common::{DataFusionError, Result, exec_datafusion_err, internal_err};
+use datafusion::execution::TaskContext;
+use datafusion::logical_expr::ScalarUDF;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::projection::ProjectionExpr;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion_proto::physical_plan::{
+    PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
+};
+use datafusion_proto::protobuf;
+use foreshard_actors::segment::{Location, Segment};
+use foreshard_policy::ids::{NodeId, SegmentId};
+use foreshard_udfs::{FunctionVersion, Functions, registered};
+use prost::Message;
+
+use crate::query::context::QueryContext;
+use crate::query::scan::{PartitionScanExec, ScanSegment, ScanTable};
+
+/// Encodes functions by name and version, and finds them again in a registry.
+#[derive(Clone, Debug, Default)]
+pub struct FunctionCodec {
+    functions: Option<Arc<Functions>>,
+}
+
+impl FunctionCodec {
+    /// A codec that finds functions in this registry.
+    #[must_use]
+    pub fn new(functions: Arc<Functions>) -> Self {
+        Self { functions: Some(functions) }
+    }
+}
+
+impl PhysicalExtensionCodec for FunctionCodec {
+    fn try_decode(
+        &self,
+        _bytes: &[u8],
+        _inputs: &[Arc<dyn ExecutionPlan>],
+        _context: &TaskContext,
+        _converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        internal_err!("a function codec decodes no plan")
+    }
+
+    fn try_encode(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+        _bytes: &mut Vec<u8>,
+        _converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<()> {
+        internal_err!("a function codec encodes no {}", node.name())
+    }
+
+    fn try_encode_udf(&self, function: &ScalarUDF, bytes: &mut Vec<u8>) -> Result<()> {
+        if let Some(registered) = registered(function) {
+            bytes.extend_from_slice(&registered.version().0.to_be_bytes());
+        }
+        Ok(())
+    }
+
+    fn try_decode_udf(&self, name: &str, bytes: &[u8]) -> Result<Arc<ScalarUDF>> {
+        let Some(functions) = &self.functions else {
+            return internal_err!("no registry to find function {name} in");
+        };
+        let version: [u8; 16] = bytes.try_into().map_err(|_wrong_length| {
+            exec_datafusion_err!("function {name} came with {} bytes of version, not 16", bytes.len())
+        })?;
+        let version = FunctionVersion(u128::from_be_bytes(version));
+        functions
+            .get_versioned(name, version)
+            .map_err(|error| DataFusionError::External(Box::new(error)))
+    }
+}
+
+/// Encodes and decodes whole plans with scans in them.
+#[derive(Clone, Debug)]
+pub struct ScanCodec {
+    functions: FunctionCodec,
+    query: Option<Arc<QueryContext>>,
+}
+
+impl ScanCodec {
+    /// A codec with this registry. `query` is the running query if it is one of this process: its
+    /// pinned segments keep rows of memory tables readable.
+    #[must_use]
+    pub fn new(functions: Arc<Functions>, query: Option<Arc<QueryContext>>) -> Self {
+        Self { functions: FunctionCodec::new(functions), query }
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SegmentTicket {
+    #[prost(bytes = "vec", tag = "1")]
+    id: Vec<u8>,
+    #[prost(uint32, tag = "2")]
+    partition: u32,
+    #[prost(uint64, tag = "3")]
+    rows: u64,
+    #[prost(uint64, tag = "4")]
+    bytes: u64,
+    #[prost(string, optional, tag = "5")]
+    path: Option<String>,
+    #[prost(uint64, tag = "6")]
+    file_bytes: u64,
+    #[prost(uint32, optional, tag = "7")]
+    row_group: Option<u32>,
+    #[prost(uint32, tag = "8")]
+    node: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GroupTicket {
+    #[prost(message, repeated, tag = "1")]
+    segments: Vec<SegmentTicket>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ScanTicket {
+    #[prost(string, tag = "1")]
+    table: String,
+    #[prost(uint64, tag = "2")]
+    version: u64,
+    #[prost(message, optional, tag = "3")]
+    schema: Option<protobuf::Schema>,
+    #[prost(message, repeated, tag = "4")]
+    groups: Vec<GroupTicket>,
+    #[prost(message, repeated, tag = "5")]
+    filters: Vec<protobuf::PhysicalExprNode>,
+    #[prost(message, repeated, tag = "6")]
+    outputs: Vec<protobuf::PhysicalExprNode>,
+    #[prost(string, repeated, tag = "7")]
+    aliases: Vec<String>,
+    #[prost(uint64, optional, tag = "8")]
+    fetch: Option<u64>,
+}
+
+impl SegmentTicket {
+    fn new(scan: &ScanSegment) -> Self {
+        let segment = &scan.segment;
+        let (path, file_bytes, row_group) = match &segment.location {
+            Location::Memory => (None, 0, None),
+            Location::Parquet { path, file_bytes, row_group } => {
+                (Some(path.to_string()), *file_bytes, *row_group)
+            }
+        };
+        Self {
+            id: segment.id.0.to_be_bytes().to_vec(),
+            partition: segment.partition,
+            rows: segment.rows,
+            bytes: segment.bytes,
+            path,
+            file_bytes,
+            row_group,
+            node: scan.node.0,
+        }
+    }
+
+    fn open(self, table: &str, query: Option<&QueryContext>) -> Result<ScanSegment> {
+        let id: [u8; 16] = self.id.as_slice().try_into().map_err(|_wrong_length| {
+            exec_datafusion_err!("a segment id has {} bytes, not 16", self.id.len())
+        })?;
+        let id = SegmentId(u128::from_be_bytes(id));
+        let node = NodeId(self.node);
+        if let Some(segment) = query.and_then(|query| query.segment(table, id)) {
+            return Ok(ScanSegment { segment, node });
+        }
+        let location = match self.path {
+            None => Location::Memory,
+            Some(path) => Location::Parquet {
+                path: path.into(),
+                file_bytes: self.file_bytes,
+                row_group: self.row_group,
+            },
+        };
+        let segment = Segment {
+            id,
+            partition: self.partition,
+            rows: self.rows,
+            bytes: self.bytes,
+            columns: vec![],
+            location,
+            pinned: None,
+        };
+        Ok(ScanSegment { segment: Arc::new(segment), node })
+    }
+}
+
+impl PhysicalExtensionCodec for ScanCodec {
+    fn try_decode(
+        &self,
+        bytes: &[u8],
+        _inputs: &[Arc<dyn ExecutionPlan>],
+        context: &TaskContext,
+        converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let ticket = ScanTicket::decode(bytes)
+            .map_err(|error| exec_datafusion_err!("a scan ticket is unreadable: {error}"))?;
+        let Some(schema) = ticket.schema.as_ref() else {
+            return internal_err!("the ticket of a scan of {} has no schema", ticket.table);
+        };
+        let schema: Schema = schema.try_into()?;
+        let decoding = PhysicalPlanDecodeContext::new(context, self);
+        let expr = |node: &protobuf::PhysicalExprNode| {
+            converter.proto_to_physical_expr(node, &schema, &decoding)
+        };
+        let filters = ticket.filters.iter().map(expr).collect::<Result<Vec<_>>>()?;
+        let outputs = ticket
+            .outputs
+            .iter()
+            .zip(ticket.aliases)
+            .map(|(node, alias)| Ok(ProjectionExpr { expr: expr(node)?, alias }))
+            .collect::<Result<Vec<_>>>()?;
+        let query = self.query.as_deref();
+        let group = |group: GroupTicket| {
+            group.segments.into_iter().map(|ticket_| ticket_.open(&ticket.table, query)).collect()
+        };
+        let groups = ticket.groups.into_iter().map(group).collect::<Result<Vec<_>>>()?;
+        let table = ScanTable {
+            name: ticket.table.as_str().into(),
+            schema: Arc::new(schema.clone()),
+            version: ticket.version,
+            statistics: None,
+        };
+        let fetch = ticket.fetch.map(usize::try_from).transpose().map_err(|error| {
+            exec_datafusion_err!("the fetch of a scan ticket is too large: {error}")
+        })?;
+        Ok(Arc::new(PartitionScanExec::try_new(Arc::new(table), groups, filters, outputs, fetch)?))
+    }
+
+    fn try_encode(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+        bytes: &mut Vec<u8>,
+        converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<()> {
+        let Some(scan) = node.downcast_ref::<PartitionScanExec>() else {
+            return internal_err!("{} cannot be sent to another node", node.name());
+        };
+        let expr = |expr: &Arc<dyn PhysicalExpr>| converter.physical_expr_to_proto(expr, self);
+        let ticket = ScanTicket {
+            table: scan.table.name.to_string(),
+            version: scan.table.version,
+            schema: Some(scan.table.schema.as_ref().try_into()?),
+            groups: scan
+                .groups
+                .iter()
+                .map(|group| GroupTicket { segments: group.iter().map(SegmentTicket::new).collect() })
+                .collect(),
+            filters: scan.filters.iter().map(expr).collect::<Result<_>>()?,
+            outputs: scan.outputs.iter().map(|output| expr(&output.expr)).collect::<Result<_>>()?,
+            aliases: scan.outputs.iter().map(|output| output.alias.clone()).collect(),
+            fetch: scan.fetch.map(|fetch| fetch as u64),
+        };
+        ticket
+            .encode(bytes)
+            .map_err(|error| exec_datafusion_err!("a scan cannot be encoded: {error}"))
+    }
+
+    fn try_encode_udf(&self, function: &ScalarUDF, bytes: &mut Vec<u8>) -> Result<()> {
+        self.functions.try_encode_udf(function, bytes)
+    }
+
+    fn try_decode_udf(&self, name: &str, bytes: &[u8]) -> Result<Arc<ScalarUDF>> {
+        self.functions.try_decode_udf(name, bytes)
+    }
+}

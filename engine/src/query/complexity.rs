@@ -1,0 +1,81 @@
+//! Refuses statements whose expressions are so long that planning them would exhaust the stack.
+//!
+//! A flat chain such as `1+1+1+..` becomes a tree as deep as it is long, and DataFusion plans it
+//! recursively in more than quadratic time. The count is made on the tokens, before anything is parsed.
+
+use datafusion::sql::sqlparser::dialect::GenericDialect;
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+/// Terms in the longest chain of operators of `sql`; 0 if it cannot be read as tokens (the parser will
+/// then say why).
+///
+/// # Cost
+/// `O(length of sql)`.
+#[must_use]
+pub fn longest_chain(sql: &str) -> usize {
+    let dialect = GenericDialect {};
+    let Ok(tokens) = Tokenizer::new(&dialect, sql).tokenize() else { return 0 };
+    let mut open = vec![0_usize];
+    let mut longest = 0;
+    for token in tokens {
+        match token {
+            Token::LParen | Token::LBracket => open.push(0),
+            Token::RParen | Token::RBracket => {
+                // What was in brackets is one term of the chain around it, but as deep as it was.
+                let inner = open.pop().unwrap_or(0);
+                longest = longest.max(inner);
+            }
+            Token::Comma | Token::SemiColon => restart(&mut open),
+            Token::Word(word) => match word.keyword {
+                Keyword::AND | Keyword::OR | Keyword::BETWEEN | Keyword::LIKE | Keyword::NOT => {
+                    count(&mut open, &mut longest);
+                }
+                Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT => {
+                    count(&mut open, &mut longest);
+                }
+                _ => {}
+            },
+            Token::Plus | Token::Minus | Token::Mul | Token::Div | Token::Mod
+            | Token::StringConcat | Token::Eq | Token::DoubleEq | Token::Neq | Token::Lt
+            | Token::Gt | Token::LtEq | Token::GtEq | Token::Pipe | Token::Caret
+            | Token::Ampersand | Token::ShiftLeft | Token::ShiftRight | Token::DoubleColon => {
+                count(&mut open, &mut longest);
+            }
+            _ => {}
+        }
+    }
+    if longest == 0 { 0 } else { longest + 1 }
+}
+
+fn count(open: &mut Vec<usize>, longest: &mut usize) {
+    if let Some(terms) = open.last_mut() {
+        *terms += 1;
+        *longest = (*longest).max(*terms);
+    }
+}
+
+fn restart(open: &mut Vec<usize>) {
+    if open.is_empty() {
+        open.push(0);
+    }
+    if let Some(terms) = open.last_mut() {
+        *terms = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flat_chain_counts_its_terms_and_a_list_does_not() {
+        let chain = vec!["1"; 5_000].join("+");
+        assert_eq!(longest_chain(&format!("SELECT {chain}")), 5_000);
+        let ors = vec!["a = 1"; 100].join(" OR ");
+        assert_eq!(longest_chain(&format!("SELECT * FROM t WHERE {ors}")), 200);
+        let list = vec!["1"; 5_000].join(",");
+        assert_eq!(longest_chain(&format!("SELECT * FROM t WHERE a IN ({list})")), 0);
+        assert_eq!(longest_chain("SELECT 'a+b+c' -- + + +"), 0);
+    }
+}

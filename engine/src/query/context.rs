@@ -1,0 +1,115 @@
+//! What all parts of one query share: its snapshots, its placement, and the way to cancel it.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+
+use foreshard_actors::node::NodeState;
+use foreshard_actors::segment::Segment;
+use foreshard_actors::table::{Snapshot, TableStore};
+use foreshard_policy::ids::{NodeId, SegmentId};
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::Placement;
+
+/// One query. Every scan of it reads the snapshots that are pinned here.
+#[derive(Debug)]
+pub struct QueryContext {
+    /// Unique within the process that coordinates the query.
+    pub id: u64,
+    /// Cancelled when the client goes away; scans look at it between batches.
+    pub cancel: CancellationToken,
+    /// The placement that the query is planned with.
+    pub placement: Arc<Placement>,
+    /// W3C trace context of the query, if it is traced.
+    pub traceparent: Option<String>,
+    snapshots: Mutex<HashMap<String, Arc<Snapshot>>>,
+}
+
+impl QueryContext {
+    /// A query that has pinned nothing yet.
+    #[must_use]
+    pub fn new(id: u64, placement: Arc<Placement>, traceparent: Option<String>) -> Self {
+        let cancel = CancellationToken::new();
+        Self { id, cancel, placement, traceparent, snapshots: Mutex::default() }
+    }
+
+    /// The snapshot of a table that this query reads: the newest one at first use, the same one from
+    /// then on.
+    #[must_use]
+    pub fn pin(&self, store: &dyn TableStore) -> Arc<Snapshot> {
+        let Ok(mut snapshots) = self.snapshots.lock() else { return store.snapshot() };
+        let name = store.table().name.to_string();
+        snapshots.entry(name).or_insert_with(|| store.snapshot()).clone()
+    }
+
+    /// Reads this snapshot of a table instead of the newest one.
+    pub fn pin_to(&self, snapshot: Arc<Snapshot>) {
+        if let Ok(mut snapshots) = self.snapshots.lock() {
+            snapshots.insert(snapshot.table.name.to_string(), snapshot);
+        }
+    }
+
+    /// A segment of a pinned snapshot: keeps rows of a memory table readable after a commit
+    /// removed them.
+    #[must_use]
+    pub fn segment(&self, table: &str, id: SegmentId) -> Option<Arc<Segment>> {
+        let snapshot = self.snapshots.lock().ok()?.get(table)?.clone();
+        snapshot.segments().find(|segment| segment.id == id).cloned()
+    }
+}
+
+/// The queries that run in this process, so that tasks and cancellations find them by id.
+#[derive(Debug, Default)]
+pub struct Queries {
+    next: AtomicU64,
+    running: Mutex<HashMap<u64, Weak<QueryContext>>>,
+}
+
+impl Queries {
+    /// Starts a query of this process.
+    #[must_use]
+    pub fn start(&self, placement: Arc<Placement>, traceparent: Option<String>) -> Arc<QueryContext> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let query = Arc::new(QueryContext::new(id, placement, traceparent));
+        if let Ok(mut running) = self.running.lock() {
+            running.insert(id, Arc::downgrade(&query));
+            if running.len() % 256 == 0 {
+                running.retain(|_, query| query.strong_count() > 0);
+            }
+        }
+        query
+    }
+
+    /// The query with this id, if it still runs.
+    #[must_use]
+    pub fn get(&self, id: u64) -> Option<Arc<QueryContext>> {
+        self.running.lock().ok()?.get(&id)?.upgrade()
+    }
+
+    /// Number of queries that run.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.running.lock().map_or(0, |running| {
+            running.values().filter(|query| query.strong_count() > 0).count()
+        })
+    }
+}
+
+/// The nodes that live in this process. A scan takes each segment from the node it was assigned to if
+/// that is one of them, and from the first one otherwise.
+#[derive(Debug)]
+pub struct LocalNodes {
+    /// Nodes by id.
+    pub nodes: HashMap<NodeId, Arc<NodeState>>,
+    /// The node that a worker stands for: reads what no local node holds.
+    pub own: Arc<NodeState>,
+}
+
+impl LocalNodes {
+    /// The node that segments assigned to `id` are read through here.
+    #[must_use]
+    pub fn node(&self, id: NodeId) -> &Arc<NodeState> {
+        self.nodes.get(&id).unwrap_or(&self.own)
+    }
+}

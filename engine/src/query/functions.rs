@@ -1,0 +1,195 @@
+//! Which function calls can be stored, and the fingerprints that name their outputs.
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::config::ConfigOptions;
+use datafusion::logical_expr::{Operator, Volatility};
+use datafusion::physical_expr::expressions::{BinaryExpr, CaseExpr, Column, DynamicFilterPhysicalExpr};
+use datafusion::physical_expr::projection::ProjectionExpr;
+use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
+use datafusion_proto::physical_plan::to_proto::serialize_physical_expr;
+use foreshard_actors::expressions::FunctionExpression;
+use foreshard_policy::ids::ExpressionId;
+use foreshard_udfs::registered;
+use prost::Message;
+
+use crate::query::codec::FunctionCodec;
+
+/// Whether `expr` is a call whose output may be stored: a registered immutable function that was not
+/// caught lying, over arguments that are themselves immutable and read at least one column.
+#[must_use]
+pub fn is_storable(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    let is_call = expr
+        .downcast_ref::<ScalarFunctionExpr>()
+        .and_then(|call| registered(call.fun()))
+        .is_some_and(foreshard_udfs::Registered::is_storable);
+    is_call && is_immutable(expr) && reads_a_column(expr)
+}
+
+/// Whether any call below `expr` can be stored.
+#[must_use]
+pub fn contains_storable(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    contains(expr, &is_storable)
+}
+
+/// Whether the value of `expr` changes while a query runs. Such a filter must never shape a stored
+/// result.
+#[must_use]
+pub fn contains_dynamic_filter(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    contains(expr, &|node| node.is::<DynamicFilterPhysicalExpr>())
+}
+
+fn is_immutable(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    !contains(expr, &|node| {
+        node.is_volatile_node()
+            || node.downcast_ref::<ScalarFunctionExpr>().is_some_and(|call| {
+                call.fun().signature().volatility != Volatility::Immutable
+                    || registered(call.fun()).is_some_and(|function| function.is_quarantined())
+            })
+    })
+}
+
+fn reads_a_column(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    contains(expr, &|node| node.is::<Column>())
+}
+
+fn contains(expr: &Arc<dyn PhysicalExpr>, wanted: &dyn Fn(&Arc<dyn PhysicalExpr>) -> bool) -> bool {
+    let mut found = false;
+    // The closure never fails, so neither does the walk.
+    drop(expr.apply(|node| {
+        found |= wanted(node);
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    }));
+    found
+}
+
+/// Whether `expr` evaluates some of its children on fewer rows than it is given: calls below it are not
+/// to be computed ahead of it.
+#[must_use]
+pub fn is_lazy(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    let is_logic = |binary: &BinaryExpr| matches!(binary.op(), Operator::And | Operator::Or);
+    expr.is::<CaseExpr>()
+        || expr.downcast_ref::<BinaryExpr>().is_some_and(is_logic)
+        || expr.downcast_ref::<ScalarFunctionExpr>().is_some_and(|call| call.fun().short_circuits())
+}
+
+/// Rewrites `expr` over the outputs of a projection into an expression over its input.
+///
+/// # Errors
+/// If the walk fails.
+pub fn compose(
+    expr: &Arc<dyn PhysicalExpr>,
+    outputs: &[ProjectionExpr],
+) -> Result<Arc<dyn PhysicalExpr>> {
+    let composed = Arc::clone(expr).transform_down(|node| match node.downcast_ref::<Column>() {
+        Some(column) => match outputs.get(column.index()) {
+            Some(output) => {
+                Ok(Transformed::new(Arc::clone(&output.expr), true, TreeNodeRecursion::Jump))
+            }
+            None => datafusion::common::internal_err!("no output for column {column}"),
+        },
+        None => Ok(Transformed::no(node)),
+    })?;
+    Ok(composed.data)
+}
+
+/// Calls that are evaluated on every row whenever one of `exprs` is, each one once, in order of first
+/// use.
+///
+/// # Errors
+/// If the walk fails.
+pub fn eager_calls<'a>(
+    exprs: impl IntoIterator<Item = &'a Arc<dyn PhysicalExpr>>,
+) -> Result<Vec<Arc<dyn PhysicalExpr>>> {
+    calls(exprs, true)
+}
+
+/// All calls in `exprs` that can be stored, those in lazy branches too.
+///
+/// # Errors
+/// If the walk fails.
+pub fn all_calls<'a>(
+    exprs: impl IntoIterator<Item = &'a Arc<dyn PhysicalExpr>>,
+) -> Result<Vec<Arc<dyn PhysicalExpr>>> {
+    calls(exprs, false)
+}
+
+fn calls<'a>(
+    exprs: impl IntoIterator<Item = &'a Arc<dyn PhysicalExpr>>,
+    eager_only: bool,
+) -> Result<Vec<Arc<dyn PhysicalExpr>>> {
+    let mut found: Vec<Arc<dyn PhysicalExpr>> = vec![];
+    for expr in exprs {
+        expr.apply(|node| {
+            if is_storable(node) {
+                if !found.contains(node) {
+                    found.push(Arc::clone(node));
+                }
+                return Ok(TreeNodeRecursion::Jump);
+            }
+            let skip = eager_only && is_lazy(node);
+            Ok(if skip { TreeNodeRecursion::Jump } else { TreeNodeRecursion::Continue })
+        })?;
+    }
+    Ok(found)
+}
+
+/// Replaces calls by columns: `columns` says which.
+///
+/// # Errors
+/// If the walk fails.
+pub fn substitute(
+    expr: &Arc<dyn PhysicalExpr>,
+    columns: &[(Arc<dyn PhysicalExpr>, Column)],
+) -> Result<Arc<dyn PhysicalExpr>> {
+    if columns.is_empty() {
+        return Ok(Arc::clone(expr));
+    }
+    let replaced = Arc::clone(expr).transform_down(|node| {
+        let column = columns.iter().find(|(call, _)| call == &node).map(|(_, column)| column);
+        match column {
+            Some(column) => {
+                let column = Arc::new(column.clone()) as Arc<dyn PhysicalExpr>;
+                Ok(Transformed::new(column, true, TreeNodeRecursion::Jump))
+            }
+            None => Ok(Transformed::no(node)),
+        }
+    })?;
+    Ok(replaced.data)
+}
+
+/// Describes a storable call over the columns of `table`.
+///
+/// The fingerprint covers the function's name and version, the argument expressions with the types
+/// of their literals and casts, the table's name, and the settings that change results.
+///
+/// # Errors
+/// If the expression cannot be serialised.
+pub fn describe(
+    expr: &Arc<dyn PhysicalExpr>,
+    table: &Arc<str>,
+    settings: &ConfigOptions,
+) -> Result<FunctionExpression> {
+    let node = serialize_physical_expr(expr, &FunctionCodec::default())?;
+    let mut hash = blake3::Hasher::new();
+    hash.update(&node.encode_to_vec());
+    hash.update(table.as_bytes());
+    hash.update(format!("{:?}", settings.execution.time_zone).as_bytes());
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
+    let mut functions: Vec<Arc<str>> = vec![];
+    expr.apply(|node| {
+        if let Some(call) = node.downcast_ref::<ScalarFunctionExpr>() {
+            functions.push(call.fun().name().into());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(FunctionExpression::new(
+        ExpressionId(u128::from_be_bytes(id)),
+        functions,
+        Arc::clone(table),
+        Arc::clone(expr),
+    ))
+}

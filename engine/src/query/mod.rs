@@ -1,0 +1,16 @@
+//! The path of a query: from SQL to batches.
+//!
+//! One optimizer rule per file; see `docs/architecture.md` for how they follow each other.
+
+pub mod channel;
+pub mod codec;
+pub mod complexity;
+pub mod context;
+pub mod functions;
+pub mod options;
+pub mod prune;
+pub mod push_functions;
+pub mod route;
+pub mod scan;
+mod stream;
+pub mod worker;

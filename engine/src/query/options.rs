@@ -1,0 +1,74 @@
+//! Session options that travel to the workers: every `datafusion.*` entry that a client changed.
+//!
+//! A worker starts from default options; without this it would use another batch size, another time
+//! zone, another dialect, and answer differently.
+
+use datafusion::common::{Result, extensions_options};
+use datafusion::config::{ConfigExtension, ConfigOptions};
+
+extensions_options! {
+    /// Options of one client's session.
+    pub struct SessionOptions {
+        /// Entries that differ from the defaults: `key=value`, separated by the ASCII unit separator.
+        /// Written by the engine, not by users.
+        pub changed: String, default = String::new()
+        /// Id of the running query; written by the engine.
+        pub query: u64, default = 0
+        /// Whether stored outputs are used for this session's queries.
+        pub use_outputs: bool, default = true
+    }
+}
+
+impl ConfigExtension for SessionOptions {
+    const PREFIX: &'static str = "foreshard";
+}
+
+const SEPARATOR: char = '\u{1f}';
+
+/// The entries of `options` that differ from DataFusion's defaults, as one text.
+#[must_use]
+pub fn changed_entries(options: &ConfigOptions) -> String {
+    let defaults = ConfigOptions::new().entries();
+    let is_changed = |key: &str, value: &Option<String>| {
+        key.starts_with("datafusion.")
+            && !defaults.iter().any(|default| default.key == key && default.value == *value)
+    };
+    let changed: Vec<String> = options
+        .entries()
+        .into_iter()
+        .filter(|entry| is_changed(&entry.key, &entry.value))
+        .filter_map(|entry| entry.value.map(|value| format!("{}={value}", entry.key)))
+        .collect();
+    changed.join(&SEPARATOR.to_string())
+}
+
+/// Applies what [`changed_entries`] wrote.
+///
+/// # Errors
+/// If an entry is not one of this DataFusion's options: the nodes run different versions.
+pub fn apply_entries(options: &mut ConfigOptions, entries: &str) -> Result<()> {
+    for entry in entries.split(SEPARATOR) {
+        if let Some((key, value)) = entry.split_once('=') {
+            options.set(key, value)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changed_options_arrive_and_the_others_stay() {
+        let mut sent = ConfigOptions::new();
+        sent.execution.batch_size = 1_234;
+        sent.execution.time_zone = Some("+05:00".into());
+        let entries = changed_entries(&sent);
+        assert_eq!(entries.split(SEPARATOR).count(), 2, "{entries}");
+        let mut arrived = ConfigOptions::new();
+        apply_entries(&mut arrived, &entries).unwrap();
+        assert_eq!(arrived.execution.batch_size, 1_234);
+        assert_eq!(arrived.execution.time_zone.as_deref(), Some("+05:00"));
+    }
+}

@@ -1,0 +1,306 @@
+//! Moves storable function calls into the scan, where their stored outputs are.
+//!
+//! Before: `ProjectionExec[k, f(x)+1]` over `FilterExec[y<2]` over `PartitionScanExec[k, x, y]`.
+//! After: `ProjectionExec[k, __f+1]` over `PartitionScanExec[k, x, y, f(x) as __f, filters=[y<2]]`.
+//!
+//! What it must not change: a call is evaluated on no row on which plain DataFusion would not evaluate
+//! it. So a filter between the call and the scan moves into the scan first; calls in CASE, AND, OR and
+//! other short-circuiting expressions stay where they are (the scan still uses their stored outputs
+//! when they are in its own filters); a call below a filtered aggregate stays; nothing passes a fetch.
+//!
+//! Counter-example: `SELECT f(x) FROM (SELECT x FROM t LIMIT 5)`: moved below the limit, `f` would run on
+//! a whole segment, and might fail on a row that the query never sees.
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::config::ConfigOptions;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::projection::ProjectionExpr;
+use datafusion::physical_expr::utils::split_conjunction;
+use datafusion::physical_expr::{Partitioning, PhysicalExpr};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions,
+};
+
+use crate::query::functions::{
+    compose, contains_dynamic_filter, contains_storable, is_lazy, is_storable,
+};
+use crate::query::scan::PartitionScanExec;
+
+/// The rule.
+#[derive(Debug, Default)]
+pub struct PushFunctionsIntoScan;
+
+impl PhysicalOptimizerRule for PushFunctionsIntoScan {
+    fn name(&self) -> &str {
+        "push_functions_into_scan"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _config: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        plan.transform_up(|node| {
+            if let Some(projection) = node.downcast_ref::<ProjectionExec>() {
+                return Ok(changed(push_projection(projection)?, node));
+            }
+            if let Some(filter) = node.downcast_ref::<FilterExec>() {
+                return Ok(changed(push_filter(filter)?, node));
+            }
+            if let Some(aggregate) = node.downcast_ref::<AggregateExec>() {
+                return Ok(changed(push_aggregate(aggregate)?, node));
+            }
+            Ok(Transformed::no(node))
+        })
+        .data()
+    }
+}
+
+type Plan = Arc<dyn ExecutionPlan>;
+
+fn changed(new: Option<Plan>, old: Plan) -> Transformed<Plan> {
+    match new {
+        Some(new) => Transformed::yes(new),
+        None => Transformed::no(old),
+    }
+}
+
+fn push_projection(projection: &ProjectionExec) -> Result<Option<Plan>> {
+    if !projection.expr().iter().any(|projected| contains_storable(&projected.expr)) {
+        return Ok(None);
+    }
+    let mut input = Arc::clone(projection.input());
+    let exprs = projection
+        .expr()
+        .iter()
+        .map(|projected| {
+            let expr = take_out(&projected.expr, &mut input)?;
+            Ok(ProjectionExpr { expr, alias: projected.alias.clone() })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if Arc::ptr_eq(&input, projection.input()) {
+        return Ok(None);
+    }
+    Ok(Some(Arc::new(ProjectionExec::try_new(exprs, input)?)))
+}
+
+/// A filter with a call right above a scan moves into it as a whole: cheap predicates run first there.
+fn push_filter(filter: &FilterExec) -> Result<Option<Plan>> {
+    let has_call = contains_storable(filter.predicate()) || feeds_on_calls(filter.input());
+    if !has_call || filter.fetch().is_some() {
+        return Ok(None);
+    }
+    let Some(input) = absorb(filter)? else { return Ok(None) };
+    let width = filter.input().schema().fields().len();
+    let kept: Vec<usize> = match filter.projection().as_ref() {
+        Some(projection) => projection.to_vec(),
+        None => (0..width).collect(),
+    };
+    let schema = input.schema();
+    let columns = kept.into_iter().map(|index| {
+        let name = schema.field(index).name();
+        let expr = Arc::new(Column::new(name, index)) as Arc<dyn PhysicalExpr>;
+        ProjectionExpr { expr, alias: name.clone() }
+    });
+    Ok(Some(Arc::new(ProjectionExec::try_new(columns.collect::<Vec<_>>(), input)?)))
+}
+
+fn push_aggregate(aggregate: &AggregateExec) -> Result<Option<Plan>> {
+    let mode = aggregate.mode();
+    if !matches!(
+        mode,
+        AggregateMode::Partial | AggregateMode::Single | AggregateMode::SinglePartitioned
+    ) || aggregate.limit_options().is_some()
+    {
+        return Ok(None);
+    }
+    let mut input = Arc::clone(aggregate.input());
+    let group_by = aggregate.group_expr();
+    let groups = group_by
+        .expr()
+        .iter()
+        .map(|(expr, name)| Ok((take_out(expr, &mut input)?, name.clone())))
+        .collect::<Result<Vec<_>>>()?;
+    let mut aggregates = Vec::with_capacity(aggregate.aggr_expr().len());
+    for (expr, filter) in aggregate.aggr_expr().iter().zip(aggregate.filter_expr()) {
+        let is_ordered = !expr.order_bys().is_empty();
+        if filter.is_some() || is_ordered {
+            aggregates.push(Arc::clone(expr));
+            continue;
+        }
+        let arguments = expr
+            .expressions()
+            .iter()
+            .map(|argument| take_out(argument, &mut input))
+            .collect::<Result<Vec<_>>>()?;
+        aggregates.push(match expr.with_new_expressions(arguments, vec![]) {
+            Some(new) => Arc::new(new),
+            None => return Ok(None),
+        });
+    }
+    if Arc::ptr_eq(&input, aggregate.input()) {
+        return Ok(None);
+    }
+    let groups = PhysicalGroupBy::new(
+        groups,
+        group_by.null_expr().to_vec(),
+        group_by.groups().to_vec(),
+        group_by.has_grouping_set(),
+    );
+    let schema = input.schema();
+    let filters = aggregate.filter_expr().to_vec();
+    Ok(Some(Arc::new(AggregateExec::try_new(*mode, groups, aggregates, filters, input, schema)?)))
+}
+
+/// Replaces the calls of `expr` that `input` can deliver by columns of it.
+fn take_out(expr: &Arc<dyn PhysicalExpr>, input: &mut Plan) -> Result<Arc<dyn PhysicalExpr>> {
+    let taken = Arc::clone(expr).transform_down(|node| {
+        if is_storable(&node)
+            && let Some((plan, index)) = request(input, &node)?
+        {
+            let name = plan.schema().field(index).name().clone();
+            *input = plan;
+            let column = Arc::new(Column::new(&name, index)) as Arc<dyn PhysicalExpr>;
+            return Ok(Transformed::new(column, true, TreeNodeRecursion::Jump));
+        }
+        if is_lazy(&node) {
+            return Ok(Transformed::new(node, false, TreeNodeRecursion::Jump));
+        }
+        Ok(Transformed::no(node))
+    })?;
+    Ok(taken.data)
+}
+
+/// Asks `plan` to deliver `expr`, given over its output, as a column; existing columns keep their
+/// places, a new one comes last.
+fn request(plan: &Plan, expr: &Arc<dyn PhysicalExpr>) -> Result<Option<(Plan, usize)>> {
+    let last = plan.schema().fields().len();
+    if let Some(scan) = plan.downcast_ref::<PartitionScanExec>() {
+        if scan.fetch.is_some() {
+            return Ok(None);
+        }
+        let expr = compose(expr, &scan.outputs)?;
+        if let Some(index) = scan.outputs.iter().position(|output| &output.expr == &expr) {
+            return Ok(Some((Arc::clone(plan), index)));
+        }
+        let mut outputs = scan.outputs.clone();
+        outputs.push(ProjectionExpr { alias: format!("__call_{last}"), expr });
+        return Ok(Some((Arc::new(scan.with_outputs(outputs)?), last)));
+    }
+    if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+        return request_below_projection(projection, expr, last);
+    }
+    if let Some(filter) = plan.downcast_ref::<FilterExec>() {
+        if filter.fetch().is_some() {
+            return Ok(None);
+        }
+        let Some(input) = absorb(filter)? else { return Ok(None) };
+        let Some(projection) = filter.projection().as_ref() else { return request(&input, expr) };
+        let schema = input.schema();
+        let exprs = projection.iter().map(|index| {
+            let name = schema.field(*index).name();
+            let expr = Arc::new(Column::new(name, *index)) as Arc<dyn PhysicalExpr>;
+            ProjectionExpr { expr, alias: name.clone() }
+        });
+        let projection = ProjectionExec::try_new(exprs.collect::<Vec<_>>(), input)?;
+        return request_below_projection(&projection, expr, last);
+    }
+    if is_transparent(plan)
+        && let Some((child, index)) = request(plan.children()[0], expr)?
+    {
+        return Ok(Some((with_child(plan, child)?, index)));
+    }
+    Ok(None)
+}
+
+fn request_below_projection(
+    projection: &ProjectionExec,
+    expr: &Arc<dyn PhysicalExpr>,
+    last: usize,
+) -> Result<Option<(Plan, usize)>> {
+    let inner = compose(expr, projection.expr())?;
+    let Some((child, index)) = request(projection.input(), &inner)? else { return Ok(None) };
+    let name = child.schema().field(index).name().clone();
+    let column = Arc::new(Column::new(&name, index)) as Arc<dyn PhysicalExpr>;
+    let mut exprs: Vec<ProjectionExpr> = projection.expr().to_vec();
+    if let Some(there) = exprs.iter().position(|projected| &projected.expr == &column) {
+        return Ok(Some((Arc::new(ProjectionExec::try_new(exprs, child)?), there)));
+    }
+    exprs.push(ProjectionExpr { expr: column, alias: format!("__call_{last}") });
+    Ok(Some((Arc::new(ProjectionExec::try_new(exprs, child)?), last)))
+}
+
+/// The input of `filter` with the predicate moved into the scan below it, if nothing but transparent
+/// nodes lies between and the predicate does not change while the query runs.
+fn absorb(filter: &FilterExec) -> Result<Option<Plan>> {
+    if contains_dynamic_filter(filter.predicate()) {
+        return Ok(None);
+    }
+    let predicates: Vec<Arc<dyn PhysicalExpr>> =
+        split_conjunction(filter.predicate()).into_iter().map(Arc::clone).collect();
+    absorb_below(filter.input(), &predicates)
+}
+
+fn absorb_below(plan: &Plan, predicates: &[Arc<dyn PhysicalExpr>]) -> Result<Option<Plan>> {
+    if let Some(scan) = plan.downcast_ref::<PartitionScanExec>() {
+        if scan.fetch.is_some() {
+            return Ok(None);
+        }
+        return Ok(Some(Arc::new(scan.with_filters_on_outputs(predicates)?)));
+    }
+    if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+        let inner = predicates
+            .iter()
+            .map(|predicate| compose(predicate, projection.expr()))
+            .collect::<Result<Vec<_>>>()?;
+        let Some(child) = absorb_below(projection.input(), &inner)? else { return Ok(None) };
+        return with_child(plan, child).map(Some);
+    }
+    if let Some(filter) = plan.downcast_ref::<FilterExec>() {
+        // The lower filter goes first, so that the upper one still sees fewer rows.
+        if filter.projection().is_some() || filter.fetch().is_some() {
+            return Ok(None);
+        }
+        let Some(input) = absorb(filter)? else { return Ok(None) };
+        return absorb_below(&input, predicates);
+    }
+    if is_transparent(plan) {
+        let Some(child) = absorb_below(plan.children()[0], predicates)? else { return Ok(None) };
+        return with_child(plan, child).map(Some);
+    }
+    Ok(None)
+}
+
+/// Whether the scan below computes functions, on rows that a filter above would not need.
+fn feeds_on_calls(plan: &Plan) -> bool {
+    match plan.downcast_ref::<PartitionScanExec>() {
+        Some(scan) => scan.has_function_work(),
+        None => is_transparent(plan) && feeds_on_calls(plan.children()[0]),
+    }
+}
+
+/// Nodes that hand each row on as it is.
+fn is_transparent(plan: &Plan) -> bool {
+    plan.is::<CooperativeExec>()
+        || plan.downcast_ref::<RepartitionExec>().is_some_and(|repartition| {
+            matches!(repartition.partitioning(), Partitioning::RoundRobinBatch(_))
+        })
+}
+
+fn with_child(plan: &Plan, child: Plan) -> Result<Plan> {
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    Arc::clone(plan).replace_children(vec![child], options)
+}

@@ -1,0 +1,85 @@
+//! The ways in for other programs: HTTP and Arrow Flight SQL, and what they share.
+//!
+//! Nothing here asks who the client is: listen on loopback, or behind something that does.
+
+pub mod flight;
+mod gate;
+pub mod http;
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+pub use self::gate::{Admitted, Gate, Way};
+use crate::engine::Engine;
+use crate::error::EngineError;
+
+/// The servers of one engine, running until they are stopped.
+#[derive(Debug)]
+#[must_use = "stop the servers, or they run until the process ends"]
+pub struct Servers {
+    gate: Gate,
+    http: Option<http::HttpServer>,
+    flight: Option<flight::FlightServer>,
+}
+
+impl Servers {
+    /// Opens the addresses of `engine`'s settings and answers from then on.
+    ///
+    /// # Errors
+    /// [`EngineError::PortInUse`] or [`EngineError::Address`] if one cannot be opened; then none is.
+    pub async fn start(engine: &Engine) -> Result<Self, EngineError> {
+        let config = engine.config().serve();
+        let gate = Gate::new(engine.clone());
+        let http = config.http_address().map(listen).transpose()?;
+        let flight = config.flight_address().map(listen).transpose()?;
+        let drain = Duration::from_secs(config.drain_seconds());
+        let http = match http {
+            Some(listener) => Some(http::HttpServer::start(gate.clone(), listener, drain).await?),
+            None => None,
+        };
+        let flight =
+            flight.map(|it| flight::FlightServer::start(gate.clone(), it, drain)).transpose()?;
+        Ok(Self { gate, http, flight })
+    }
+
+    /// The address of HTTP as it was bound.
+    #[must_use]
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(http::HttpServer::address)
+    }
+
+    /// The address of Flight SQL as it was bound.
+    #[must_use]
+    pub fn flight_address(&self) -> Option<SocketAddr> {
+        self.flight.as_ref().map(flight::FlightServer::address)
+    }
+
+    /// Takes no new queries, gives running ones `serve.drain-seconds`, and ends.
+    pub async fn stop(self) {
+        self.gate.close();
+        let http = async {
+            if let Some(http) = self.http {
+                http.stop().await;
+            }
+        };
+        let flight = async {
+            if let Some(flight) = self.flight {
+                flight.stop().await;
+            }
+        };
+        tokio::join!(http, flight);
+    }
+}
+
+/// Opens `address`; the port that port 0 became is known at once.
+fn listen(address: &str) -> Result<TcpListener, EngineError> {
+    let listener =
+        TcpListener::bind(address).map_err(|error| EngineError::listen(address, &error))?;
+    listener.set_nonblocking(true).map_err(|error| EngineError::listen(address, &error))?;
+    Ok(listener)
+}
+
+/// The address that `listener` is bound to.
+fn bound(listener: &TcpListener) -> Result<SocketAddr, EngineError> {
+    listener.local_addr().map_err(|error| EngineError::listen("local", &error))
+}

@@ -1,0 +1,492 @@
+//! A client's session: plans and runs its statements, one snapshot each.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arrow::array::UInt64Array;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use datafusion::catalog::CatalogProviderList;
+use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion_distributed::{DistributedExt, SessionStateBuilderExt};
+use foreshard_udfs::Functions;
+use futures::{Stream, StreamExt, TryStreamExt};
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
+
+use crate::catalog::{CATALOG, SCHEMA};
+use crate::cluster::InFlight;
+use crate::config::Config;
+use crate::engine::Inner;
+use crate::error::EngineError;
+use crate::query::channel::Channels;
+use crate::query::codec::ScanCodec;
+use crate::query::complexity::longest_chain;
+use crate::query::context::{LocalNodes, QueryContext};
+use crate::query::options::{SessionOptions, changed_entries};
+use crate::query::push_functions::PushFunctionsIntoScan;
+use crate::query::route::{PlacementResolver, Routing};
+use crate::query::scan::PartitionScanExec;
+use crate::query::worker::task_headers;
+use crate::statements;
+
+/// Chains longer than this are planned on a thread with a large stack.
+const CHAIN_ON_OWN_STACK: usize = 50;
+
+/// Stack of that thread in bytes; 1,000 terms need some 20 MB in a debug build.
+const PLANNING_STACK: usize = 256 << 20;
+
+/// What every session starts from.
+#[derive(Clone)]
+pub(crate) struct Template(SessionState);
+
+impl fmt::Debug for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Template")
+    }
+}
+
+impl Template {
+    pub(crate) fn new(
+        config: &Config,
+        runtime: &Arc<RuntimeEnv>,
+        schemas: &Arc<dyn CatalogProviderList>,
+        channels: &Channels,
+        functions: &Arc<Functions>,
+    ) -> Result<Self, EngineError> {
+        let settings = SessionConfig::new()
+            .with_target_partitions(config.partitions())
+            .with_information_schema(true)
+            .with_default_catalog_and_schema(CATALOG, SCHEMA)
+            .with_create_default_catalog_and_schema(false);
+        let state = SessionStateBuilder::new()
+            .with_config(settings)
+            .with_runtime_env(Arc::clone(runtime))
+            .with_catalog_list(Arc::clone(schemas))
+            .with_default_features()
+            .with_physical_optimizer_rule(Arc::new(PushFunctionsIntoScan))
+            .with_distributed_option_extension(SessionOptions::default())
+            .with_distributed_worker_resolver(PlacementResolver(Arc::default()))
+            .with_distributed_planner()
+            .with_distributed_user_codec(ScanCodec::new(Arc::clone(functions), None))
+            .with_distributed_channel_resolver(channels.clone())
+            .with_distributed_desired_task_count_handler(Routing)
+            .with_distributed_scale_up_leaf_node_handler(Routing)
+            .with_distributed_route_tasks_handler(Routing)
+            .build();
+        Ok(Self(state))
+    }
+}
+
+/// One client's session. Cheap to clone; clones share their `SET` values.
+#[derive(Clone)]
+pub struct Session {
+    pub(crate) inner: Arc<Inner>,
+    pub(crate) context: SessionContext,
+    traceparent: Option<String>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Session")
+    }
+}
+
+/// A statement that was planned once and can be run many times.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    sql: String,
+    plan: LogicalPlan,
+    schema: SchemaRef,
+    parameters: Vec<(String, DataType)>,
+}
+
+impl Prepared {
+    /// The text.
+    #[must_use]
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
+
+    /// Columns of the result.
+    #[must_use]
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// Names and types of the parameters, `$1` first.
+    #[must_use]
+    pub fn parameters(&self) -> &[(String, DataType)] {
+        &self.parameters
+    }
+}
+
+/// The rows of a query as they come. Dropping it cancels the query.
+pub struct QueryStream {
+    schema: SchemaRef,
+    batches: Pin<Box<dyn Stream<Item = Result<RecordBatch, EngineError>> + Send>>,
+    rows_affected: Option<u64>,
+}
+
+impl fmt::Debug for QueryStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueryStream").field("schema", &self.schema).finish_non_exhaustive()
+    }
+}
+
+impl QueryStream {
+    /// Columns of the result.
+    #[must_use]
+    pub fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    /// Rows that the statement inserted, changed or removed; `None` for a query.
+    #[must_use]
+    pub fn rows_affected(&self) -> Option<u64> {
+        self.rows_affected
+    }
+
+    /// Waits for all rows.
+    ///
+    /// # Errors
+    /// What went wrong while the query ran.
+    pub async fn collect(self) -> Result<Vec<RecordBatch>, EngineError> {
+        self.batches.try_collect().await
+    }
+
+    /// No rows.
+    pub(crate) fn empty() -> Self {
+        Self::of(Arc::new(Schema::empty()), vec![])
+    }
+
+    /// The number of rows that were changed, as one row.
+    pub(crate) fn affected(rows: u64) -> Result<Self, EngineError> {
+        let schema = Arc::new(Schema::new(vec![Field::new("count", DataType::UInt64, false)]));
+        let count = Arc::new(UInt64Array::from(vec![rows]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![count])?;
+        Ok(Self { rows_affected: Some(rows), ..Self::of(schema, vec![batch]) })
+    }
+
+    fn of(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
+        let batches = futures::stream::iter(batches.into_iter().map(Ok)).boxed();
+        Self { schema, batches, rows_affected: None }
+    }
+}
+
+impl Stream for QueryStream {
+    type Item = Result<RecordBatch, EngineError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.batches.poll_next_unpin(context)
+    }
+}
+
+/// Ends a query when its stream is dropped: cancels its tasks and gives its place back.
+struct Running {
+    query: Arc<QueryContext>,
+    _permit: OwnedSemaphorePermit,
+    _in_flight: InFlight,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.query.cancel.cancel();
+    }
+}
+
+impl Session {
+    pub(crate) fn new(inner: Arc<Inner>) -> Self {
+        let context = SessionContext::new_with_state(inner.planning.0.clone());
+        inner.functions.install(&context);
+        Self { inner, context, traceparent: None }
+    }
+
+    /// Makes the session's queries part of a trace that a client started (W3C `traceparent`).
+    #[must_use]
+    pub fn with_trace_parent(mut self, traceparent: Option<String>) -> Self {
+        self.traceparent = traceparent;
+        self
+    }
+
+    /// Runs exactly one statement. DDL and DML are done, and durable if the table is, when this returns.
+    ///
+    /// # Errors
+    /// [`EngineError`], with a code. An error of a running query comes from the stream.
+    pub async fn sql(&self, sql: &str) -> Result<QueryStream, EngineError> {
+        let span = self.span(sql);
+        self.run(sql, None, vec![]).instrument(span).await
+    }
+
+    /// Plans a statement whose parameters `$1`, `$2`, .. are given later.
+    ///
+    /// # Errors
+    /// [`EngineError`], with a code.
+    pub async fn prepare(&self, sql: &str) -> Result<Prepared, EngineError> {
+        let query = self.begin();
+        let state = self.state(&query)?;
+        let plan = self.plan(&state, sql).await?;
+        let schema: SchemaRef = match &plan {
+            LogicalPlan::Dml(_) => QueryStream::affected(0)?.schema(),
+            plan => Arc::new(plan.schema().as_arrow().clone()),
+        };
+        let parameters = statements::parameters(&plan)?;
+        Ok(Prepared { sql: sql.to_owned(), plan, schema, parameters })
+    }
+
+    /// Runs a prepared statement with one value per parameter, `$1` first.
+    ///
+    /// # Errors
+    /// [`EngineError::ParameterCount`], [`EngineError::Parameter`], or as [`sql`](Self::sql).
+    pub async fn execute(
+        &self,
+        prepared: &Prepared,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<QueryStream, EngineError> {
+        let expected = prepared.parameters.len();
+        if parameters.len() != expected {
+            return Err(EngineError::ParameterCount { expected, given: parameters.len() });
+        }
+        let mut values = Vec::with_capacity(expected);
+        for (index, (value, (_, wanted))) in
+            parameters.into_iter().zip(&prepared.parameters).enumerate()
+        {
+            values.push(value.cast_to(wanted).map_err(|_no_cast| EngineError::Parameter {
+                index: index + 1,
+                reason: format!("is {value}, which is not a {wanted}"),
+            })?);
+        }
+        let span = self.span(&prepared.sql);
+        self.run(&prepared.sql, Some(prepared.plan.clone()), values).instrument(span).await
+    }
+
+    fn span(&self, sql: &str) -> tracing::Span {
+        let statement: String = sql.chars().take(1_000).collect();
+        let span = tracing::info_span!("query", db.system.name = "foreshard", db.query.text = statement);
+        crate::telemetry::adopt(&span, self.traceparent.as_deref());
+        span
+    }
+
+    async fn run(
+        &self,
+        sql: &str,
+        plan: Option<LogicalPlan>,
+        parameters: Vec<ScalarValue>,
+    ) -> Result<QueryStream, EngineError> {
+        if self.inner.stopping.load(Ordering::Relaxed) {
+            return Err(EngineError::ShuttingDown);
+        }
+        let max = self.inner.config.limits().queries_max();
+        let permit = Arc::clone(&self.inner.running)
+            .try_acquire_owned()
+            .map_err(|_none_left| EngineError::TooMany { what: "running queries", max })?;
+        self.inner.count("foreshard_statements_total", "Statements that were started.");
+        let query = self.begin();
+        let seconds = self.inner.config.limits().query_seconds();
+        let work = self.run_within(sql, plan, parameters, &query, permit);
+        let done = tokio::time::timeout(Duration::from_secs(seconds), work).await;
+        let result = done.unwrap_or(Err(EngineError::Timeout { seconds }));
+        if result.is_err() {
+            query.cancel.cancel();
+            self.inner.count("foreshard_statements_failed_total", "Statements that ended with an error.");
+        }
+        result
+    }
+
+    async fn run_within(
+        &self,
+        sql: &str,
+        plan: Option<LogicalPlan>,
+        parameters: Vec<ScalarValue>,
+        query: &Arc<QueryContext>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<QueryStream, EngineError> {
+        let state = self.state(query)?;
+        let plan = match plan {
+            Some(plan) => plan,
+            None => self.plan(&state, sql).await?,
+        };
+        let plan = if parameters.is_empty() {
+            plan
+        } else {
+            plan.with_param_values(ParamValues::from(parameters))?
+        };
+        match statements::run(self, &state, plan, query).await? {
+            statements::Done::Stream(stream) => Ok(stream),
+            statements::Done::Query(plan) => self.query(&state, plan, query, permit, sql).await,
+        }
+    }
+
+    /// Starts a query on the newest placement.
+    pub(crate) fn begin(&self) -> Arc<QueryContext> {
+        let traceparent = crate::telemetry::current_traceparent().or_else(|| self.traceparent.clone());
+        self.inner.queries.start(self.inner.members.placement(), traceparent)
+    }
+
+    /// A copy of the session's state that belongs to one query.
+    pub(crate) fn state(&self, query: &Arc<QueryContext>) -> Result<SessionState, EngineError> {
+        // Registered again for each query: a redefined function must be the new one at once.
+        self.inner.functions.install(&self.context);
+        let mut state = self.context.state();
+        let changed = changed_entries(state.config_options());
+        let nodes = self.inner.members.local_states();
+        let own = nodes.values().min_by_key(|node| node.id).cloned();
+        let own = own.ok_or_else(|| EngineError::NodeLost { node: "every".to_owned() })?;
+        let config = state.config_mut();
+        if let Some(options) = config.options_mut().extensions.get_mut::<SessionOptions>() {
+            options.changed = changed;
+            options.query = query.id;
+        }
+        config.set_extension(Arc::clone(query));
+        config.set_extension(Arc::new(LocalNodes { nodes, own }));
+        config.set_distributed_worker_resolver(PlacementResolver(Arc::clone(&query.placement)));
+        config.set_distributed_passthrough_headers(task_headers(query)?)?;
+        Ok(state)
+    }
+
+    /// Plans one statement; long chains get a large stack, too long ones an error.
+    pub(crate) async fn plan(
+        &self,
+        state: &SessionState,
+        sql: &str,
+    ) -> Result<LogicalPlan, EngineError> {
+        let terms = longest_chain(sql);
+        let max = self.inner.config.limits().statement_terms_max();
+        if terms > max {
+            return Err(EngineError::TooComplex { terms, max });
+        }
+        let statement = statements::parse_one(state, sql)?;
+        let plan = if terms > CHAIN_ON_OWN_STACK {
+            let state = state.clone();
+            on_large_stack(move || async move { state.statement_to_plan(statement).await }).await?
+        } else {
+            state.statement_to_plan(statement).await
+        };
+        plan.map_err(|error| self.explain(error))
+    }
+
+    /// An error of DataFusion as ours, with the nearest name where one is unknown.
+    pub(crate) fn explain(&self, error: datafusion::error::DataFusionError) -> EngineError {
+        let error = EngineError::from_datafusion(error);
+        let tables = self.inner.catalog.names();
+        let functions = statements::function_names(&self.context);
+        let columns = statements::column_names(&self.inner.catalog);
+        let names = match &error {
+            EngineError::UnknownTable { .. } => tables,
+            EngineError::UnknownFunction { .. } => functions,
+            EngineError::UnknownColumn { nearest: None, .. } => columns,
+            _ => return error,
+        };
+        error.with_nearest(names.iter().map(String::as_str))
+    }
+
+    async fn query(
+        &self,
+        state: &SessionState,
+        plan: LogicalPlan,
+        query: &Arc<QueryContext>,
+        permit: OwnedSemaphorePermit,
+        sql: &str,
+    ) -> Result<QueryStream, EngineError> {
+        let plan = self.physical(state, plan, sql).await?;
+        let mut in_flight = InFlight::default();
+        count_nodes(&plan, query, &mut in_flight);
+        let stream = self.execute_plan(state, plan)?;
+        let running = Running { query: Arc::clone(query), _permit: permit, _in_flight: in_flight };
+        Ok(self.guarded(stream, running))
+    }
+
+    /// Makes a physical plan out of a logical one.
+    pub(crate) async fn physical(
+        &self,
+        state: &SessionState,
+        plan: LogicalPlan,
+        sql: &str,
+    ) -> Result<Arc<dyn ExecutionPlan>, EngineError> {
+        let span = tracing::info_span!("plan");
+        let planned = if longest_chain(sql) > CHAIN_ON_OWN_STACK {
+            let state = state.clone();
+            on_large_stack(move || async move { state.create_physical_plan(&plan).await }).await?
+        } else {
+            state.create_physical_plan(&plan).instrument(span).await
+        };
+        planned.map_err(|error| self.explain(error))
+    }
+
+    /// Runs a physical plan.
+    pub(crate) fn execute_plan(
+        &self,
+        state: &SessionState,
+        plan: Arc<dyn ExecutionPlan>,
+    ) -> Result<SendableRecordBatchStream, EngineError> {
+        execute_stream(plan, state.task_ctx()).map_err(|error| self.explain(error))
+    }
+
+    /// A stream that maps errors, ends at the deadline, and holds the query's place until it is dropped.
+    fn guarded(&self, stream: SendableRecordBatchStream, running: Running) -> QueryStream {
+        let schema = stream.schema();
+        let seconds = self.inner.config.limits().query_seconds();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds);
+        let session = self.clone();
+        let span = tracing::Span::current();
+        let state = Some((stream, running));
+        let batches = futures::stream::unfold(state, move |state| {
+            let (session, span) = (session.clone(), span.clone());
+            async move {
+                let (mut stream, running) = state?;
+                let next = tokio::time::timeout_at(deadline, stream.next()).instrument(span).await;
+                match next {
+                    Ok(Some(Ok(batch))) => Some((Ok(batch), Some((stream, running)))),
+                    Ok(Some(Err(error))) => {
+                        session.inner.count("foreshard_statements_failed_total", "Statements that ended with an error.");
+                        Some((Err(session.explain(error)), None))
+                    }
+                    Ok(None) => None,
+                    Err(_elapsed) => Some((Err(EngineError::Timeout { seconds }), None)),
+                }
+            }
+        });
+        QueryStream { schema, batches: batches.boxed(), rows_affected: None }
+    }
+}
+
+/// Counts the query at the nodes that its scans read from.
+fn count_nodes(plan: &Arc<dyn ExecutionPlan>, query: &QueryContext, in_flight: &mut InFlight) {
+    if let Some(scan) = plan.downcast_ref::<PartitionScanExec>() {
+        let mut nodes: Vec<_> = scan.groups.iter().flatten().map(|scan| scan.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        for node in nodes {
+            in_flight.add(&query.placement, node);
+        }
+    }
+    for child in plan.children() {
+        count_nodes(child, query, in_flight);
+    }
+}
+
+/// Runs a future on a thread of its own with a stack that deep plans fit on.
+async fn on_large_stack<T, F>(work: impl FnOnce() -> F + Send + 'static) -> Result<T, EngineError>
+where
+    T: Send + 'static,
+    F: Future<Output = T>,
+{
+    let runtime = tokio::runtime::Handle::current();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name("planning".to_owned()).stack_size(PLANNING_STACK);
+    let spawned = thread.spawn(move || {
+        // Nobody waits any more if the query was cancelled meanwhile.
+        drop(sender.send(runtime.block_on(work())));
+    });
+    spawned.map_err(|error| EngineError::Io { message: format!("no thread to plan on: {error}") })?;
+    receiver.await.map_err(|_panicked| EngineError::Cancelled)
+}

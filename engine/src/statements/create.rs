@@ -1,0 +1,182 @@
+//! `CREATE EXTERNAL TABLE`, `CREATE TABLE`, `DROP TABLE`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{CreateExternalTable, CreateMemoryTable, LogicalPlan};
+use foreshard_actors::partitioning::Partitioning;
+use futures::TryStreamExt;
+
+use crate::error::EngineError;
+use crate::query::context::QueryContext;
+use crate::session::Session;
+use crate::statements::{dml, table_name};
+
+/// Partitions of a table over files when nothing is said.
+const FILE_PARTITIONS: u32 = 8;
+
+/// Partitions of a written table when nothing is said.
+const PARTITIONS: u32 = 4;
+
+/// `CREATE EXTERNAL TABLE name (columns) STORED AS kind PARTITIONED BY (key) LOCATION 'where' OPTIONS (..)`.
+///
+/// Kinds: `DELTA` (a managed table), `PARQUET` (existing files), `MEMORY`. Options: `partitions`,
+/// `strategy` (`hash` or `range`), `bounds` (comma separated, for ranges).
+pub(super) async fn external(
+    session: &Session,
+    create: CreateExternalTable,
+) -> Result<(), EngineError> {
+    let name = table_name(&create.name)?;
+    let inner = &session.inner;
+    if create.if_not_exists && inner.catalog.names().contains(&name) {
+        return Ok(());
+    }
+    if create.or_replace {
+        return Err(EngineError::NotSupported {
+            message: "OR REPLACE: drop the table first".to_owned(),
+        });
+    }
+    let mut options = Options::new(create.options);
+    let location = create.locations.first().cloned().unwrap_or_default();
+    let schema: SchemaRef = Arc::new(create.schema.as_arrow().clone());
+    match create.file_type.to_uppercase().as_str() {
+        "PARQUET" => {
+            let partitions = options.number("partitions", FILE_PARTITIONS)?;
+            options.finish()?;
+            inner.open_parquet(&name, &location, partitions).await
+        }
+        kind @ ("DELTA" | "MANAGED" | "MEMORY") => {
+            let partitioning = options.partitioning(&create.table_partition_cols)?;
+            options.finish()?;
+            if schema.fields().is_empty() {
+                return Err(EngineError::Invalid {
+                    message: format!("a {kind} table needs columns: CREATE EXTERNAL TABLE {name} (column TYPE, ..)"),
+                });
+            }
+            if kind == "MEMORY" {
+                return memory_table(session, &name, schema, partitioning).await;
+            }
+            inner.create_managed(&name, &location, schema, partitioning).await
+        }
+        other => Err(EngineError::NotSupported {
+            message: format!("STORED AS {other}; it must be DELTA, PARQUET or MEMORY"),
+        }),
+    }
+}
+
+async fn memory_table(
+    session: &Session,
+    name: &str,
+    schema: SchemaRef,
+    partitioning: Partitioning,
+) -> Result<(), EngineError> {
+    let store =
+        foreshard_actors::store::MemoryTable::create(name, schema, partitioning)?;
+    session.inner.add_table(Arc::new(store)).await
+}
+
+/// `CREATE TABLE name (columns)` and `CREATE TABLE name AS SELECT ..`: a memory table.
+pub(super) async fn memory(
+    session: &Session,
+    state: &SessionState,
+    create: CreateMemoryTable,
+    _query: &Arc<QueryContext>,
+) -> Result<(), EngineError> {
+    let name = table_name(&create.name)?;
+    let exists = session.inner.catalog.names().contains(&name);
+    match (exists, create.if_not_exists, create.or_replace) {
+        (true, true, _) => return Ok(()),
+        (true, false, false) => return Err(EngineError::TableExists { name }),
+        (true, false, true) => drop_table(session, &name, true).await?,
+        (false, ..) => {}
+    }
+    let schema: SchemaRef = Arc::new(create.input.schema().as_arrow().clone());
+    let batches = rows(session, state, create.input.as_ref().clone()).await?;
+    memory_table(session, &name, schema, Partitioning::single()).await?;
+    let store = session.inner.writable(&name)?;
+    let batches = dml::fit_all(&store.table().schema, batches)?;
+    session.inner.append(&store, batches).await
+}
+
+/// Runs a plan to its end.
+pub(super) async fn rows(
+    session: &Session,
+    state: &SessionState,
+    plan: LogicalPlan,
+) -> Result<Vec<arrow::record_batch::RecordBatch>, EngineError> {
+    let plan = session.physical(state, plan, "").await?;
+    let stream = session.execute_plan(state, plan)?;
+    stream.try_collect().await.map_err(|error| session.explain(error))
+}
+
+/// Takes a table out of the catalog. Files of managed tables and foreign files stay where they are.
+pub(super) async fn drop_table(
+    session: &Session,
+    name: &str,
+    if_exists: bool,
+) -> Result<(), EngineError> {
+    let inner = &session.inner;
+    if inner.catalog.remove(name).is_none() {
+        if if_exists {
+            return Ok(());
+        }
+        return Err(EngineError::UnknownTable { name: name.to_owned(), nearest: None }
+            .with_nearest(inner.catalog.names().iter().map(String::as_str)));
+    }
+    inner.definitions.remove(name)?;
+    inner.members.table_dropped(name).await;
+    Ok(())
+}
+
+/// Options of a `CREATE` statement; one that is not taken is an error.
+struct Options(HashMap<String, String>);
+
+impl Options {
+    fn new(given: HashMap<String, String>) -> Self {
+        let plain = |key: String| key.strip_prefix("format.").map(ToOwned::to_owned).unwrap_or(key);
+        Self(given.into_iter().map(|(key, value)| (plain(key), value)).collect())
+    }
+
+    fn number(&mut self, key: &str, default: u32) -> Result<u32, EngineError> {
+        let Some(text) = self.0.remove(key) else { return Ok(default) };
+        text.parse().map_err(|_no_number| EngineError::Invalid {
+            message: format!("option {key} is {text:?}; it must be a whole number from 1"),
+        })
+    }
+
+    fn partitioning(&mut self, key: &[String]) -> Result<Partitioning, EngineError> {
+        let strategy = self.0.remove("strategy").unwrap_or_else(|| "hash".to_owned());
+        let partitions = self.number("partitions", PARTITIONS)?;
+        match (strategy.to_lowercase().as_str(), key) {
+            ("hash", []) => Ok(Partitioning::Files { partitions: 1 }),
+            ("hash", columns) => Ok(Partitioning::Hash { columns: columns.to_vec(), partitions }),
+            ("range", [column]) => {
+                let bounds = self.0.remove("bounds").unwrap_or_default();
+                let bounds = bounds.split(',').map(str::trim).filter(|bound| !bound.is_empty());
+                let bounds = bounds.map(ToOwned::to_owned).collect();
+                Ok(Partitioning::Range { column: column.clone(), bounds })
+            }
+            ("range", columns) => Err(EngineError::Invalid {
+                message: format!("a range needs PARTITIONED BY one column, not {}", columns.len()),
+            }),
+            (other, _) => Err(EngineError::Invalid {
+                message: format!("option strategy is {other:?}; it must be hash or range"),
+            }),
+        }
+    }
+
+    fn finish(self) -> Result<(), EngineError> {
+        let known = ["partitions", "strategy", "bounds"];
+        match self.0.into_keys().min() {
+            None => Ok(()),
+            Some(key) => {
+                let nearest = crate::error::nearest(&key, known);
+                let hint = nearest.map(|name| format!("; did you mean {name}?"));
+                let hint = hint.unwrap_or_else(|| format!("; known are {}", known.join(", ")));
+                Err(EngineError::Invalid { message: format!("unknown option {key}{hint}") })
+            }
+        }
+    }
+}

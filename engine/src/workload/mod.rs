@@ -1,0 +1,3 @@
+//! Data and queries that the demo, the tests and the benchmarks share.
+
+pub mod tpch;

@@ -1,0 +1,103 @@
+//! A loop that does the wildest things at random while queries run: none of it may be seen in answers.
+
+use std::collections::BTreeMap;
+
+use foreshard::Engine;
+use foreshard_actors::board::Role;
+use foreshard_policy::ids::{NodeId, PartitionId};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::task::JoinSet;
+
+/// Turns the cluster of one engine upside down, one step for each nudge that it has time for.
+pub(crate) struct Controller {
+    nudges: Sender<()>,
+    task: JoinSet<BTreeMap<&'static str, u32>>,
+}
+
+impl Controller {
+    /// Starts the controller of `engine`; the same `seed` gives the same steps.
+    pub(crate) fn start(engine: Engine, seed: u64) -> Self {
+        let (nudges, nudged) = channel(1);
+        let mut task = JoinSet::new();
+        task.spawn(turn(engine, seed, nudged));
+        Self { nudges, task }
+    }
+
+    /// Lets it take another step, unless it is still busy with one.
+    pub(crate) fn nudge(&self) {
+        let _still_busy = self.nudges.try_send(());
+    }
+
+    /// Ends it, and says what it did.
+    pub(crate) async fn stop(mut self) -> BTreeMap<&'static str, u32> {
+        drop(self.nudges);
+        self.task.join_next().await.expect("one task").expect("the controller does not panic")
+    }
+}
+
+async fn turn(engine: Engine, seed: u64, mut nudged: Receiver<()>) -> BTreeMap<&'static str, u32> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut done = BTreeMap::new();
+    while nudged.recv().await.is_some() {
+        let step = step(&engine, &mut rng).await;
+        *done.entry(step).or_default() += 1;
+    }
+    done
+}
+
+/// One random step; says which.
+pub(crate) async fn step(engine: &Engine, rng: &mut StdRng) -> &'static str {
+    let members = engine.members();
+    let choice = rng.random_range(0..100);
+    let Some((partition, from, to)) = some_partition(engine, rng) else { return "nothing" };
+    match choice {
+        0..30 => match members.copy(&partition, to).await {
+            Ok(_bytes) => "copy",
+            Err(_) => "copy refused",
+        },
+        30..50 => match members.drop_replica(&partition, from).await {
+            Ok(()) => "drop",
+            Err(_) => "drop refused",
+        },
+        50..64 => {
+            if from == to || members.copy(&partition, to).await.is_err() {
+                return "move refused";
+            }
+            match members.drop_replica(&partition, from).await {
+                Ok(()) => "move",
+                Err(_) => "move refused",
+            }
+        }
+        64..76 => {
+            for (expression, partition) in engine.placement().outputs.keys() {
+                let _done_or_gone = members.precompute(*expression, partition).await;
+            }
+            "precompute all"
+        }
+        76..86 => match members.drop_outputs(None, &partition).await {
+            Ok(_count) => "drop outputs",
+            Err(_) => "drop outputs refused",
+        },
+        86..90 => {
+            engine.control_loop().kill(*Role::ALL.choose(rng).expect("a role"));
+            "kill an actor of the loop"
+        }
+        _ => {
+            engine.tick().await;
+            "tick"
+        }
+    }
+}
+
+/// A partition, a node that holds it, and any node.
+fn some_partition(engine: &Engine, rng: &mut StdRng) -> Option<(PartitionId, NodeId, NodeId)> {
+    let view = engine.placement();
+    let partitions: Vec<_> = view.partitions.iter().collect();
+    let (partition, state) = partitions.choose(rng)?;
+    let holders: Vec<NodeId> = state.holders.iter().copied().collect();
+    let nodes: Vec<NodeId> = view.nodes.keys().copied().collect();
+    Some(((*partition).clone(), *holders.choose(rng)?, *nodes.choose(rng)?))
+}
