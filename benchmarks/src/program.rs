@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand};
 use foreshard_actors::ports::{SharedClock, SystemClock};
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 
 use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
@@ -46,7 +46,7 @@ pub struct Benchmark {
     /// What it compares, in one line.
     pub summary: &'static str,
     /// Runs it.
-    pub run: fn(Options) -> BoxFuture<'static, Result<Found>>,
+    pub run: fn(Options) -> LocalBoxFuture<'static, Result<Found>>,
 }
 
 /// All benchmarks.
@@ -146,17 +146,14 @@ fn run(
 ) -> Result<Report> {
     let machine = Machine::this();
     let clock: SharedClock = Arc::new(SystemClock);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_stack_size(STACK_BYTES)
-        .build()
-        .context("cannot start threads")?;
-    // The work runs on a thread of the pool too: the main thread's stack is the system's.
-    #[expect(clippy::disallowed_methods, reason = "it is awaited in the next line")]
-    let work = runtime.block_on(async move {
-        tokio::spawn((benchmark.run)(Options { seed, quick, clock })).await
-    });
-    let (rows, figures) = work.context("the benchmark broke off")??;
+    let options = Options { seed, quick, clock };
+    // A thread of its own: the main thread's stack is the system's, and too small for deep plans.
+    let work = std::thread::Builder::new()
+        .stack_size(STACK_BYTES)
+        .spawn(move || blocking(benchmark, options))
+        .context("cannot start a thread")?;
+    let found = work.join().map_err(|_panic| anyhow!("the benchmark broke off"))?;
+    let (rows, figures) = found?;
     let report = Report { name: benchmark.name.to_owned(), seed, quick, machine, rows, figures };
     match json {
         Some(path) if path.as_os_str() == "-" => {
@@ -170,6 +167,15 @@ fn run(
         None => print!("{report}"),
     }
     Ok(report)
+}
+
+fn blocking(benchmark: Benchmark, options: Options) -> Result<Found> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_stack_size(STACK_BYTES)
+        .build()
+        .context("cannot start threads")?
+        .block_on((benchmark.run)(options))
 }
 
 #[cfg(test)]

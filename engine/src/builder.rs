@@ -153,13 +153,10 @@ impl EngineBuilder {
             functions,
             members,
             queries,
-            channels,
-            runtime,
             the_loop,
             metrics: Metrics::default(),
             running,
             stopping: AtomicBool::new(false),
-            schemas,
             planning,
         });
         // Set once, right here.

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::logical_expr::ScalarUDF;
 use foreshard_actors::loop_handle::LoopHandle;
 use foreshard_actors::node::StorePolicy;
@@ -29,7 +28,6 @@ use crate::cluster::Members;
 use crate::config::Config;
 use crate::error::EngineError;
 use crate::metrics::Metrics;
-use crate::query::channel::Channels;
 use crate::query::context::Queries;
 use crate::session::Session;
 
@@ -40,14 +38,11 @@ pub(crate) struct Inner {
     pub(crate) functions: Arc<Functions>,
     pub(crate) members: Arc<Members>,
     pub(crate) queries: Arc<Queries>,
-    pub(crate) channels: Channels,
-    pub(crate) runtime: Arc<RuntimeEnv>,
     pub(crate) the_loop: LoopHandle,
     pub(crate) definitions: Definitions,
     pub(crate) metrics: Metrics,
     pub(crate) running: Arc<Semaphore>,
     pub(crate) stopping: AtomicBool,
-    pub(crate) schemas: Arc<dyn datafusion::catalog::CatalogProviderList>,
     pub(crate) planning: crate::session::Template,
 }
 

@@ -201,19 +201,33 @@ fn context_of(traceparent: &str) -> Option<Context> {
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry_sdk::trace::InMemorySpanExporterBuilder;
+    use std::sync::{Arc, Mutex};
+
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::trace::SpanData;
     use tracing::info_span;
 
     use super::*;
 
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-    fn traced(work: impl FnOnce()) -> Vec<opentelemetry_sdk::trace::SpanData> {
-        let exporter = InMemorySpanExporterBuilder::new().build();
-        let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+    /// Keeps what is exported.
+    #[derive(Clone, Debug, Default)]
+    struct Kept(Arc<Mutex<Vec<SpanData>>>);
+
+    impl opentelemetry_sdk::trace::SpanExporter for Kept {
+        async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
+            self.0.lock().unwrap().extend(batch);
+            Ok(())
+        }
+    }
+
+    fn traced(work: impl FnOnce()) -> Vec<SpanData> {
+        let kept = Kept::default();
+        let provider = SdkTracerProvider::builder().with_simple_exporter(kept.clone()).build();
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
         tracing::subscriber::with_default(Registry::default().with(layer), work);
-        exporter.get_finished_spans().unwrap()
+        std::mem::take(&mut *kept.0.lock().unwrap())
     }
 
     #[test]

@@ -36,7 +36,9 @@ pub(super) fn run(command: &ConfigCommand) -> Result<(), Failure> {
         } else {
             format!(" (default {})", toml_value(&default))
         };
-        writeln!(out, "{name} = {}  # {source}{default}\n", toml_value(&value))?;
+        // A default that only the engine can say, such as a season that is found, stays a comment.
+        let mute = if loaded.config.set(&key, &value).is_ok() { "" } else { "# " };
+        writeln!(out, "{mute}{name} = {}  # {source}{default}\n", toml_value(&value))?;
     }
     Ok(())
 }

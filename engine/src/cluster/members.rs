@@ -334,7 +334,9 @@ impl Members {
         });
         let from = from.as_ref().map(|member| &*member.place);
         target.place.open(partition, &store.snapshot(), from).await?;
-        self.publish(|holders| drop(holders.entry(partition.clone()).or_default().insert(to)));
+        self.publish(|holders| {
+            holders.entry(partition.clone()).or_default().insert(to);
+        });
         // A commit that came while the replica was opening is caught up with here.
         target.place.open(partition, &store.snapshot(), None).await?;
         let segments = store.snapshot().partitions[partition.ordinal as usize].clone();

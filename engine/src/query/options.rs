@@ -9,7 +9,7 @@ use datafusion::config::{ConfigExtension, ConfigOptions};
 extensions_options! {
     /// Options of one client's session.
     pub struct SessionOptions {
-        /// Entries that differ from the defaults: `key=value`, separated by the ASCII unit separator.
+        /// Entries that differ from the defaults, form-encoded because they travel in a header.
         /// Written by the engine, not by users.
         pub changed: String, default = String::new()
         /// Id of the running query; written by the engine.
@@ -23,8 +23,6 @@ impl ConfigExtension for SessionOptions {
     const PREFIX: &'static str = "foreshard";
 }
 
-const SEPARATOR: char = '\u{1f}';
-
 /// The entries of `options` that differ from DataFusion's defaults, as one text.
 #[must_use]
 pub fn changed_entries(options: &ConfigOptions) -> String {
@@ -33,13 +31,15 @@ pub fn changed_entries(options: &ConfigOptions) -> String {
         key.starts_with("datafusion.")
             && !defaults.iter().any(|default| default.key == key && default.value == *value)
     };
-    let changed: Vec<String> = options
-        .entries()
-        .into_iter()
-        .filter(|entry| is_changed(&entry.key, &entry.value))
-        .filter_map(|entry| entry.value.map(|value| format!("{}={value}", entry.key)))
-        .collect();
-    changed.join(&SEPARATOR.to_string())
+    let mut encoded = url::form_urlencoded::Serializer::new(String::new());
+    for entry in options.entries() {
+        if is_changed(&entry.key, &entry.value)
+            && let Some(value) = &entry.value
+        {
+            encoded.append_pair(&entry.key, value);
+        }
+    }
+    encoded.finish()
 }
 
 /// Applies what [`changed_entries`] wrote.
@@ -47,10 +47,8 @@ pub fn changed_entries(options: &ConfigOptions) -> String {
 /// # Errors
 /// If an entry is not one of this DataFusion's options: the nodes run different versions.
 pub fn apply_entries(options: &mut ConfigOptions, entries: &str) -> Result<()> {
-    for entry in entries.split(SEPARATOR) {
-        if let Some((key, value)) = entry.split_once('=') {
-            options.set(key, value)?;
-        }
+    for (key, value) in url::form_urlencoded::parse(entries.as_bytes()) {
+        options.set(&key, &value)?;
     }
     Ok(())
 }
@@ -65,7 +63,8 @@ mod tests {
         sent.execution.batch_size = 1_234;
         sent.execution.time_zone = Some("+05:00".into());
         let entries = changed_entries(&sent);
-        assert_eq!(entries.split(SEPARATOR).count(), 2, "{entries}");
+        assert_eq!(entries.split('&').count(), 2, "{entries}");
+        assert!(entries.is_ascii(), "{entries}");
         let mut arrived = ConfigOptions::new();
         apply_entries(&mut arrived, &entries).unwrap();
         assert_eq!(arrived.execution.batch_size, 1_234);

@@ -119,7 +119,6 @@ struct Work {
     calls: Vec<Call>,
     filters: Vec<Arc<dyn PhysicalExpr>>,
     outputs: Vec<Arc<dyn PhysicalExpr>>,
-    settings: Arc<datafusion::config::ConfigOptions>,
     is_passthrough: bool,
 }
 
@@ -154,7 +153,6 @@ impl Work {
             is_passthrough: exec.filters.is_empty() && outputs.iter().all(is_column),
             filters: exec.filters.clone(),
             outputs,
-            settings: Arc::clone(settings),
         })
     }
 
