@@ -214,6 +214,18 @@ impl Engine {
         &self.inner.members
     }
 
+    /// Lets other processes join as nodes at `address` (host:port; port 0 takes any free one).
+    ///
+    /// # Errors
+    /// [`EngineError::PortInUse`] or [`EngineError::Address`].
+    pub async fn serve_control(
+        &self,
+        address: &str,
+    ) -> Result<crate::serve::control::ControlServer, EngineError> {
+        let listener = crate::serve::listen(address)?;
+        crate::serve::control::ControlServer::start(self.clone(), listener).await
+    }
+
     /// The loop, to look into it or to kill one of its actors.
     #[must_use]
     pub fn control_loop(&self) -> &LoopHandle {

@@ -30,7 +30,7 @@ use crate::engine::Inner;
 use crate::error::EngineError;
 use crate::query::channel::Channels;
 use crate::query::codec::ScanCodec;
-use crate::query::complexity::longest_chain;
+use crate::query::complexity::{longest_chain, may_be_deep};
 use crate::query::context::{LocalNodes, QueryContext};
 use crate::query::options::{SessionOptions, changed_entries};
 use crate::query::push_functions::PushFunctionsIntoScan;
@@ -194,14 +194,21 @@ impl Stream for QueryStream {
 /// Ends a query when its stream is dropped: cancels its tasks and gives its place back.
 struct Running {
     query: Arc<QueryContext>,
+    inner: Arc<Inner>,
     _permit: OwnedSemaphorePermit,
     _in_flight: InFlight,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.query.cancel.cancel();
+        end(&self.inner, &self.query);
     }
+}
+
+/// Stops what is left of a query, on all nodes.
+fn end(inner: &Inner, query: &QueryContext) {
+    query.cancel.cancel();
+    inner.members.query_ended(query.id, &query.placement);
 }
 
 impl Session {
@@ -296,7 +303,7 @@ impl Session {
         let done = tokio::time::timeout(Duration::from_secs(seconds), work).await;
         let result = done.unwrap_or(Err(EngineError::Timeout { seconds }));
         if result.is_err() {
-            query.cancel.cancel();
+            end(&self.inner, &query);
             self.inner.count("foreshard_statements_failed_total", "Statements that ended with an error.");
         }
         result
@@ -320,9 +327,16 @@ impl Session {
         } else {
             plan.with_param_values(ParamValues::from(parameters))?
         };
-        match statements::run(self, &state, plan, query).await? {
+        let done = if may_be_deep(&plan) {
+            let (session, state, query) = (self.clone(), state.clone(), Arc::clone(query));
+            let work = move || async move { statements::run(&session, &state, plan, &query).await };
+            on_large_stack(work).await?
+        } else {
+            statements::run(self, &state, plan, query).await
+        };
+        match done? {
             statements::Done::Stream(stream) => Ok(stream),
-            statements::Done::Query(plan) => self.query(&state, plan, query, permit, sql).await,
+            statements::Done::Query(plan) => self.query(&state, plan, query, permit).await,
         }
     }
 
@@ -395,13 +409,14 @@ impl Session {
         plan: LogicalPlan,
         query: &Arc<QueryContext>,
         permit: OwnedSemaphorePermit,
-        sql: &str,
     ) -> Result<QueryStream, EngineError> {
-        let plan = self.physical(state, plan, sql).await?;
+        let plan = self.physical(state, plan).await?;
         let mut in_flight = InFlight::default();
         count_nodes(&plan, query, &mut in_flight);
         let stream = self.execute_plan(state, plan)?;
-        let running = Running { query: Arc::clone(query), _permit: permit, _in_flight: in_flight };
+        let inner = Arc::clone(&self.inner);
+        let running =
+            Running { query: Arc::clone(query), inner, _permit: permit, _in_flight: in_flight };
         Ok(self.guarded(stream, running))
     }
 
@@ -410,10 +425,9 @@ impl Session {
         &self,
         state: &SessionState,
         plan: LogicalPlan,
-        sql: &str,
     ) -> Result<Arc<dyn ExecutionPlan>, EngineError> {
         let span = tracing::info_span!("plan");
-        let planned = if longest_chain(sql) > CHAIN_ON_OWN_STACK {
+        let planned = if may_be_deep(&plan) {
             let state = state.clone();
             on_large_stack(move || async move { state.create_physical_plan(&plan).await }).await?
         } else {

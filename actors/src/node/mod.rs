@@ -6,4 +6,4 @@ mod supervisor;
 pub use state::{
     ActiveTask, NodeState, NodeStateArgs, ReplicaHandle, StorePolicy, Tables,
 };
-pub use supervisor::{NodeError, NodeHandle, NodeMessage, NodeSupervisor};
+pub use supervisor::{CALL_MS_MAX, NodeError, NodeHandle, NodeMessage, NodeSupervisor};

@@ -55,6 +55,7 @@ pub struct NodeState {
     /// Tasks that may compute functions at the same time.
     pub permits: Arc<Semaphore>,
     memory: Arc<dyn MemoryPool>,
+    charging: Mutex<()>,
     memory_bytes_max: AtomicU64,
     permits_max: Mutex<u32>,
     store_policy: ArcSwap<StorePolicy>,
@@ -116,6 +117,7 @@ impl NodeState {
             clock: args.clock,
             permits: Arc::new(Semaphore::new(args.cpu_permits.max(1) as usize)),
             memory: Arc::new(UnboundedMemoryPool::default()),
+            charging: Mutex::default(),
             memory_bytes_max: AtomicU64::new(args.memory_bytes_max),
             permits_max: Mutex::new(args.cpu_permits.max(1)),
             store_policy: ArcSwap::from_pointee(args.store_policy),
@@ -171,10 +173,14 @@ impl NodeState {
     /// Charges `bytes` to the node's memory budget; `None` if they do not fit.
     #[must_use]
     pub fn charge(&self, what: &str, bytes: u64) -> Option<Arc<MemoryReservation>> {
+        // Looked at and grown in one go: two that race must not both find the same room.
+        let _charging = self.charging.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.memory_bytes().saturating_add(bytes) > self.memory_bytes_max() {
+            return None;
+        }
         let reservation = MemoryConsumer::new(what).register(&self.memory);
-        // Grown first and checked after, so that two that race cannot both slip under the bound.
         reservation.try_grow(usize::try_from(bytes).ok()?).ok()?;
-        (self.memory_bytes() <= self.memory_bytes_max()).then(|| Arc::new(reservation))
+        Some(Arc::new(reservation))
     }
 
     /// Bytes charged now.

@@ -4,16 +4,18 @@
 //! cluster --Open, Close--> node supervisor --spawn, restart--> partition actors
 //! ```
 //!
-//! A partition actor that dies is started again on the replica it published before. If the supervisor
-//! itself dies, its partition actors stop; the replicas stay readable, and [`NodeHandle::revive`] starts
-//! everything again on them.
+//! A partition actor that dies is started again on the replica it published before, and catches up with
+//! the commits it missed. If the supervisor itself dies, its partition actors stop; the replicas stay
+//! readable, and the keeper task of its [`NodeHandle`] starts everything again on them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use foreshard_policy::ids::PartitionId;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, RpcReplyPort, SupervisionEvent};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::node::state::{NodeState, ReplicaHandle};
 use crate::partition::{Partition, PartitionArgs, PartitionMessage, PartitionRef, Replica};
@@ -53,6 +55,7 @@ impl Actor for NodeSupervisor {
         let mut state = NodeSupervisorState { node, partitions: HashMap::new() };
         for (partition, handle) in state.node.replicas().iter() {
             state.start(partition, handle.clone(), &myself).await?;
+            state.catch_up(partition);
         }
         Ok(state)
     }
@@ -151,7 +154,18 @@ impl NodeSupervisorState {
         let Some(partition) = self.partitions.remove(&who) else { return Ok(()) };
         let Some(handle) = self.node.handle(&partition) else { return Ok(()) };
         tracing::warn!(node = %self.node.id, %partition, reason, "partition actor started again");
-        self.start(&partition, handle, myself).await
+        self.start(&partition, handle, myself).await?;
+        self.catch_up(&partition);
+        Ok(())
+    }
+
+    /// Sends the newest snapshot: what was committed while the actor was down went to its dead mailbox.
+    fn catch_up(&self, partition: &PartitionId) {
+        let actor = self.node.handle(partition).and_then(|handle| handle.actor.actor());
+        if let (Some(actor), Some(store)) = (actor, self.node.tables.store(&partition.table)) {
+            // If it has died again, its next start sends this again.
+            drop(actor.cast(PartitionMessage::Load(store.snapshot(), None)));
+        }
     }
 }
 
@@ -160,59 +174,109 @@ impl NodeSupervisorState {
 pub struct NodeHandle {
     /// What scans see.
     pub state: Arc<NodeState>,
-    supervisor: Arc<ArcSwapOption<ActorRef<NodeMessage>>>,
+    supervisor: Arc<watch::Sender<Keeping>>,
+}
+
+/// What the keeper of a supervisor does.
+#[derive(Clone, Debug, Default)]
+enum Keeping {
+    /// Starts it.
+    #[default]
+    Starting,
+    /// Waits for its end.
+    Running(ActorRef<NodeMessage>),
+    /// Nothing: the node was stopped, or its supervisor could not be started again.
+    Stopped,
+}
+
+impl Keeping {
+    fn alive(&self) -> Option<&ActorRef<NodeMessage>> {
+        let Self::Running(actor) = self else { return None };
+        let status = actor.get_status();
+        let is_alive = matches!(
+            status,
+            ractor::ActorStatus::Starting
+                | ractor::ActorStatus::Running
+                | ractor::ActorStatus::Upgrading
+        );
+        is_alive.then_some(actor)
+    }
 }
 
 impl NodeHandle {
-    /// Starts the supervisor of a node, linked to `parent` if there is one.
+    /// Starts the supervisor of a node, and a task that starts it again whenever it dies.
     ///
     /// # Errors
     /// If the actor cannot be started.
     pub async fn start(state: Arc<NodeState>) -> Result<Self, ractor::SpawnErr> {
         let handle = Self { state, supervisor: Arc::default() };
-        handle.revive().await?;
+        let running = handle.spawn().await?;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "ends when the node is stopped: it waits for the supervisor, which stop() ends"
+        )]
+        drop(tokio::spawn(handle.clone().keep(running)));
         Ok(handle)
     }
 
-    /// Starts the supervisor again if it is dead; its partition actors go on from their replicas.
-    ///
-    /// # Errors
-    /// If the actor cannot be started.
-    pub async fn revive(&self) -> Result<(), ractor::SpawnErr> {
-        let (actor, _) = Actor::spawn(None, NodeSupervisor, self.state.clone()).await?;
-        self.supervisor.store(Some(Arc::new(actor)));
-        Ok(())
+    async fn spawn(&self) -> Result<JoinHandle<()>, ractor::SpawnErr> {
+        let (actor, running) = Actor::spawn(None, NodeSupervisor, self.state.clone()).await?;
+        let was_stopped = !self.supervisor.send_if_modified(|keeping| {
+            let goes_on = !matches!(keeping, Keeping::Stopped);
+            if goes_on {
+                *keeping = Keeping::Running(actor.clone());
+            }
+            goes_on
+        });
+        if was_stopped {
+            actor.stop(Some("node stopped".to_owned()));
+        }
+        Ok(running)
     }
 
-    /// The supervisor, started again first if it is dead.
+    async fn keep(self, mut running: JoinHandle<()>) {
+        loop {
+            // Its end is what counts, not how it ended.
+            drop(running.await);
+            if matches!(*self.supervisor.borrow(), Keeping::Stopped) {
+                return;
+            }
+            tracing::warn!(node = %self.state.id, "node supervisor started again");
+            running = match self.spawn().await {
+                Ok(running) => running,
+                Err(error) => {
+                    tracing::error!(node = %self.state.id, %error, "node supervisor stays down");
+                    self.supervisor.send_replace(Keeping::Stopped);
+                    return;
+                }
+            };
+        }
+    }
+
+    /// The supervisor; waits for its next start if it has just died.
     ///
     /// # Errors
-    /// If it cannot be started.
-    pub async fn supervisor(&self) -> Result<ActorRef<NodeMessage>, ractor::SpawnErr> {
-        let is_alive = |actor: &ActorRef<NodeMessage>| {
-            matches!(
-                actor.get_status(),
-                ractor::ActorStatus::Starting
-                    | ractor::ActorStatus::Running
-                    | ractor::ActorStatus::Upgrading
-            )
+    /// [`NodeError::NoAnswer`] if it does not run within [`CALL_MS_MAX`].
+    pub async fn supervisor(&self) -> Result<ActorRef<NodeMessage>, NodeError> {
+        let mut keeping = self.supervisor.subscribe();
+        let settled = keeping.wait_for(|keeping| {
+            keeping.alive().is_some() || matches!(keeping, Keeping::Stopped)
+        });
+        let settled = tokio::time::timeout(Duration::from_millis(CALL_MS_MAX), settled).await;
+        let actor = match settled {
+            Ok(Ok(keeping)) => keeping.alive().cloned(),
+            _ => None,
         };
-        if let Some(actor) = self.supervisor.load_full()
-            && is_alive(&actor)
-        {
-            return Ok(ActorRef::clone(&actor));
-        }
-        self.revive().await?;
-        match self.supervisor.load_full() {
-            Some(actor) => Ok(ActorRef::clone(&actor)),
-            None => Err(ractor::SpawnErr::StartupFailed("the supervisor was stopped while it started".into())),
-        }
+        actor.ok_or_else(|| NodeError::NoAnswer {
+            node: self.state.id,
+            reason: "its supervisor does not run".to_owned(),
+        })
     }
 
     /// Opens a replica; true if it was not there before.
     ///
     /// # Errors
-    /// If the supervisor is gone and cannot be started again.
+    /// [`NodeError::NoAnswer`] if the supervisor does not answer.
     pub async fn open(&self, partition: &PartitionId) -> Result<bool, NodeError> {
         let actor = self.supervisor().await?;
         ractor::call_t!(actor, NodeMessage::Open, CALL_MS_MAX, partition.clone())
@@ -222,7 +286,7 @@ impl NodeHandle {
     /// Closes a replica; true if it was there.
     ///
     /// # Errors
-    /// If the supervisor is gone and cannot be started again.
+    /// [`NodeError::NoAnswer`] if the supervisor does not answer.
     pub async fn close(&self, partition: &PartitionId) -> Result<bool, NodeError> {
         let actor = self.supervisor().await?;
         ractor::call_t!(actor, NodeMessage::Close, CALL_MS_MAX, partition.clone())
@@ -239,7 +303,7 @@ impl NodeHandle {
 
     /// Stops the supervisor and with it all partition actors.
     pub fn stop(&self) {
-        if let Some(actor) = self.supervisor.swap(None) {
+        if let Keeping::Running(actor) = self.supervisor.send_replace(Keeping::Stopped) {
             actor.stop(Some("node stopped".to_owned()));
         }
     }

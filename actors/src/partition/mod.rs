@@ -4,6 +4,6 @@ mod actor;
 mod compute;
 mod view;
 
-pub use actor::{Offer, Partition, PartitionArgs, PartitionMessage, PartitionRef};
+pub use actor::{OFFERS_MAX, Offer, Partition, PartitionArgs, PartitionMessage, PartitionRef};
 pub use compute::{ComputeError, Computed, evaluate, read_columns};
 pub use view::{Held, Replica, ReplicaView, Resident, StoredOutput};

@@ -9,18 +9,16 @@ use async_trait::async_trait;
 use datafusion::catalog::{ScanArgs, ScanResult, Session, TableProvider};
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{ColumnStatistics, DFSchema, Result, ScalarValue, Statistics, internal_err};
-use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType, Volatility};
+use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics, internal_err};
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::projection::ProjectionExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use foreshard_actors::segment::{ColumnRange, Segment};
 use foreshard_actors::table::{Snapshot, TableStore};
 use foreshard_policy::ids::{NodeId, PartitionId};
-use foreshard_udfs::registered;
 
 use crate::query::context::QueryContext;
-use crate::query::functions::contains_storable;
 use crate::query::prune::prune;
 use crate::query::scan::{PartitionScanExec, ScanSegment, ScanTable};
 
@@ -57,17 +55,16 @@ impl TableProvider for AdaptiveTable {
         TableType::Base
     }
 
-    /// Filters with a storable call are evaluated in the scan, together with the cheap ones before
-    /// them. Others are only used to leave segments out; DataFusion evaluates them above the scan.
+    /// Filters are only used to leave segments out: DataFusion keeps each one above the scan, and
+    /// [`crate::query::push_functions`] moves those with function calls into it. A filter taken here as
+    /// `Exact` could lose its call to a later simplification, and with it the sign that it is ours.
     fn supports_filters_pushdown(
         &self,
         filters: &[&Expr],
     ) -> Result<Vec<TableProviderFilterPushDown>> {
-        let has_call = filters.iter().any(|filter| calls_function(filter));
-        let support = |filter: &&Expr| match (is_plain(filter), has_call) {
-            (false, _) => TableProviderFilterPushDown::Unsupported,
-            (true, true) => TableProviderFilterPushDown::Exact,
-            (true, false) => TableProviderFilterPushDown::Inexact,
+        let support = |filter: &&Expr| match is_plain(filter) {
+            true => TableProviderFilterPushDown::Inexact,
+            false => TableProviderFilterPushDown::Unsupported,
         };
         Ok(filters.iter().map(support).collect())
     }
@@ -98,14 +95,6 @@ impl TableProvider for AdaptiveTable {
         let table = &snapshot.table;
         let filters = args.filters().unwrap_or_default();
         let segments = prune(session, &snapshot, filters)?;
-        let schema = DFSchema::try_from(table.schema.as_ref().clone())?;
-        let planned = filters
-            .iter()
-            .map(|filter| session.create_physical_expr(filter.clone(), &schema))
-            .collect::<Result<Vec<_>>>()?;
-        // Cheap ones first, so that calls see the rows that are left.
-        let (dear, cheap): (Vec<_>, Vec<_>) = planned.into_iter().partition(contains_storable);
-        let in_scan = if dear.is_empty() { vec![] } else { [cheap, dear].concat() };
         let limit = args.limit().filter(|_| filters.is_empty());
         let columns: Vec<usize> = match args.projection() {
             Some(projection) => projection.to_vec(),
@@ -115,18 +104,17 @@ impl TableProvider for AdaptiveTable {
             let name = table.schema.field(index).name();
             ProjectionExpr { expr: Arc::new(Column::new(name, index)), alias: name.clone() }
         });
-        let statistics = if in_scan.is_empty() { Some(statistics(&snapshot, &segments)) } else { None };
         let scan_table = ScanTable {
             name: Arc::clone(&table.name),
             schema: Arc::clone(&table.schema),
             version: snapshot.version,
-            statistics: statistics.map(Arc::new),
+            statistics: Some(Arc::new(statistics(&snapshot, &segments))),
         };
         let groups = assign(&query, &table.name, segments, session.config().target_partitions());
         let scan = PartitionScanExec::try_new(
             Arc::new(scan_table),
             groups,
-            in_scan,
+            vec![],
             outputs.collect(),
             limit,
         )?;
@@ -151,19 +139,6 @@ fn is_plain(filter: &Expr) -> bool {
         Ok(if plain { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
     }));
     plain
-}
-
-fn calls_function(filter: &Expr) -> bool {
-    let mut found = false;
-    // As above.
-    drop(filter.apply(|node| {
-        if let Expr::ScalarFunction(call) = node {
-            found |= registered(&call.func).is_some()
-                && call.func.signature().volatility == Volatility::Immutable;
-        }
-        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    }));
-    found
 }
 
 /// Chooses a node for each partition and deals its segments out over that node's share of groups.

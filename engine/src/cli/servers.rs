@@ -7,7 +7,6 @@ use clap::Args;
 
 use super::{Failure, Settings, block_on};
 use crate::engine::Engine;
-use crate::error::EngineError;
 use crate::serve::Servers;
 
 #[derive(Debug, Args)]
@@ -69,7 +68,11 @@ pub(super) fn serve(args: &ServeArgs) -> Result<(), Failure> {
 /// Says what is listened on, once it is.
 fn announce(servers: &Servers) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    let ways = [("http", "http", servers.http_address()), ("flight", "grpc", servers.flight_address())];
+    let ways = [
+        ("http", "http", servers.http_address()),
+        ("flight", "grpc", servers.flight_address()),
+        ("control", "grpc", servers.control_address()),
+    ];
     for (way, scheme, address) in ways {
         let Some(address) = address else { continue };
         writeln!(out, "{way}: {scheme}://{address}")?;
@@ -86,9 +89,13 @@ fn warn_if_open(way: &str, address: SocketAddr) {
 }
 
 pub(super) fn node(args: &NodeArgs) -> Result<(), Failure> {
-    args.settings.load(&[])?;
-    let message = format!("joining {} in this version", args.join);
-    Err(EngineError::NotSupported { message }.into())
+    let config = args.settings.load(&[])?.config;
+    block_on(&config, async {
+        tokio::select! {
+            done = crate::serve::control::run_node(&config, &args.join) => Ok(done?),
+            () = asked_to_stop() => Ok(()),
+        }
+    })?
 }
 
 /// Waits for ctrl-c or a request to end.

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
@@ -20,7 +21,7 @@ use url::Url;
 
 use crate::catalog::Catalog;
 use crate::cluster::place::{Place, PlaceError};
-use crate::cluster::{LocalNode, PlacedNode, Placement};
+use crate::cluster::{Endpoint, LocalNode, PlacedNode, Placement};
 use crate::query::channel::Channels;
 use crate::query::worker::WorkerParts;
 
@@ -42,6 +43,8 @@ struct Member {
     url: Url,
     state: Option<Arc<NodeState>>,
     in_flight: Arc<AtomicUsize>,
+    /// The port of a node of this process, once other processes may join.
+    endpoint: Option<Arc<Endpoint>>,
 }
 
 /// The cluster.
@@ -52,6 +55,8 @@ pub struct Members {
     clock: SharedClock,
     worker: OnceLock<WorkerParts>,
     calls: OnceLock<CallSink>,
+    /// Where nodes of this process open their ports; none as long as nobody may join.
+    host: OnceLock<IpAddr>,
     budget: ArcSwap<NodeBudget>,
     members: ArcSwap<BTreeMap<NodeId, Member>>,
     placement: ArcSwap<Placement>,
@@ -103,6 +108,22 @@ pub enum MemberError {
         /// The node.
         node: NodeId,
     },
+    /// Another node has this number already.
+    #[error("there is a node {node} already")]
+    Taken {
+        /// The number.
+        node: NodeId,
+    },
+    /// A node of this process cannot be made reachable for others.
+    #[error("no port for {node} on {host}: {source}")]
+    NoPort {
+        /// The node.
+        node: NodeId,
+        /// Where.
+        host: IpAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
 }
 
 impl MemberError {
@@ -116,6 +137,8 @@ impl MemberError {
             Self::LastReplica { .. } => "FS-CLUSTER-5",
             Self::NoExpression { .. } => "FS-CLUSTER-6",
             Self::LastNode { .. } => "FS-CLUSTER-7",
+            Self::Taken { .. } => "FS-CLUSTER-9",
+            Self::NoPort { .. } => "FS-CLUSTER-10",
         }
     }
 }
@@ -137,6 +160,7 @@ impl Members {
             clock,
             worker: OnceLock::new(),
             calls: OnceLock::new(),
+            host: OnceLock::new(),
             budget: ArcSwap::from_pointee(budget),
             members: ArcSwap::default(),
             placement: ArcSwap::default(),
@@ -166,6 +190,12 @@ impl Members {
             .iter()
             .filter_map(|(id, member)| Some((*id, Arc::clone(member.state.as_ref()?))))
             .collect()
+    }
+
+    /// The ways to all nodes.
+    #[must_use]
+    pub fn channels(&self) -> &Channels {
+        &self.channels
     }
 
     /// Function expressions known to this process.
@@ -202,36 +232,96 @@ impl Members {
             self.channels.add(url.clone(), parts.worker(Arc::clone(&state)));
         }
         let place = Arc::new(LocalNode { handle });
-        self.add(id, place, url, Some(state)).await;
+        let _changing = self.change.lock().await;
+        if self.member(id).is_ok() {
+            self.channels.remove(&url);
+            return Err(MemberError::Taken { node: id });
+        }
+        let member =
+            Member { place, url, state: Some(state), in_flight: Arc::default(), endpoint: None };
+        let member = self.reachable(id, member).await?;
+        self.add(id, member);
         Ok(())
     }
 
-    /// Adds a node of another process.
-    pub async fn add_remote(&self, id: NodeId, place: Arc<dyn Place>, url: Url) {
-        place.set_store_policy(self.budget.load().store_policy);
-        self.add(id, place, url, None).await;
-    }
-
-    async fn add(
+    /// Adds a node of another process. It knows all tables before a query is sent to it.
+    ///
+    /// # Errors
+    /// [`MemberError::Taken`], or what the node says.
+    pub async fn add_remote(
         &self,
         id: NodeId,
         place: Arc<dyn Place>,
         url: Url,
-        state: Option<Arc<NodeState>>,
-    ) {
+    ) -> Result<(), MemberError> {
         let _changing = self.change.lock().await;
+        if self.member(id).is_ok() {
+            return Err(MemberError::Taken { node: id });
+        }
+        place.set_store_policy(self.store_policy());
+        for store in self.catalog.stores() {
+            place.table_created(store.table()).await?;
+        }
+        let in_flight = Arc::default();
+        self.add(id, Member { place, url, state: None, in_flight, endpoint: None });
+        Ok(())
+    }
+
+    /// Lets other processes join: from now on nodes of this process have ports on `host`, and the
+    /// placement names them. Queries that run keep the old names, which stay valid here.
+    ///
+    /// # Errors
+    /// [`MemberError::NoPort`].
+    pub async fn open_ports(&self, host: IpAddr) -> Result<(), MemberError> {
+        let _changing = self.change.lock().await;
+        // A second call would change nothing: the ports are open.
+        drop(self.host.set(host));
+        for (id, member) in self.members.load_full().iter() {
+            let member = self.reachable(*id, member.clone()).await?;
+            self.add(*id, member);
+        }
+        Ok(())
+    }
+
+    /// Gives a node of this process a port, if nodes have ports and it has none.
+    async fn reachable(&self, id: NodeId, member: Member) -> Result<Member, MemberError> {
+        let Some(host) = self.host.get().copied() else { return Ok(member) };
+        let Some(worker) = self.channels.local(&member.url) else { return Ok(member) };
+        if member.endpoint.is_some() {
+            return Ok(member);
+        }
+        // The same worker as for calls within the process: a task that was planned here is fetched
+        // from there.
+        let endpoint = Endpoint::open(host, worker.clone())
+            .await
+            .map_err(|source| MemberError::NoPort { node: id, host, source })?;
+        let url = endpoint.url().clone();
+        self.channels.add(url.clone(), worker);
+        Ok(Member { url, endpoint: Some(Arc::new(endpoint)), ..member })
+    }
+
+    fn add(&self, id: NodeId, member: Member) {
         self.members.rcu(|members| {
             let mut members = BTreeMap::clone(members);
-            let member = Member {
-                place: Arc::clone(&place),
-                url: url.clone(),
-                state: state.clone(),
-                in_flight: Arc::default(),
-            };
-            members.insert(id, member);
+            members.insert(id, member.clone());
             members
         });
         self.publish(|_| {});
+    }
+
+    /// When nodes store outputs.
+    #[must_use]
+    pub fn store_policy(&self) -> StorePolicy {
+        self.budget.load().store_policy
+    }
+
+    /// Tells nodes of other processes that a query is over: what is left of it there stops.
+    pub fn query_ended(&self, query: u64, placement: &Placement) {
+        for node in placement.nodes.iter().filter(|node| !node.is_local) {
+            if let Ok(member) = self.member(node.id) {
+                member.place.query_ended(query);
+            }
+        }
     }
 
     /// A node that does not exist yet.
@@ -276,6 +366,9 @@ impl Members {
         if nodes.is_empty() {
             return Ok(());
         }
+        for member in members.values() {
+            member.place.table_created(store.table()).await?;
+        }
         let mut placed = BTreeMap::new();
         for (ordinal, node) in (0u32..).zip(nodes.iter().cycle()).take(snapshot.partitions.len()) {
             let partition = PartitionId::new(Arc::clone(&store.table().name), ordinal);
@@ -305,6 +398,9 @@ impl Members {
                     tracing::warn!(%partition, %node, code = error.code(), %error, "replica not closed");
                 }
             }
+        }
+        for member in self.members.load_full().values() {
+            member.place.table_dropped(table).await;
         }
         self.expressions.forget(|expression| &*expression.table == table);
     }
@@ -421,6 +517,9 @@ impl Members {
                 }
             });
             self.channels.remove(&member.url);
+            if let (Some(_), Ok(name)) = (&member.endpoint, local_url(node)) {
+                self.channels.remove(&name);
+            }
             let placement = self.placement();
             let orphans = placement.holders.iter().filter(|(_, nodes)| nodes.is_empty());
             orphans.map(|(partition, _)| partition.clone()).collect::<Vec<_>>()

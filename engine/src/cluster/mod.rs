@@ -1,8 +1,10 @@
 //! The cluster as queries see it (the placement) and as the loop changes it.
 
+mod endpoint;
 mod local;
 mod members;
 mod place;
+mod remote;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,9 +13,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use foreshard_policy::ids::{Epoch, NodeId, PartitionId};
 use url::Url;
 
+pub use endpoint::Endpoint;
+pub(crate) use endpoint::{incoming, url_of};
 pub use local::LocalNode;
 pub use members::{MemberError, Members, NodeBudget};
 pub use place::{HeldOutput, Place, PlaceError};
+pub use remote::{RemoteNode, RemoteView};
 
 /// One node of a placement.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::ports::Outcome;
-use foreshard_actors::table::{Committed, Snapshot};
+use foreshard_actors::table::{Committed, Snapshot, Table};
 use foreshard_policy::cluster::NodeView;
 use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
 
@@ -25,6 +25,14 @@ pub enum PlaceError {
         /// What happened.
         reason: String,
     },
+    /// The node answered, and would not or could not do it.
+    #[error("node at {url} refused: {reason}")]
+    Refused {
+        /// Where it is.
+        url: String,
+        /// What it said.
+        reason: String,
+    },
 }
 
 impl PlaceError {
@@ -34,6 +42,7 @@ impl PlaceError {
         match self {
             Self::Node(error) => error.code(),
             Self::Unreachable { .. } => "FS-CLUSTER-1",
+            Self::Refused { .. } => "FS-CLUSTER-8",
         }
     }
 
@@ -100,6 +109,26 @@ pub trait Place: Debug + Send + Sync {
         &self,
         partition: &PartitionId,
     ) -> Option<Arc<foreshard_actors::partition::ReplicaView>>;
+
+    /// Number of segments that the replica of a partition holds, and how many of them with rows in
+    /// memory. No I/O.
+    fn segments(&self, partition: &PartitionId) -> (u64, u64) {
+        self.replica(partition).map_or((0, 0), |view| {
+            let resident = view.segments.values().filter(|held| held.rows.is_some()).count();
+            (view.segments.len() as u64, resident as u64)
+        })
+    }
+
+    /// Makes a table readable on the node. Nodes of this process share its catalog.
+    async fn table_created(&self, _table: &Arc<Table>) -> Result<(), PlaceError> {
+        Ok(())
+    }
+
+    /// Lets the node forget a table.
+    async fn table_dropped(&self, _table: &str) {}
+
+    /// Tells the node that a query is over, so that what is left of it stops. Does not wait.
+    fn query_ended(&self, _query: u64) {}
 
     /// Sets what the node may use.
     fn set_budget(&self, cpu_permits: u32, memory_bytes_max: u64);

@@ -37,12 +37,25 @@ async fn every_mistake_in_sql_gives_one_sentence_with_its_code() {
         lines.push_str(&of(sql).await.line());
         lines.push('\n');
     }
-    insta::assert_snapshot!(lines, @"");
+    insta::assert_snapshot!(lines, @r#"
+    error[FS-SQL-1]: expected: end of statement, found: trades at line 1, column 19
+    error[FS-SQL-2]: unknown table tardes
+    error[FS-SQL-3]: unknown column prise; did you mean price?
+    error[FS-SQL-3]: unknown column u.prise; did you mean price?
+    error[FS-SQL-4]: unknown function sqroot; did you mean sqrt?
+    error[FS-SQL-5]: cannot coerce arithmetic expression Int64 + Utf8View to valid types
+    error[FS-SQL-5]: no function matches the given name and argument types 'sqrt(Utf8View, Int64)'. You might need to add explicit type casts
+    error[FS-SQL-15]: divide by zero error
+    error[FS-SQL-15]: cannot cast string 'x' to value of Int64 type
+    error[FS-SQL-8]: column in SELECT must be in GROUP BY or an aggregate function: While expanding wildcard, column "trades.price" must appear in the GROUP BY clause or must be part of an aggregate function, currently only "trades.name" appears in the SELECT clause satisfies this requirement
+    error[FS-SQL-1]: unterminated string literal at line 1, column 8
+    error[FS-SQL-4]: unknown function nothing
+    "#);
 }
 
 #[tokio::test]
 async fn a_syntax_error_knows_its_place() {
-    let EngineError::Syntax { position, .. } = of("SELECT 1\nFROM FROM x").await else {
+    let EngineError::Syntax { position, .. } = of("SELECT 1\nFROM x AS y z").await else {
         panic!("not a syntax error")
     };
     assert_eq!(position.map(|Position { line, .. }| line), Some(2));

@@ -61,7 +61,17 @@ impl Channels {
         }
     }
 
-    fn remote(&self, url: &Url) -> Result<Channel> {
+    /// The worker of a node that lives in this process.
+    #[must_use]
+    pub fn local(&self, url: &Url) -> Option<Worker> {
+        self.local.read().ok()?.get(url).cloned()
+    }
+
+    /// The channel to another process; connects at first use.
+    ///
+    /// # Errors
+    /// If the URL cannot be dialled.
+    pub fn remote(&self, url: &Url) -> Result<Channel> {
         let broken = |error: &dyn fmt::Display| exec_datafusion_err!("node {url}: {error}");
         let mut remote = self.remote.lock().map_err(|error| broken(&error))?;
         if let Some(channel) = remote.get(url) {
@@ -83,8 +93,7 @@ impl Channels {
 #[async_trait]
 impl ChannelResolver for Channels {
     async fn get_worker_client_for_url(&self, url: &Url) -> Result<Box<dyn WorkerChannel>> {
-        let local = self.local.read().ok().and_then(|local| local.get(url).cloned());
-        match local {
+        match self.local(url) {
             Some(worker) => Ok(Box::new(LocalChannel(worker))),
             None => {
                 let channel = grpc::BoxCloneSyncChannel::new(self.remote(url)?);

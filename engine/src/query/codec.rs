@@ -96,8 +96,9 @@ impl ScanCodec {
     }
 }
 
+/// One segment on its way to another node.
 #[derive(Clone, PartialEq, Message)]
-struct SegmentTicket {
+pub struct SegmentTicket {
     #[prost(bytes = "vec", tag = "1")]
     id: Vec<u8>,
     #[prost(uint32, tag = "2")]
@@ -144,7 +145,11 @@ struct ScanTicket {
 
 impl SegmentTicket {
     fn new(scan: &ScanSegment) -> Self {
-        let segment = &scan.segment;
+        Self { node: scan.node.0, ..Self::of(&scan.segment) }
+    }
+
+    /// A segment that is read on no node in particular.
+    pub(crate) fn of(segment: &Segment) -> Self {
         let (path, file_bytes, row_group) = match &segment.location {
             Location::Memory => (None, 0, None),
             Location::Parquet { path, file_bytes, row_group } => {
@@ -159,8 +164,13 @@ impl SegmentTicket {
             path,
             file_bytes,
             row_group,
-            node: scan.node.0,
+            node: 0,
         }
+    }
+
+    /// The segment, without what is only known in the process that owns it.
+    pub(crate) fn segment(self) -> Result<Arc<Segment>> {
+        Ok(self.open("", None)?.segment)
     }
 
     fn open(self, table: &str, query: Option<&QueryContext>) -> Result<ScanSegment> {

@@ -3,9 +3,35 @@
 //! A flat chain such as `1+1+1+..` becomes a tree as deep as it is long, and DataFusion plans it
 //! recursively in more than quadratic time. The count is made on the tokens, before anything is parsed.
 
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
+
+/// Plans with more nodes and expressions than this are worked on with a large stack.
+const NODES_ON_ORDINARY_STACK: usize = 150;
+
+/// Whether some chain in `plan` might not fit on an ordinary stack. The text of a statement does not
+/// tell: a short one may read a view, or execute a prepared statement, that is long.
+///
+/// # Cost
+/// It stops counting as soon as it knows.
+#[must_use]
+pub fn may_be_deep(plan: &LogicalPlan) -> bool {
+    let mut nodes = 0;
+    let mut count = || {
+        nodes += 1;
+        let enough = nodes > NODES_ON_ORDINARY_STACK;
+        Ok(if enough { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    };
+    // The closures never fail, so neither does the walk.
+    drop(plan.apply_with_subqueries(|node| {
+        let inside = node.apply_expressions(|expr| expr.apply(|_| count()))?;
+        if inside == TreeNodeRecursion::Stop { Ok(inside) } else { count() }
+    }));
+    nodes > NODES_ON_ORDINARY_STACK
+}
 
 /// Terms in the longest chain of operators of `sql`; 0 if it cannot be read as tokens (the parser will
 /// then say why).

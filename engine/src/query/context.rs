@@ -1,6 +1,6 @@
 //! What all parts of one query share: its snapshots, its placement, and the way to cancel it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -59,11 +59,22 @@ impl QueryContext {
     }
 }
 
+/// Ended queries of other processes that are remembered, for tasks that come after the news of it.
+const ENDED_MAX: usize = 1_024;
+
 /// The queries that run in this process, so that tasks and cancellations find them by id.
 #[derive(Debug, Default)]
 pub struct Queries {
     next: AtomicU64,
     running: Mutex<HashMap<u64, Weak<QueryContext>>>,
+    foreign: Mutex<Foreign>,
+}
+
+/// Queries that another process coordinates.
+#[derive(Debug, Default)]
+struct Foreign {
+    running: HashMap<(String, u64), Weak<QueryContext>>,
+    ended: VecDeque<(String, u64)>,
 }
 
 impl Queries {
@@ -85,6 +96,45 @@ impl Queries {
     #[must_use]
     pub fn get(&self, id: u64) -> Option<Arc<QueryContext>> {
         self.running.lock().ok()?.get(&id)?.upgrade()
+    }
+
+    /// The query of another process that a task here belongs to: the same for all its tasks, and
+    /// cancelled from the start if it is known to be over.
+    #[must_use]
+    pub fn join(
+        &self,
+        coordinator: &str,
+        id: u64,
+        context: impl FnOnce() -> QueryContext,
+    ) -> Arc<QueryContext> {
+        let Ok(mut foreign) = self.foreign.lock() else { return Arc::new(context()) };
+        let key = (coordinator.to_owned(), id);
+        if let Some(query) = foreign.running.get(&key).and_then(Weak::upgrade) {
+            return query;
+        }
+        let query = Arc::new(context());
+        if foreign.ended.contains(&key) {
+            query.cancel.cancel();
+            return query;
+        }
+        foreign.running.insert(key, Arc::downgrade(&query));
+        if foreign.running.len() % 256 == 0 {
+            foreign.running.retain(|_, query| query.strong_count() > 0);
+        }
+        query
+    }
+
+    /// Ends what is left of a query of another process.
+    pub fn end(&self, coordinator: &str, id: u64) {
+        let Ok(mut foreign) = self.foreign.lock() else { return };
+        let key = (coordinator.to_owned(), id);
+        if let Some(query) = foreign.running.remove(&key).and_then(|query| query.upgrade()) {
+            query.cancel.cancel();
+        }
+        if foreign.ended.len() >= ENDED_MAX {
+            foreign.ended.pop_front();
+        }
+        foreign.ended.push_back(key);
     }
 
     /// Number of queries that run.
@@ -111,5 +161,27 @@ impl LocalNodes {
     #[must_use]
     pub fn node(&self, id: NodeId) -> &Arc<NodeState> {
         self.nodes.get(&id).unwrap_or(&self.own)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context(id: u64) -> QueryContext {
+        QueryContext::new(id, Arc::default(), None)
+    }
+
+    #[test]
+    fn the_end_of_a_foreign_query_reaches_its_tasks_early_or_late() {
+        let queries = Queries::default();
+        let (one, two) = (queries.join("a", 7, || context(7)), queries.join("a", 7, || context(7)));
+        assert!(Arc::ptr_eq(&one, &two));
+        let other = queries.join("b", 7, || context(7));
+        queries.end("a", 7);
+        assert!(one.cancel.is_cancelled());
+        assert!(!other.cancel.is_cancelled());
+        assert!(queries.join("a", 7, || context(7)).cancel.is_cancelled());
+        assert!(!queries.join("a", 8, || context(8)).cancel.is_cancelled());
     }
 }

@@ -41,6 +41,12 @@ pub fn contains_dynamic_filter(expr: &Arc<dyn PhysicalExpr>) -> bool {
     contains(expr, &|node| node.is::<DynamicFilterPhysicalExpr>())
 }
 
+/// Whether `expr` gives another value each time it is evaluated: it must be evaluated once per row.
+#[must_use]
+pub fn is_volatile(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    contains(expr, &|node| node.is_volatile_node())
+}
+
 fn is_immutable(expr: &Arc<dyn PhysicalExpr>) -> bool {
     !contains(expr, &|node| {
         node.is_volatile_node()

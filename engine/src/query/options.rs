@@ -60,14 +60,14 @@ mod tests {
     #[test]
     fn changed_options_arrive_and_the_others_stay() {
         let mut sent = ConfigOptions::new();
-        sent.execution.batch_size = 1_234;
+        sent.execution.batch_size = "1234".parse().unwrap();
         sent.execution.time_zone = Some("+05:00".into());
         let entries = changed_entries(&sent);
         assert_eq!(entries.split('&').count(), 2, "{entries}");
         assert!(entries.is_ascii(), "{entries}");
         let mut arrived = ConfigOptions::new();
         apply_entries(&mut arrived, &entries).unwrap();
-        assert_eq!(arrived.execution.batch_size, 1_234);
+        assert_eq!(arrived.execution.batch_size.to_string(), "1234");
         assert_eq!(arrived.execution.time_zone.as_deref(), Some("+05:00"));
     }
 }

@@ -31,7 +31,7 @@ use datafusion::physical_plan::{
 };
 
 use crate::query::functions::{
-    compose, contains_dynamic_filter, contains_storable, is_lazy, is_storable,
+    compose, contains_dynamic_filter, contains_storable, is_lazy, is_storable, is_volatile,
 };
 use crate::query::scan::PartitionScanExec;
 
@@ -100,7 +100,11 @@ fn push_projection(projection: &ProjectionExec) -> Result<Option<Plan>> {
 /// A filter with a call right above a scan moves into it as a whole: cheap predicates run first there.
 fn push_filter(filter: &FilterExec) -> Result<Option<Plan>> {
     let has_call = contains_storable(filter.predicate()) || feeds_on_calls(filter.input());
-    if !has_call || filter.fetch().is_some() {
+    if !has_call {
+        return Ok(None);
+    }
+    // A fetch counts rows that passed, per partition: right above the scan that is the scan's own.
+    if filter.fetch().is_some() && !filter.input().is::<PartitionScanExec>() {
         return Ok(None);
     }
     let Some(input) = absorb(filter)? else { return Ok(None) };
@@ -115,7 +119,21 @@ fn push_filter(filter: &FilterExec) -> Result<Option<Plan>> {
         let expr = Arc::new(Column::new(name, index)) as Arc<dyn PhysicalExpr>;
         ProjectionExpr { expr, alias: name.clone() }
     });
-    Ok(Some(Arc::new(ProjectionExec::try_new(columns.collect::<Vec<_>>(), input)?)))
+    let columns: Vec<ProjectionExpr> = columns.collect();
+    let Some(scan) = input.downcast_ref::<PartitionScanExec>() else {
+        return Ok(Some(Arc::new(ProjectionExec::try_new(columns, input)?)));
+    };
+    let outputs = columns
+        .into_iter()
+        .map(|ProjectionExpr { expr, alias }| {
+            Ok(ProjectionExpr { expr: compose(&expr, &scan.outputs)?, alias })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let scan = Arc::new(scan.with_outputs(outputs)?);
+    Ok(match filter.fetch() {
+        Some(fetch) => scan.with_fetch(Some(fetch)),
+        None => Some(scan),
+    })
 }
 
 fn push_aggregate(aggregate: &AggregateExec) -> Result<Option<Plan>> {
@@ -193,6 +211,9 @@ fn request(plan: &Plan, expr: &Arc<dyn PhysicalExpr>) -> Result<Option<(Plan, us
             return Ok(None);
         }
         let expr = compose(expr, &scan.outputs)?;
+        if !is_storable(&expr) {
+            return Ok(None);
+        }
         if let Some(index) = scan.outputs.iter().position(|output| &output.expr == &expr) {
             return Ok(Some((Arc::clone(plan), index)));
         }
@@ -232,6 +253,10 @@ fn request_below_projection(
     last: usize,
 ) -> Result<Option<(Plan, usize)>> {
     let inner = compose(expr, projection.expr())?;
+    // Over `random() AS r` a call of `r` is a call of `random()`: asked for again, it would be another.
+    if !is_storable(&inner) {
+        return Ok(None);
+    }
     let Some((child, index)) = request(projection.input(), &inner)? else { return Ok(None) };
     let name = child.schema().field(index).name().clone();
     let column = Arc::new(Column::new(&name, index)) as Arc<dyn PhysicalExpr>;
@@ -255,6 +280,9 @@ fn absorb(filter: &FilterExec) -> Result<Option<Plan>> {
 }
 
 fn absorb_below(plan: &Plan, predicates: &[Arc<dyn PhysicalExpr>]) -> Result<Option<Plan>> {
+    if predicates.iter().any(is_volatile) {
+        return Ok(None);
+    }
     if let Some(scan) = plan.downcast_ref::<PartitionScanExec>() {
         if scan.fetch.is_some() {
             return Ok(None);

@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::query::context::{LocalNodes, QueryContext};
 use crate::query::functions::{all_calls, describe, eager_calls, substitute};
+use crate::query::options::SessionOptions;
 use crate::query::scan::{PartitionScanExec, ScanSegment};
 
 /// Opens the stream of one output partition.
@@ -104,8 +105,10 @@ struct Call {
     expression: Arc<FunctionExpression>,
     /// Its type.
     field: Arc<Field>,
-    /// Whether it is computed ahead; others are used only where they are stored.
-    eager: bool,
+    /// The first filter (or the outputs, numbered after the last filter) that needs it on every row.
+    /// Before that it may stand in a branch that not all rows take, and is a column only where it is
+    /// stored.
+    computed_from: Option<usize>,
 }
 
 /// The expressions of a scan, rewritten so that calls are columns behind those of the table.
@@ -119,6 +122,8 @@ struct Work {
     calls: Vec<Call>,
     filters: Vec<Arc<dyn PhysicalExpr>>,
     outputs: Vec<Arc<dyn PhysicalExpr>>,
+    /// Whether the session reads stored outputs and offers new ones.
+    uses_outputs: bool,
     is_passthrough: bool,
 }
 
@@ -129,14 +134,19 @@ impl Work {
     ) -> Result<Self> {
         let outputs: Vec<_> = exec.outputs.iter().map(|output| Arc::clone(&output.expr)).collect();
         let exprs = || exec.filters.iter().chain(&outputs);
-        let eager = eager_calls(exprs())?;
+        let eager_in = exec
+            .filters
+            .iter()
+            .map(|filter| eager_calls([filter]))
+            .chain([eager_calls(&outputs)])
+            .collect::<Result<Vec<_>>>()?;
         let calls = all_calls(exprs())?
             .into_iter()
             .map(|expr| {
                 let expression = Arc::new(describe(&expr, &exec.table.name, settings)?);
                 let field = expr.return_field(&exec.table.schema)?;
-                let eager = eager.contains(&expr);
-                Ok(Call { field, expression, eager, expr })
+                let computed_from = eager_in.iter().position(|eager| eager.contains(&expr));
+                Ok(Call { field, expression, computed_from, expr })
             })
             .collect::<Result<Vec<_>>>()?;
         let mut columns: Vec<usize> =
@@ -150,10 +160,37 @@ impl Work {
             output_schema: exec.schema(),
             columns,
             calls,
+            uses_outputs: settings
+                .extensions
+                .get::<SessionOptions>()
+                .is_none_or(|options| options.use_outputs),
             is_passthrough: exec.filters.is_empty() && outputs.iter().all(is_column),
             filters: exec.filters.clone(),
             outputs,
         })
+    }
+
+    /// Filters and outputs of one segment, with calls replaced by their columns where they have one.
+    #[expect(clippy::type_complexity, reason = "two lists of expressions")]
+    fn rewrite(
+        &self,
+        calls: &[SegmentCall],
+    ) -> Result<(Vec<Arc<dyn PhysicalExpr>>, Vec<Arc<dyn PhysicalExpr>>)> {
+        let columns_at = |step: usize| -> Vec<(Arc<dyn PhysicalExpr>, Column)> {
+            let is_column = |(_, call): &(usize, &SegmentCall)| {
+                call.column_from.is_some_and(|from| from <= step)
+            };
+            let column = |(i, _): (usize, &SegmentCall)| {
+                let name = self.calls[i].field.name();
+                (Arc::clone(&self.calls[i].expr), Column::new(name, self.position(i)))
+            };
+            calls.iter().enumerate().filter(is_column).map(column).collect()
+        };
+        let filters = self.filters.iter().enumerate();
+        let filters = filters.map(|(step, filter)| substitute(filter, &columns_at(step)));
+        let columns = columns_at(self.filters.len());
+        let outputs = self.outputs.iter().map(|output| substitute(output, &columns));
+        Ok((filters.collect::<Result<_>>()?, outputs.collect::<Result<_>>()?))
     }
 
     /// Position of a call's column behind those of the table.
@@ -178,8 +215,8 @@ struct OpenSegment {
 struct SegmentCall {
     expression: Arc<FunctionExpression>,
     stored: Option<StoredOutput>,
-    /// Whether it is a column here: computed ahead, or stored.
-    is_column: bool,
+    /// The first filter (or the outputs) that finds it as a column: all do if it is stored.
+    column_from: Option<usize>,
     is_fresh: bool,
     /// Values computed so far, as long as no row was left out.
     computed: Option<Vec<ArrayRef>>,
@@ -245,26 +282,14 @@ impl Scan {
         let view = replica.map(|replica| replica.view());
         let held = view.as_ref().and_then(|view| view.segments.get(&scan.segment.id));
         let calls = self.segment_calls(&node, held);
-        let columns: Vec<(Arc<dyn PhysicalExpr>, Column)> = calls
-            .iter()
-            .enumerate()
-            .filter(|(_, call)| call.is_column)
-            .map(|(i, _)| {
-                let name = self.work.calls[i].field.name();
-                (Arc::clone(&self.work.calls[i].expr), Column::new(name, self.work.position(i)))
-            })
-            .collect();
-        let rewrite = |exprs: &[Arc<dyn PhysicalExpr>]| {
-            exprs.iter().map(|expr| substitute(expr, &columns)).collect::<Result<Vec<_>>>()
-        };
-        let (filters, outputs) = (rewrite(&self.work.filters)?, rewrite(&self.work.outputs)?);
+        let (filters, outputs) = self.work.rewrite(&calls)?;
         let reading = read(&self.work, self.batch_rows, &node, &scan, held);
         let batches = reading.await?;
         Ok(OpenSegment { partition, node, scan, batches, rows_done: 0, calls, filters, outputs })
     }
 
     fn segment_calls(&self, node: &NodeState, held: Option<&Held>) -> Vec<SegmentCall> {
-        let stores = node.store_policy().enabled;
+        let stores = self.work.uses_outputs && node.store_policy().enabled;
         let of_call = |call: &Call| {
             let expression = node.expressions.get(call.expression.id).or_else(|| {
                 let own = &call.expression;
@@ -281,9 +306,10 @@ impl Scan {
                 stored.uses.fetch_add(1, Ordering::Relaxed);
             }
             SegmentCall {
-                is_column: call.eager || stored.is_some(),
+                column_from: if stored.is_some() { Some(0) } else { call.computed_from },
                 is_fresh: held.is_some_and(|held| held.is_first_ask(expression.id)),
-                computed: (stores && call.eager && stored.is_none()).then(Vec::new),
+                computed: (stores && call.computed_from.is_some() && stored.is_none())
+                    .then(Vec::new),
                 stored: stored.cloned(),
                 expression,
             }

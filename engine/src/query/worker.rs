@@ -83,7 +83,10 @@ impl WorkerParts {
         let query = query.filter(|_| is_from_here(&headers)).unwrap_or_else(|| {
             let placement = self.members.upgrade().map(|members| members.placement());
             let placement = placement.unwrap_or_else(|| Arc::new(Placement::default()));
-            Arc::new(QueryContext::new(sent.query, placement, header(&headers, TRACEPARENT)))
+            let coordinator = header(&headers, COORDINATOR).unwrap_or_default();
+            let traceparent = header(&headers, TRACEPARENT);
+            let context = || QueryContext::new(sent.query, placement, traceparent);
+            self.queries.join(&coordinator, sent.query, context)
         });
         config.set_extension(self.local_nodes(&node));
         config.set_extension(Arc::clone(&query));

@@ -2,6 +2,7 @@
 //!
 //! Nothing here asks who the client is: listen on loopback, or behind something that does.
 
+pub mod control;
 pub mod flight;
 mod gate;
 pub mod http;
@@ -20,6 +21,7 @@ pub struct Servers {
     gate: Gate,
     http: Option<http::HttpServer>,
     flight: Option<flight::FlightServer>,
+    control: Option<control::ControlServer>,
 }
 
 impl Servers {
@@ -32,6 +34,7 @@ impl Servers {
         let gate = Gate::new(engine.clone());
         let http = config.http_address().map(listen).transpose()?;
         let flight = config.flight_address().map(listen).transpose()?;
+        let control = config.control_address().map(listen).transpose()?;
         let drain = Duration::from_secs(config.drain_seconds());
         let http = match http {
             Some(listener) => Some(http::HttpServer::start(gate.clone(), listener, drain).await?),
@@ -39,7 +42,11 @@ impl Servers {
         };
         let flight =
             flight.map(|it| flight::FlightServer::start(gate.clone(), it, drain)).transpose()?;
-        Ok(Self { gate, http, flight })
+        let control = match control {
+            Some(listener) => Some(control::ControlServer::start(engine.clone(), listener).await?),
+            None => None,
+        };
+        Ok(Self { gate, http, flight, control })
     }
 
     /// The address of HTTP as it was bound.
@@ -52,6 +59,12 @@ impl Servers {
     #[must_use]
     pub fn flight_address(&self) -> Option<SocketAddr> {
         self.flight.as_ref().map(flight::FlightServer::address)
+    }
+
+    /// The address where nodes join, as it was bound.
+    #[must_use]
+    pub fn control_address(&self) -> Option<SocketAddr> {
+        self.control.as_ref().map(control::ControlServer::address)
     }
 
     /// Takes no new queries, gives running ones `serve.drain-seconds`, and ends.
@@ -68,11 +81,14 @@ impl Servers {
             }
         };
         tokio::join!(http, flight);
+        if let Some(control) = self.control {
+            control.stop().await;
+        }
     }
 }
 
 /// Opens `address`; the port that port 0 became is known at once.
-fn listen(address: &str) -> Result<TcpListener, EngineError> {
+pub(crate) fn listen(address: &str) -> Result<TcpListener, EngineError> {
     let listener =
         TcpListener::bind(address).map_err(|error| EngineError::listen(address, &error))?;
     listener.set_nonblocking(true).map_err(|error| EngineError::listen(address, &error))?;

@@ -106,7 +106,7 @@ pub(super) async fn rows(
     state: &SessionState,
     plan: LogicalPlan,
 ) -> Result<Vec<arrow::record_batch::RecordBatch>, EngineError> {
-    let plan = session.physical(state, plan, "").await?;
+    let plan = session.physical(state, plan).await?;
     let stream = session.execute_plan(state, plan)?;
     stream.try_collect().await.map_err(|error| session.explain(error))
 }

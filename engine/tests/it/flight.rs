@@ -114,6 +114,22 @@ fn updates_tell_how_many_rows_they_changed() {
 }
 
 #[test]
+fn a_change_that_comes_as_a_query_is_made_at_once_and_only_once() {
+    with_client(&[], |mut client| async move {
+        let insert = "INSERT INTO trades VALUES (4, 'd'), (5, 'e')";
+        let info = client.execute(insert.to_owned(), None).await.unwrap();
+        assert_eq!((info.endpoint.len(), info.total_records), (0, 2));
+        let insert = "INSERT INTO trades VALUES ($1, $2)";
+        let mut prepared = client.prepare(insert.to_owned(), None).await.unwrap();
+        assert_eq!(prepared.dataset_schema().unwrap().fields().len(), 0);
+        prepared.set_parameters(between(6, "f")).unwrap();
+        assert_eq!(prepared.execute().await.unwrap().total_records, 1);
+        let info = client.execute("SELECT count(*) FROM trades".to_owned(), None).await.unwrap();
+        assert_eq!(numbers(&rows(&mut client, info).await.unwrap()), [6]);
+    });
+}
+
+#[test]
 fn an_error_has_its_code_in_the_text_of_its_status() {
     with_client(&[("limits.open-statements", "1")], |mut client| async move {
         let unknown = client.execute("SELECT * FROM tradse".to_owned(), None).await.unwrap_err();

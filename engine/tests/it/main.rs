@@ -1,14 +1,16 @@
 //! Integration tests: one binary, since each links all of DataFusion.
 
 mod bad_input;
+mod cli;
+mod config_doc;
 mod dml_properties;
 mod dml_rows;
-mod cli;
 mod flight;
 mod http;
-mod telemetry;
 mod kill;
 mod oracle;
 mod random_queries;
 mod support;
+mod telemetry;
+mod tidy;
 mod tpch;

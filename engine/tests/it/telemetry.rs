@@ -12,6 +12,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
 };
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -43,6 +44,18 @@ impl TraceService for Collector {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The attribute `key` of `span`, which is a whole number.
+fn number(span: &Span, key: &str) -> i64 {
+    let value = span.attributes.iter().find(|attribute| attribute.key == key);
+    let value = value.and_then(|attribute| attribute.value.as_ref()?.value.clone());
+    match value {
+        Some(Value::IntValue(number)) => number,
+        // OpenTelemetry has no unsigned numbers: they come as text.
+        Some(Value::StringValue(text)) => text.parse().unwrap(),
+        other => panic!("{} has {key} {other:?}", span.name),
+    }
 }
 
 /// The spans of one trace as a tree: every name with its ancestors' names, nearest last.
@@ -107,11 +120,15 @@ fn a_query_over_two_nodes_is_one_tree_from_the_client_to_the_function_calls() {
         let tree = paths.join("\n");
         assert!(paths.iter().all(|path| path.starts_with("client > query")), "{tree}");
         let count = |name: &str| spans.iter().filter(|span| span.name == name).count();
+        let sum = |name: &str, key: &str| -> i64 {
+            spans.iter().filter(|span| span.name == name).map(|span| number(span, key)).sum()
+        };
         assert_eq!((count("query"), count("plan")), (1, 1), "{tree}");
         assert!(count("task") >= 2, "a task on each of two nodes\n{tree}");
-        assert_eq!(count("partition_scan"), 4, "each partition is scanned once\n{tree}");
-        assert!(count("function_call") >= 4, "each partition calls the function\n{tree}");
-        let calls = paths.iter().filter(|path| path.ends_with("> partition_scan > function_call"));
-        assert!(calls.count() >= 4, "{tree}");
+        assert_eq!(sum("partition_scan", "segments"), 4, "each partition is scanned once\n{tree}");
+        assert_eq!(sum("function_call", "rows"), 4_000, "each row is computed once\n{tree}");
+        let calls = paths.iter().filter(|path| path.ends_with("> function_call"));
+        let mut within = calls.map(|path| path.starts_with("client > query > task > partition_scan"));
+        assert!(within.all(|within| within), "{tree}");
     });
 }

@@ -89,21 +89,17 @@ pub(super) fn replicas(engine: &Inner) -> Sheet {
             nodes.iter().map(move |node| (partition, *node))
         })
     };
-    let view = |(partition, node): (&PartitionId, _)| {
-        engine.members.place(node).ok().and_then(|place| place.replica(partition))
-    };
-    let resident = |row| {
-        view(row).map_or(0, |view| {
-            view.segments.values().filter(|held| held.rows.is_some()).count() as u64
-        })
+    let held = |(partition, node): (&PartitionId, _)| {
+        let place = engine.members.place(node);
+        place.map_or((0, 0), |place| place.segments(partition))
     };
     Sheet::default()
         .text("table_name", rows().map(|(partition, _)| &partition.table))
         .count("partition", rows().map(|(partition, _)| u64::from(partition.ordinal)))
         .text("node", rows().map(|(_, node)| node))
         .count("epoch", rows().map(|_| placement.epoch.0))
-        .count("segments", rows().map(|row| view(row).map_or(0, |view| view.segments.len() as u64)))
-        .count("segments_resident", rows().map(resident))
+        .count("segments", rows().map(|row| held(row).0))
+        .count("segments_resident", rows().map(|row| held(row).1))
 }
 
 /// `system.functions`.

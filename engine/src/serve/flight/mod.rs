@@ -5,6 +5,7 @@
 //! no transactions. Any handshake is accepted: see [`crate::serve`].
 
 mod describe;
+mod kind;
 mod parameters;
 mod service;
 mod statements;

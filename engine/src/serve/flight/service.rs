@@ -31,6 +31,7 @@ use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::statements::{Open, Statements};
+use super::kind::changes;
 use super::{describe, parameters};
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -131,10 +132,24 @@ fn info(
         FlightEndpoint::new().with_ticket(Ticket::new(ticket.as_any().encode_to_vec()));
     let info = FlightInfo::new()
         .try_with_schema(schema)
-        .map_err(|error| EngineError::from(error))?
+        .map_err(EngineError::from)?
         .with_endpoint(endpoint)
         .with_descriptor(request.into_inner());
     Ok(Response::new(info))
+}
+
+/// The answer to a statement that changed `rows` rows: there is nothing to fetch.
+fn done(rows: i64, request: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
+    let info = FlightInfo::new().try_with_schema(&Schema::empty()).map_err(EngineError::from)?;
+    Ok(Response::new(info.with_total_records(rows).with_descriptor(request.into_inner())))
+}
+
+/// The columns of a statement; none tells JDBC that it is an update.
+fn dataset(statement: &Open) -> Schema {
+    if changes(statement.prepared.sql()) {
+        return Schema::empty();
+    }
+    statement.prepared.schema().as_ref().clone()
 }
 
 fn encoded<S>(schema: arrow::datatypes::SchemaRef, rows: S) -> DoGet
@@ -188,6 +203,10 @@ impl FlightSqlService for Service {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         no_transaction(query.transaction_id.as_deref())?;
+        if changes(&query.query) {
+            let rows = finish(self.run(&query.query, request.metadata()).await?).await?;
+            return done(rows, request);
+        }
         let prepared = self.engine().session().prepare(&query.query).await?;
         let ticket = TicketStatementQuery { statement_handle: query.query.into() };
         info(&prepared.schema(), &ticket, request)
@@ -225,7 +244,7 @@ impl FlightSqlService for Service {
         let statement = self.statements.find(handle.as_bytes())?;
         Ok(ActionCreatePreparedStatementResult {
             prepared_statement_handle: handle.into(),
-            dataset_schema: ipc(&statement.prepared.schema())?,
+            dataset_schema: ipc(&dataset(&statement))?,
             parameter_schema: ipc(&parameters::schema(&statement))?,
         })
     }
@@ -256,6 +275,10 @@ impl FlightSqlService for Service {
         request: Request<FlightDescriptor>,
     ) -> Result<Response<FlightInfo>, Status> {
         let statement = self.statements.find(&query.prepared_statement_handle)?;
+        if changes(statement.prepared.sql()) {
+            let bound = statement.bound()?;
+            return done(self.update(&statement, bound, request.metadata()).await?, request);
+        }
         info(&statement.prepared.schema(), &query, request)
     }
 

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::datasource::MemTable;
+use datafusion::error::DataFusionError;
+use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use foreshard_udfs::Functions;
@@ -144,21 +146,13 @@ fn in_layout(
     context
 }
 
+/// What `context` answers.
 pub(crate) async fn answer_of(context: &SessionContext, sql: &str) -> Answer {
-    let frame = context.sql(sql).await.map_err(|error| error.to_string())?;
-    let schema: SchemaRef = Arc::new(frame.schema().as_arrow().clone());
-    let batches = frame.collect().await.map_err(|error| error.to_string())?;
-    // A physical plan may know a type better than the logical one: the rows decide.
-    let schema = batches.first().map_or(schema, RecordBatch::schema);
-    Ok(Rows { schema, batches })
+    rows_of(context, sql).await.map_err(|error| error.to_string())
 }
 
-impl Plain {
-    pub(crate) async fn variations(&self, sql: &str) -> Vec<Answer> {
-        let mut all = Vec::new();
-        for other in &self.others {
-            all.push(answer_of(other, sql).await);
-        }
-        all
-    }
+async fn rows_of(context: &SessionContext, sql: &str) -> Result<Rows, DataFusionError> {
+    let plan = context.sql(sql).await?.create_physical_plan().await?;
+    let batches = collect(Arc::clone(&plan), context.task_ctx()).await?;
+    Ok(Rows { schema: plan.schema(), batches })
 }

@@ -1,13 +1,16 @@
 //! Engines of several shapes over the same tables.
 
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use foreshard::{Config, Engine};
 use foreshard_actors::partitioning::Partitioning;
 use futures::FutureExt;
+use parquet::arrow::ArrowWriter;
 
 use super::data::Sample;
 use super::functions::made_for_tests;
@@ -52,21 +55,43 @@ pub(crate) async fn engine(nodes: u32, mode: &str) -> Started {
     Started { engine: builder.start().await.unwrap(), counted, folder }
 }
 
-/// Starts an engine of one of the [`SHAPES`] with `tables` in memory, segment by segment.
+/// Starts an engine of one of the [`SHAPES`] with `tables`, segment by segment: in memory, or, with 7
+/// partitions, in managed tables and (those of one segment) in Parquet files.
 pub(crate) async fn start(shape: (u32, u32), tables: &[Sample]) -> Setup {
     let (partitions, nodes) = shape;
-    let mode = if (partitions + nodes) % 2 == 0 { "reactive" } else { "forecast" };
+    let mode = if nodes == 1 { "reactive" } else { "forecast" };
     let started = engine(nodes, mode).await;
+    let is_on_disk = partitions == 7;
     for table in tables {
         let partitioning = Partitioning::Hash { columns: vec![table.key.to_owned()], partitions };
-        let first = table.segments.first().cloned().into_iter().collect();
-        let schema = Arc::clone(&table.schema);
-        started.engine.create_memory_table(table.name, schema, partitioning, first).await.unwrap();
-        for segment in table.segments.iter().skip(1) {
-            started.engine.append(table.name, vec![segment.clone()]).await.unwrap();
+        let (name, schema) = (table.name, Arc::clone(&table.schema));
+        let Started { engine, folder, .. } = &started;
+        let folder = folder.path().join(name);
+        let url = format!("file://{}", folder.display());
+        let mut segments = table.segments.clone();
+        if is_on_disk && segments.len() == 1 {
+            std::fs::create_dir(&folder).unwrap();
+            write_parquet(&folder.join("rows.parquet"), &segments.remove(0));
+            engine.open_parquet_table(name, &url, partitions).await.unwrap();
+        } else if is_on_disk {
+            engine.create_managed_table(name, &url, schema, partitioning).await.unwrap();
+        } else {
+            let first = vec![segments.remove(0)];
+            engine.create_memory_table(name, schema, partitioning, first).await.unwrap();
+        }
+        for segment in segments {
+            engine.append(name, vec![segment]).await.unwrap();
         }
     }
-    Setup { name: format!("{partitions} partitions on {nodes} nodes, {mode}"), started }
+    let place = if is_on_disk { "on disk" } else { "in memory" };
+    Setup { name: format!("{partitions} partitions {place} on {nodes} nodes, {mode}"), started }
+}
+
+fn write_parquet(path: &Path, rows: &RecordBatch) {
+    let file = std::fs::File::create(path).unwrap();
+    let mut writer = ArrowWriter::try_new(file, rows.schema(), None).unwrap();
+    writer.write(rows).unwrap();
+    writer.close().unwrap();
 }
 
 /// What `engine` answers; a panic and a hang are errors that say so.
@@ -87,10 +112,11 @@ async fn run(engine: &Engine, sql: &str) -> Answer {
     Ok(Rows { schema, batches })
 }
 
-/// The plan of `sql` on `engine`, for a report.
+/// The physical plan of `sql` on `engine`, for a report.
 pub(crate) async fn plan(engine: &Engine, sql: &str) -> String {
-    match ask(engine, &format!("EXPLAIN {sql}")).await {
-        Ok(rows) => arrow::util::pretty::pretty_format_batches(&rows.batches).unwrap().to_string(),
-        Err(error) => format!("no plan: {error}"),
-    }
+    let rows = match ask(engine, &format!("EXPLAIN {sql}")).await {
+        Ok(rows) => super::rows::rows(&rows.batches),
+        Err(error) => return format!("no plan: {error}"),
+    };
+    rows.last().map_or_else(String::new, |row| format!("{:?}", row).replace("\\n", "\n"))
 }

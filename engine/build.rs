@@ -1,0 +1,53 @@
+//! Generates the glue of the two control services: what nodes ask the coordinator, and what it tells
+//! them. Messages are written by hand in `src/serve/control/messages.rs`.
+
+use tonic_build::manual::{Builder, Method, Service};
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    let coordinator = Service::builder()
+        .name("Coordinator")
+        .package("foreshard.v1")
+        .method(method("join", "Join", "JoinRequest", "Welcome"))
+        .method(method("report", "Report", "ReportRequest", "Heard"))
+        .method(rows("fetch_segment", "FetchSegment", "FetchRequest"))
+        .build();
+    let node = Service::builder()
+        .name("Node")
+        .package("foreshard.v1")
+        .method(method("tell", "Tell", "News", "Done"))
+        .method(method("create_table", "CreateTable", "TableMessage", "Done"))
+        .method(method("drop_table", "DropTable", "TableName", "Done"))
+        .method(method("open", "Open", "OpenRequest", "Done"))
+        .method(method("close", "Close", "PartitionMessage", "Done"))
+        .method(method("precompute", "Precompute", "PrecomputeRequest", "Computed"))
+        .method(method("drop_outputs", "DropOutputs", "DropOutputsRequest", "Dropped"))
+        .build();
+    Builder::new().compile(&[coordinator, node]);
+}
+
+fn path(message: &str) -> String {
+    format!("crate::serve::control::messages::{message}")
+}
+
+fn method(name: &str, route: &str, input: &str, output: &str) -> Method {
+    Method::builder()
+        .name(name)
+        .route_name(route)
+        .input_type(path(input))
+        .output_type(path(output))
+        .codec_path("tonic_prost::ProstCodec")
+        .build()
+}
+
+/// A method that answers with a stream of rows, encoded as Arrow Flight does it.
+fn rows(name: &str, route: &str, input: &str) -> Method {
+    Method::builder()
+        .name(name)
+        .route_name(route)
+        .input_type(path(input))
+        .output_type("arrow_flight::FlightData")
+        .codec_path("tonic_prost::ProstCodec")
+        .server_streaming()
+        .build()
+}

@@ -1,0 +1,56 @@
+//! Makes the worker of a node in this process reachable for tasks that run in other processes.
+
+use std::net::{IpAddr, SocketAddr};
+
+use datafusion_distributed::Worker;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use url::Url;
+
+/// The port of one node. It is closed when this is dropped.
+#[derive(Debug)]
+pub struct Endpoint {
+    url: Url,
+    _server: JoinSet<()>,
+}
+
+impl Endpoint {
+    /// Serves `worker` on any free port of `host`.
+    ///
+    /// # Errors
+    /// If no port can be opened.
+    pub async fn open(host: IpAddr, worker: Worker) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(SocketAddr::new(host, 0)).await?;
+        let url = url_of(listener.local_addr()?)?;
+        let mut server = JoinSet::new();
+        let serving = Server::builder()
+            .add_service(worker.into_worker_server())
+            .serve_with_incoming(incoming(listener));
+        let place = url.clone();
+        server.spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::warn!(url = %place, %error, "a node's port was closed");
+            }
+        });
+        Ok(Self { url, _server: server })
+    }
+
+    /// Where it is reached.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+}
+
+/// Connections without Nagle's delay: with it every small query costs 40 ms.
+pub(crate) fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+/// The URL under which a listener on `address` is dialled.
+pub(crate) fn url_of(address: SocketAddr) -> std::io::Result<Url> {
+    Url::parse(&format!("http://{address}"))
+        .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidInput, error))
+}

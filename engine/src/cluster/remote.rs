@@ -1,0 +1,410 @@
+//! Nodes in other processes, driven over the control service.
+//!
+//! What must be waited for is a call with a deadline. What need not be (commits, ended queries,
+//! settings) is put into an outbox that keeps only the newest state of each, so it is bounded, and one
+//! task carries it over.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use foreshard_actors::expressions::FunctionExpression;
+use foreshard_actors::node::StorePolicy;
+use foreshard_actors::partition::ReplicaView;
+use foreshard_actors::ports::Outcome;
+use foreshard_actors::table::{Committed, Snapshot, Table};
+use foreshard_policy::cluster::NodeView;
+use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
+use url::Url;
+
+use crate::cluster::place::{HeldOutput, Place, PlaceError};
+use crate::query::worker::process_id;
+use crate::serve::control::messages::{
+    CommitMessage, DropOutputsRequest, ExpressionMessage, News, OpenRequest, PrecomputeRequest,
+    Settings, TableMessage, TableName,
+};
+use crate::serve::control::{MESSAGE_BYTES_MAX, NodeClient};
+
+/// Longest wait for news to be taken, or for an answer that needs no work.
+const TELL_MAX: Duration = Duration::from_secs(2);
+
+/// Longest wait for a replica to be copied, or a table to be opened.
+const OPEN_MAX: Duration = Duration::from_secs(60);
+
+/// Longest wait for outputs to be computed.
+const PRECOMPUTE_MAX: Duration = Duration::from_secs(600);
+
+/// Pause before news that did not arrive is sent again.
+const TELL_AGAIN: Duration = Duration::from_millis(500);
+
+/// Ended queries that wait to be told; beyond it the oldest go untold and end by themselves.
+const ENDED_MAX: usize = 4_096;
+
+/// What a node reported last.
+#[derive(Clone, Debug, Default)]
+pub struct RemoteView {
+    /// Bytes it holds.
+    pub memory_bytes: u64,
+    /// Number of segments and of resident ones, and the stored outputs, by partition.
+    pub replicas: HashMap<PartitionId, (u64, u64, Vec<HeldOutput>)>,
+}
+
+/// A node of another process.
+pub struct RemoteNode {
+    id: NodeId,
+    url: Url,
+    client: NodeClient<Channel>,
+    view: ArcSwap<RemoteView>,
+    settings: Mutex<Settings>,
+    held: Mutex<BTreeSet<PartitionId>>,
+    outbox: Arc<Outbox>,
+    last_heard_ns: AtomicU64,
+    has_reported: AtomicBool,
+    is_admitted: AtomicBool,
+    _sender: JoinSet<()>,
+}
+
+impl fmt::Debug for RemoteNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RemoteNode({} at {})", self.id, self.url)
+    }
+}
+
+/// News that waits: per table the newest snapshot only.
+#[derive(Default)]
+struct Outbox {
+    waiting: Mutex<Waiting>,
+    is_new: Notify,
+}
+
+#[derive(Default)]
+struct Waiting {
+    commits: BTreeMap<Arc<str>, (u64, CommitMessage)>,
+    ended: VecDeque<u64>,
+    settings: Option<Settings>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Every change leaves the value whole, so a poisoned lock is as good as any.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Outbox {
+    fn put(&self, change: impl FnOnce(&mut Waiting)) {
+        change(&mut lock(&self.waiting));
+        self.is_new.notify_one();
+    }
+
+    fn commit(&self, table: Arc<str>, version: u64, commit: CommitMessage) {
+        self.put(|waiting| {
+            let newest = waiting.commits.get(&table).is_some_and(|(newest, _)| *newest > version);
+            if !newest {
+                waiting.commits.insert(table, (version, commit));
+            }
+        });
+    }
+
+    /// Sends what comes, for as long as the node lives.
+    async fn send(&self, client: NodeClient<Channel>, url: Url) {
+        loop {
+            self.is_new.notified().await;
+            let waiting = std::mem::take(&mut *lock(&self.waiting));
+            let news = News {
+                coordinator: process_id().to_owned(),
+                commits: waiting.commits.values().map(|(_, commit)| commit.clone()).collect(),
+                ended: waiting.ended.into(),
+                settings: waiting.settings,
+                is_dismissed: false,
+            };
+            let Err(error) = tell(client.clone(), &url, news).await else { continue };
+            tracing::debug!(%url, code = error.code(), %error, "news not taken");
+            tokio::time::sleep(TELL_AGAIN).await;
+            for (table, (version, commit)) in waiting.commits {
+                self.commit(table, version, commit);
+            }
+            if let Some(settings) = waiting.settings {
+                self.put(|waiting| drop(waiting.settings.get_or_insert(settings)));
+            }
+        }
+    }
+}
+
+async fn tell(client: NodeClient<Channel>, url: &Url, news: News) -> Result<(), PlaceError> {
+    let mut client = client;
+    answer(url, TELL_MAX, client.tell(news)).await?;
+    Ok(())
+}
+
+/// Waits for an answer no longer than `most`.
+async fn answer<T>(
+    url: &Url,
+    most: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>>,
+) -> Result<T, PlaceError> {
+    match tokio::time::timeout(most, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => {
+            let (url, reason) = (url.to_string(), status.message().to_owned());
+            let is_gone = matches!(
+                status.code(),
+                tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled
+            );
+            Err(match is_gone {
+                true => PlaceError::Unreachable { url, reason },
+                false => PlaceError::Refused { url, reason },
+            })
+        }
+        Err(_elapsed) => {
+            let reason = format!("no answer within {} ms", most.as_millis());
+            Err(PlaceError::Unreachable { url: url.to_string(), reason })
+        }
+    }
+}
+
+impl RemoteNode {
+    /// The node `id` that is reached at `url` by `channel`.
+    #[must_use]
+    pub fn new(id: NodeId, url: Url, channel: Channel, settings: Settings, now_ns: u64) -> Self {
+        let client = NodeClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let outbox = Arc::<Outbox>::default();
+        let mut sender = JoinSet::new();
+        let (box_, to, at) = (Arc::clone(&outbox), client.clone(), url.clone());
+        sender.spawn(async move { box_.send(to, at).await });
+        Self {
+            id,
+            url,
+            client,
+            view: ArcSwap::default(),
+            settings: Mutex::new(settings),
+            held: Mutex::default(),
+            outbox,
+            last_heard_ns: AtomicU64::new(now_ns),
+            has_reported: AtomicBool::new(false),
+            is_admitted: AtomicBool::new(false),
+            _sender: sender,
+        }
+    }
+
+    /// The node.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.id
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// What it may use and how it behaves.
+    #[must_use]
+    pub fn settings(&self) -> Settings {
+        *lock(&self.settings)
+    }
+
+    /// Takes a report up; true if it is the first one.
+    pub fn reported(&self, view: RemoteView, now_ns: u64) -> bool {
+        self.view.store(Arc::new(view));
+        self.last_heard_ns.store(now_ns, Ordering::Relaxed);
+        !self.has_reported.swap(true, Ordering::Relaxed)
+    }
+
+    /// When it was heard of last, by the monotonic clock.
+    #[must_use]
+    pub fn last_heard_ns(&self) -> u64 {
+        self.last_heard_ns.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is part of the cluster.
+    #[must_use]
+    pub fn is_admitted(&self) -> bool {
+        self.is_admitted.load(Ordering::Relaxed)
+    }
+
+    /// It is part of the cluster from now on.
+    pub fn admit(&self) {
+        self.is_admitted.store(true, Ordering::Relaxed);
+    }
+
+    /// Asks the node whether it is there.
+    ///
+    /// # Errors
+    /// [`PlaceError::Unreachable`] if not.
+    pub async fn probe(&self) -> Result<(), PlaceError> {
+        let news = News { coordinator: process_id().to_owned(), ..News::default() };
+        tell(self.client.clone(), &self.url, news).await
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Settings)) {
+        let settings = {
+            let mut settings = lock(&self.settings);
+            change(&mut settings);
+            *settings
+        };
+        self.outbox.put(|waiting| waiting.settings = Some(settings));
+    }
+
+    fn refused(&self, error: &datafusion::common::DataFusionError) -> PlaceError {
+        PlaceError::Refused { url: self.url.to_string(), reason: error.to_string() }
+    }
+}
+
+#[async_trait]
+impl Place for RemoteNode {
+    fn view(&self) -> NodeView {
+        let settings = self.settings();
+        NodeView {
+            memory_bytes_max: settings.memory_bytes_max,
+            memory_bytes: self.view.load().memory_bytes,
+            cpu_permits: settings.cpu_permits,
+            draining: settings.draining,
+        }
+    }
+
+    fn outputs(&self, partition: &PartitionId) -> Vec<HeldOutput> {
+        let view = self.view.load();
+        view.replicas.get(partition).map(|(.., outputs)| outputs.clone()).unwrap_or_default()
+    }
+
+    async fn open(
+        &self,
+        partition: &PartitionId,
+        snapshot: &Arc<Snapshot>,
+        _from: Option<&dyn Place>,
+    ) -> Result<(), PlaceError> {
+        let Some(request) = OpenRequest::new(partition, snapshot) else { return Ok(()) };
+        lock(&self.held).insert(partition.clone());
+        let mut client = self.client.clone();
+        answer(&self.url, OPEN_MAX, client.open(request)).await?;
+        Ok(())
+    }
+
+    async fn close(&self, partition: &PartitionId) -> Result<(), PlaceError> {
+        lock(&self.held).remove(partition);
+        let mut client = self.client.clone();
+        let request = crate::serve::control::messages::PartitionMessage::from(partition);
+        answer(&self.url, TELL_MAX, client.close(request)).await?;
+        Ok(())
+    }
+
+    fn committed(&self, change: &Arc<Committed>) {
+        let table = &change.snapshot.table.name;
+        let held: Vec<PartitionId> =
+            lock(&self.held).iter().filter(|held| held.table == *table).cloned().collect();
+        let partitions: Vec<OpenRequest> =
+            held.iter().filter_map(|held| OpenRequest::new(held, &change.snapshot)).collect();
+        if !partitions.is_empty() {
+            let commit = CommitMessage { partitions };
+            self.outbox.commit(Arc::clone(table), change.snapshot.version, commit);
+        }
+    }
+
+    async fn precompute(
+        &self,
+        partition: &PartitionId,
+        expression: &Arc<FunctionExpression>,
+    ) -> Outcome {
+        let failed = |error: PlaceError| Outcome::Failed {
+            code: error.code(),
+            reason: format!("{} on {partition}: {error}", expression.function),
+        };
+        let message = match ExpressionMessage::new(expression) {
+            Ok(message) => message,
+            Err(error) => return failed(self.refused(&error)),
+        };
+        let request =
+            PrecomputeRequest { partition: Some(partition.into()), expression: Some(message) };
+        let mut client = self.client.clone();
+        match answer(&self.url, PRECOMPUTE_MAX, client.precompute(request)).await {
+            Ok(done) if done.code.is_empty() => {
+                Outcome::Done { rows: done.rows, bytes: done.bytes, ns: done.ns }
+            }
+            Ok(not) => {
+                let reason = format!("{} ({})", not.reason, not.code);
+                failed(PlaceError::Refused { url: self.url.to_string(), reason })
+            }
+            Err(error) => failed(error),
+        }
+    }
+
+    async fn drop_outputs(
+        &self,
+        partition: &PartitionId,
+        which: Option<ExpressionId>,
+    ) -> Result<u64, PlaceError> {
+        let expression = which.map(|id| id.0.to_be_bytes().to_vec());
+        let request = DropOutputsRequest { partition: Some(partition.into()), expression };
+        let mut client = self.client.clone();
+        Ok(answer(&self.url, TELL_MAX, client.drop_outputs(request)).await?.outputs)
+    }
+
+    fn replica(&self, _partition: &PartitionId) -> Option<Arc<ReplicaView>> {
+        None
+    }
+
+    fn segments(&self, partition: &PartitionId) -> (u64, u64) {
+        let view = self.view.load();
+        view.replicas.get(partition).map_or((0, 0), |(held, resident, _)| (*held, *resident))
+    }
+
+    async fn table_created(&self, table: &Arc<Table>) -> Result<(), PlaceError> {
+        let message = TableMessage::new(table).map_err(|error| self.refused(&error))?;
+        let mut client = self.client.clone();
+        answer(&self.url, OPEN_MAX, client.create_table(message)).await?;
+        Ok(())
+    }
+
+    async fn table_dropped(&self, table: &str) {
+        let mut client = self.client.clone();
+        let request = TableName { name: table.to_owned() };
+        if let Err(error) = answer(&self.url, TELL_MAX, client.drop_table(request)).await {
+            tracing::warn!(node = %self.id, table, code = error.code(), %error, "table not forgotten");
+        }
+    }
+
+    fn query_ended(&self, query: u64) {
+        self.outbox.put(|waiting| {
+            if waiting.ended.len() >= ENDED_MAX {
+                waiting.ended.pop_front();
+            }
+            waiting.ended.push_back(query);
+        });
+    }
+
+    fn set_budget(&self, cpu_permits: u32, memory_bytes_max: u64) {
+        self.set(|settings| {
+            settings.cpu_permits = cpu_permits;
+            settings.memory_bytes_max = memory_bytes_max;
+        });
+    }
+
+    fn set_store_policy(&self, policy: StorePolicy) {
+        self.set(|settings| {
+            settings.stores = policy.enabled;
+            settings.ns_per_row_min = policy.ns_per_row_min;
+        });
+    }
+
+    fn set_draining(&self, draining: bool) {
+        self.set(|settings| settings.draining = draining);
+    }
+
+    async fn stop(&self) {
+        let news = News {
+            coordinator: process_id().to_owned(),
+            is_dismissed: true,
+            ..News::default()
+        };
+        if let Err(error) = tell(self.client.clone(), &self.url, news).await {
+            tracing::debug!(node = %self.id, code = error.code(), %error, "not told to stop");
+        }
+    }
+}

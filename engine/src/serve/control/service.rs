@@ -1,0 +1,172 @@
+//! The node's side: does what the coordinator tells it, with the same pieces as a node within the
+//! coordinator's process.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::common::DataFusionError;
+use foreshard_actors::node::{StorePolicy, Tables};
+use foreshard_actors::partition::PartitionMessage as ToPartition;
+use foreshard_actors::ports::Outcome;
+use foreshard_actors::table::{Snapshot, TableStore};
+use foreshard_policy::ids::{ExpressionId, PartitionId};
+use foreshard_udfs::Functions;
+use tokio::sync::Notify;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::generated::coordinator_client::CoordinatorClient;
+use super::generated::node_server::Node;
+use super::messages::{
+    Computed, Done, DropOutputsRequest, Dropped, News, OpenRequest, PartitionMessage,
+    PrecomputeRequest, Settings, TableMessage, TableName, fingerprint, given,
+};
+use super::tables::NodeTables;
+use crate::cluster::{LocalNode, Place};
+use crate::error::EngineError;
+use crate::query::context::Queries;
+
+/// What the coordinator drives.
+#[derive(Clone)]
+pub(super) struct Service {
+    /// The node, as the coordinator's own nodes are.
+    pub(super) node: LocalNode,
+    /// Its tables.
+    pub(super) tables: Arc<NodeTables>,
+    /// Functions of this process.
+    pub(super) functions: Arc<Functions>,
+    /// Queries whose tasks run here.
+    pub(super) queries: Arc<Queries>,
+    /// Where rows of memory tables are.
+    pub(super) coordinator: CoordinatorClient<Channel>,
+    /// Id of the process that this node belongs to.
+    pub(super) coordinator_id: String,
+    /// Notified when the coordinator does not need the node any more.
+    pub(super) dismissed: Arc<Notify>,
+}
+
+/// An error as the coordinator is told.
+fn status(error: impl Into<EngineError>) -> Status {
+    Status::from(error.into())
+}
+
+impl Service {
+    fn store(&self, table: &str) -> Result<Arc<dyn TableStore>, Status> {
+        let store = self.tables.store(table);
+        store.ok_or_else(|| Status::not_found(format!("this node knows no table {table}")))
+    }
+
+    fn snapshot(&self, open: OpenRequest) -> Result<(PartitionId, Arc<Snapshot>), Status> {
+        let table = open.partition.as_ref().map(|partition| partition.table.clone());
+        let store = self.store(&given(table, "partition").map_err(status)?)?;
+        open.snapshot(store.table()).map_err(status)
+    }
+
+    /// Applies settings that the coordinator chose.
+    pub(super) fn set(&self, settings: Settings) {
+        self.node.set_budget(settings.cpu_permits, settings.memory_bytes_max);
+        self.node.set_draining(settings.draining);
+        self.node.set_store_policy(StorePolicy {
+            enabled: settings.stores,
+            ns_per_row_min: settings.ns_per_row_min,
+        });
+    }
+
+    async fn compute(&self, request: PrecomputeRequest) -> Result<Outcome, DataFusionError> {
+        let partition = given(request.partition, "partition")?.id();
+        let message = given(request.expression, "expression")?;
+        let store = given(self.tables.store(&message.table), "table")?;
+        let expression = message.expression(&store.table().schema, &self.functions)?;
+        let known = &self.node.handle.state.expressions;
+        let id = expression.id;
+        let Some(expression) = known.remember(expression) else {
+            return Err(DataFusionError::ResourcesExhausted(format!(
+                "{id} is one expression too many"
+            )));
+        };
+        Ok(self.node.precompute(&partition, &expression).await)
+    }
+}
+
+#[async_trait]
+impl Node for Service {
+    async fn tell(&self, request: Request<News>) -> Result<Response<Done>, Status> {
+        let news = request.into_inner();
+        if news.coordinator != self.coordinator_id {
+            return Err(Status::failed_precondition("this node belongs to another coordinator"));
+        }
+        for query in news.ended {
+            self.queries.end(&news.coordinator, query);
+        }
+        if let Some(settings) = news.settings {
+            self.set(settings);
+        }
+        for open in news.commits.into_iter().flat_map(|commit| commit.partitions) {
+            // A table that was dropped meanwhile is none of our business any more.
+            let Ok((partition, snapshot)) = self.snapshot(open) else { continue };
+            self.node.handle.tell(&partition, ToPartition::Load(snapshot, None));
+        }
+        if news.is_dismissed {
+            self.dismissed.notify_one();
+        }
+        Ok(Response::new(Done {}))
+    }
+
+    async fn create_table(&self, request: Request<TableMessage>) -> Result<Response<Done>, Status> {
+        self.tables.create(request.get_ref(), &self.coordinator).await.map_err(status)?;
+        Ok(Response::new(Done {}))
+    }
+
+    async fn drop_table(&self, request: Request<TableName>) -> Result<Response<Done>, Status> {
+        let table = &request.get_ref().name;
+        self.tables.forget(table);
+        let known = &self.node.handle.state.expressions;
+        known.forget(|expression| *expression.table == **table);
+        Ok(Response::new(Done {}))
+    }
+
+    async fn open(&self, request: Request<OpenRequest>) -> Result<Response<Done>, Status> {
+        let (partition, snapshot) = self.snapshot(request.into_inner())?;
+        let opened = self.node.open(&partition, &snapshot, None).await;
+        opened.map_err(|error| Status::unavailable(format!("[{}] {error}", error.code())))?;
+        Ok(Response::new(Done {}))
+    }
+
+    async fn close(&self, request: Request<PartitionMessage>) -> Result<Response<Done>, Status> {
+        let closed = self.node.close(&request.get_ref().id()).await;
+        closed.map_err(|error| Status::unavailable(format!("[{}] {error}", error.code())))?;
+        Ok(Response::new(Done {}))
+    }
+
+    async fn precompute(
+        &self,
+        request: Request<PrecomputeRequest>,
+    ) -> Result<Response<Computed>, Status> {
+        Ok(Response::new(match self.compute(request.into_inner()).await {
+            Ok(Outcome::Done { rows, bytes, ns }) => {
+                Computed { rows, bytes, ns, ..Computed::default() }
+            }
+            Ok(Outcome::Failed { code, reason }) => {
+                Computed { code: code.to_owned(), reason, ..Computed::default() }
+            }
+            Err(error) => {
+                let error = EngineError::from(error);
+                let (code, reason) = (error.code().to_owned(), error.to_string());
+                Computed { code, reason, ..Computed::default() }
+            }
+        }))
+    }
+
+    async fn drop_outputs(
+        &self,
+        request: Request<DropOutputsRequest>,
+    ) -> Result<Response<Dropped>, Status> {
+        let request = request.into_inner();
+        let partition = given(request.partition, "partition").map_err(status)?.id();
+        let which = request.expression.as_deref().map(fingerprint).transpose().map_err(status)?;
+        let dropped = self.node.drop_outputs(&partition, which.map(ExpressionId)).await;
+        let outputs =
+            dropped.map_err(|error| Status::unavailable(format!("[{}] {error}", error.code())))?;
+        Ok(Response::new(Dropped { outputs }))
+    }
+}
