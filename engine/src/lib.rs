@@ -39,4 +39,11 @@ pub use builder::EngineBuilder;
 pub use config::Config;
 pub use engine::Engine;
 pub use error::EngineError;
+pub use foreshard_actors::partitioning::Partitioning;
+pub use foreshard_udfs::{Card, CostClass, FunctionVersion};
 pub use session::{Prepared, QueryStream, Session};
+
+/// The examples of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -244,6 +244,7 @@ impl Session {
         let plan = self.plan(&state, sql).await?;
         let schema: SchemaRef = match &plan {
             LogicalPlan::Dml(_) => QueryStream::affected(0)?.schema(),
+            LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => QueryStream::empty().schema(),
             plan => Arc::new(plan.schema().as_arrow().clone()),
         };
         let parameters = statements::parameters(&plan)?;

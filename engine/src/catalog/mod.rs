@@ -10,7 +10,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use datafusion::catalog::{SchemaProvider, TableProvider};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Result, exec_err};
+use datafusion::logical_expr::LogicalPlan;
 use foreshard_actors::node::Tables;
 use foreshard_actors::table::TableStore;
 
@@ -64,6 +66,27 @@ impl Catalog {
     /// Removes a table and returns it.
     pub fn remove(&self, table: &str) -> Option<Arc<dyn TableStore>> {
         self.tables.write().unwrap_or_else(PoisonError::into_inner).remove(table)
+    }
+
+    /// Names of the views that read a table.
+    #[must_use]
+    pub fn views_of(&self, table: &str) -> Vec<String> {
+        let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
+        let reads = |view: &&Arc<dyn TableProvider>| {
+            let Some(plan) = view.get_logical_plan() else { return false };
+            let mut reads = false;
+            // The closure never fails, so neither does the walk.
+            drop(plan.apply_with_subqueries(|node| {
+                if let LogicalPlan::TableScan(scan) = node {
+                    let is_public = scan.table_name.schema().is_none_or(|schema| schema == SCHEMA);
+                    reads |= is_public && scan.table_name.table() == table;
+                }
+                Ok(TreeNodeRecursion::Continue)
+            }));
+            reads
+        };
+        let names = views.iter().filter(|(_, view)| reads(view)).map(|(name, _)| name.clone());
+        names.collect()
     }
 
     /// All tables, by name.

@@ -274,8 +274,8 @@ impl Members {
     /// [`MemberError::NoPort`].
     pub async fn open_ports(&self, host: IpAddr) -> Result<(), MemberError> {
         let _changing = self.change.lock().await;
-        // A second call would change nothing: the ports are open.
-        drop(self.host.set(host));
+        // At a second call the ports are open already.
+        let _open = self.host.set(host);
         for (id, member) in self.members.load_full().iter() {
             let member = self.reachable(*id, member.clone()).await?;
             self.add(*id, member);

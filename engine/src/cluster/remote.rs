@@ -130,7 +130,7 @@ impl Outbox {
                 self.commit(table, version, commit);
             }
             if let Some(settings) = waiting.settings {
-                self.put(|waiting| drop(waiting.settings.get_or_insert(settings)));
+                self.put(|waiting| waiting.settings = waiting.settings.or(Some(settings)));
             }
         }
     }

@@ -29,11 +29,13 @@ use foreshard_policy::ids::{ExpressionId, PartitionId};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::query::context::{LocalNodes, QueryContext};
 use crate::query::functions::{all_calls, describe, eager_calls, substitute};
 use crate::query::options::SessionOptions;
 use crate::query::scan::{PartitionScanExec, ScanSegment};
+use crate::query::worker::TaskTrace;
 
 /// Opens the stream of one output partition.
 pub(super) fn open(
@@ -49,6 +51,8 @@ pub(super) fn open(
         return internal_err!("the session of this task knows no node");
     };
     let query = config.get_extension::<QueryContext>();
+    let task = config.get_extension::<TaskTrace>().map(|task| task.0.clone());
+    let traceparent = task.or_else(|| query.as_ref().and_then(|query| query.traceparent.clone()));
     let work = Work::new(exec, config.options())?;
     let schema = exec.schema();
     let scan = Scan {
@@ -65,13 +69,14 @@ pub(super) fn open(
         rows_stored: MetricBuilder::new(&exec.metrics).counter("rows_stored", partition),
         rows_computed: MetricBuilder::new(&exec.metrics).counter("rows_computed", partition),
     };
-    let span = tracing::info_span!(
+    let span = tracing::debug_span!(
         "partition_scan",
         table = %exec.table.name,
         partition,
         query = scan.query,
         segments = exec.groups[partition].len(),
     );
+    crate::telemetry::adopt(&span, traceparent.as_deref());
     let batches = stream::try_unfold(scan, |mut scan| async move {
         match scan.next().await {
             Ok(Some(batch)) => Ok(Some((batch, scan))),
@@ -399,7 +404,10 @@ impl Scan {
                 None => {
                     let node = &open.node;
                     let expr = &self.work.calls[i].expr;
-                    let computed = evaluate(node, &call.expression, expr, &rest.batch).await;
+                    let function = &call.expression.function;
+                    let span = tracing::debug_span!("function_call", %function, rows);
+                    let computed = evaluate(node, &call.expression, expr, &rest.batch);
+                    let computed = computed.instrument(span).await;
                     let computed = computed.map_err(|error| match error {
                         ComputeError::Evaluate(source) => source,
                         other => DataFusionError::External(Box::new(other)),

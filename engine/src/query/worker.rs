@@ -26,6 +26,10 @@ use crate::query::options::{SessionOptions, apply_entries};
 /// Header that carries the trace context.
 pub const TRACEPARENT: &str = "traceparent";
 
+/// The `traceparent` of one task on one node: what its scans are children of.
+#[derive(Debug)]
+pub struct TaskTrace(pub String);
+
 /// What all workers of a process share.
 #[derive(Clone)]
 pub struct WorkerParts {
@@ -88,6 +92,13 @@ impl WorkerParts {
             let context = || QueryContext::new(sent.query, placement, traceparent);
             self.queries.join(&coordinator, sent.query, context)
         });
+        let span = tracing::info_span!("task", node = %node.id);
+        let traceparent = header(&headers, TRACEPARENT).or_else(|| query.traceparent.clone());
+        crate::telemetry::adopt(&span, traceparent.as_deref());
+        // The task's session outlives the task, so the span only marks its begin: its children go on.
+        if let Some(own) = crate::telemetry::traceparent(&span) {
+            config.set_extension(Arc::new(TaskTrace(own)));
+        }
         config.set_extension(self.local_nodes(&node));
         config.set_extension(Arc::clone(&query));
         let codec = ScanCodec::new(Arc::clone(&self.functions), Some(query));

@@ -118,6 +118,11 @@ pub(super) async fn drop_table(
     if_exists: bool,
 ) -> Result<(), EngineError> {
     let inner = &session.inner;
+    // A view keeps the table that it was made over: it would go on answering from what is gone.
+    if let Some(view) = inner.catalog.views_of(name).first() {
+        let message = format!("view {view} reads table {name}; drop the view first");
+        return Err(EngineError::Invalid { message });
+    }
     if inner.catalog.remove(name).is_none() {
         if if_exists {
             return Ok(());

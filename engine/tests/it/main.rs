@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cli;
+mod cluster;
 mod config_doc;
 mod dml_properties;
 mod dml_rows;

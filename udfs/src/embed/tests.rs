@@ -1,3 +1,5 @@
+//! What embeddings promise: the same text has the same vector, and a broken folder is named.
+
 use std::collections::HashMap;
 use std::fs;
 

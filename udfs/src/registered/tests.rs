@@ -1,3 +1,5 @@
+//! What a registered function promises: guarded, counted, versioned, and otherwise the same.
+
 use std::collections::hash_map::DefaultHasher;
 use std::fmt;
 

@@ -1,3 +1,5 @@
+//! What the registry promises: names, versions, and the same versions on every node.
+
 use arrow::datatypes::DataType;
 use datafusion::common::Result as DataFusionResult;
 use datafusion::logical_expr::async_udf::{AsyncScalarUDF, AsyncScalarUDFImpl};

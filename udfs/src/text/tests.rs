@@ -1,3 +1,5 @@
+//! What text similarity promises, and that shortcuts change no answer.
+
 use super::*;
 use crate::trial::{Trial, nulls, numbers, texts};
 use arrow::array::{ListArray, ListBuilder, StringBuilder};

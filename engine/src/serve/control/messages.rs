@@ -442,3 +442,53 @@ impl OutputMessage {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field};
+    use foreshard_actors::segment::Location;
+
+    use super::*;
+
+    fn table() -> Table {
+        Table {
+            name: "t".into(),
+            schema: Arc::new(Schema::new(vec![Field::new("name", DataType::Utf8, true)])),
+            partitioning: Partitioning::Hash { columns: vec!["name".to_owned()], partitions: 3 },
+            kind: TableKind::Managed,
+            url: Some(url::Url::parse("file:///data/t/").unwrap()),
+        }
+    }
+
+    #[test]
+    fn a_table_arrives_as_it_was_sent() {
+        let (sent, arrived) = (table(), TableMessage::new(&table()).unwrap().table().unwrap());
+        assert_eq!((&arrived.name, &arrived.schema), (&sent.name, &sent.schema));
+        assert_eq!((&arrived.partitioning, arrived.kind), (&sent.partitioning, sent.kind));
+        assert_eq!(arrived.url, sent.url);
+    }
+
+    #[test]
+    fn one_partition_of_a_snapshot_arrives_and_a_foreign_one_is_refused() {
+        let table = Arc::new(table());
+        let segment = Segment {
+            id: SegmentId(7),
+            partition: 1,
+            rows: 5,
+            bytes: 50,
+            columns: vec![],
+            location: Location::Parquet { path: "a.parquet".into(), file_bytes: 9, row_group: Some(2) },
+            pinned: None,
+        };
+        let mut partitions = vec![Arc::default(); 3];
+        partitions[1] = Arc::new(vec![Arc::new(segment.clone())]);
+        let snapshot = Snapshot { table: Arc::clone(&table), version: 4, partitions };
+        let request = OpenRequest::new(&PartitionId::new("t", 1), &snapshot).unwrap();
+        let (partition, arrived) = request.clone().snapshot(&table).unwrap();
+        assert_eq!((partition.ordinal, arrived.version, arrived.rows()), (1, 4, 5));
+        let got = &arrived.partitions[1][0];
+        assert_eq!((got.id, &got.location), (segment.id, &segment.location));
+        let foreign = PartitionMessage { table: "t".to_owned(), ordinal: 3 };
+        assert!(OpenRequest { partition: Some(foreign), ..request }.snapshot(&table).is_err());
+    }
+}

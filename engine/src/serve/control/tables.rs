@@ -82,7 +82,7 @@ async fn open_parquet(
 }
 
 /// A memory table of the coordinator's process: only read, segment by segment.
-pub struct RemoteTable {
+pub(super) struct RemoteTable {
     table: Arc<Table>,
     coordinator: CoordinatorClient<Channel>,
 }

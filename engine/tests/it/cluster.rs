@@ -1,0 +1,386 @@
+//! A second process joins: it holds replicas, answers queries, stores outputs, and may be killed.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arrow::array::{Int64Array, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::util::pretty::pretty_format_batches;
+use foreshard::Engine;
+use foreshard::serve::control::ControlServer;
+use foreshard_actors::partitioning::Partitioning;
+use foreshard_actors::ports::{NodeProvider, Outcome};
+use foreshard_policy::ids::{NodeId, PartitionId};
+use futures::StreamExt;
+
+use crate::support::runtime::run;
+use crate::support::setups::{Started, engine};
+
+/// Polls of something that comes soon, 20 ms apart: two minutes.
+const POLLS_MAX: u32 = 6_000;
+const POLL: Duration = Duration::from_millis(20);
+
+const ROWS: i64 = 4_000;
+const PARTITIONS: u32 = 4;
+
+/// Queries of the test that moves partitions, and how many run at a time.
+const QUERIES: usize = 1_000;
+const AT_A_TIME: usize = 8;
+
+/// The only node of the coordinating process.
+const HERE: NodeId = NodeId(0);
+
+/// A node in a process of its own; killed with this.
+struct Other {
+    process: Child,
+    id: NodeId,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        // It may be dead already.
+        let _dead = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+impl Other {
+    /// Starts a process and waits until it is part of the cluster.
+    async fn join(control: &ControlServer) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_foreshard"))
+            .args(["node", "--join", &control.address().to_string()])
+            .env("FORESHARD_DATA_DIR", folder.path())
+            .current_dir(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = process.stdout.take().unwrap();
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut line = String::new();
+            BufReader::new(out).read_line(&mut line).unwrap();
+            line
+        });
+        let line = tokio::time::timeout(POLL * POLLS_MAX, reading).await.unwrap().unwrap();
+        let said = line.strip_prefix("node n").and_then(|rest| rest.split_once(" joined "));
+        let (id, _) = said.unwrap_or_else(|| panic!("the node said {line:?}"));
+        Self { process, id: NodeId(id.parse().unwrap()), _folder: folder }
+    }
+}
+
+/// A coordinator with one node and two tables, and another process that joined it.
+struct Cluster {
+    started: Started,
+    control: ControlServer,
+    other: Other,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let started = engine(1, "reactive").await;
+        let control = started.engine.serve_control("127.0.0.1:0").await.unwrap();
+        let partitioning =
+            || Partitioning::Hash { columns: vec!["k".to_owned()], partitions: PARTITIONS };
+        started
+            .engine
+            .create_memory_table("mem", schema(), partitioning(), vec![batch(0..ROWS)])
+            .await
+            .unwrap();
+        started
+            .engine
+            .create_managed_table("kept", "", schema(), partitioning())
+            .await
+            .unwrap();
+        let other = Other::join(&control).await;
+        // A table that is made, and rows that come, after the node joined.
+        started.engine.append("kept", vec![batch(0..ROWS)]).await.unwrap();
+        Self { started, control, other }
+    }
+
+    fn engine(&self) -> &Engine {
+        &self.started.engine
+    }
+
+    /// Gives every partition of `table` to the other process alone.
+    async fn move_away(&self, table: &str) {
+        let members = self.engine().members();
+        for ordinal in 0..PARTITIONS {
+            let partition = PartitionId::new(table, ordinal);
+            members.copy(&partition, self.other.id).await.unwrap();
+            let holders = members.placement().holders[&partition].clone();
+            for node in holders.into_iter().filter(|node| *node != self.other.id) {
+                members.drop_replica(&partition, node).await.unwrap();
+            }
+        }
+    }
+
+    async fn stop(self) {
+        drop(self.other);
+        self.control.stop().await;
+        self.started.engine.shutdown().await.unwrap();
+    }
+}
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("k", DataType::Int64, false),
+        Field::new("v", DataType::Int64, true),
+        Field::new("name", DataType::Utf8, true),
+    ]))
+}
+
+fn batch(keys: std::ops::Range<i64>) -> RecordBatch {
+    let k = Int64Array::from_iter_values(keys.clone());
+    let v: Int64Array = keys.clone().map(|k| (k % 11 != 0).then_some(k * 3)).collect();
+    let name: StringArray = keys.map(|k| Some(format!("name {}", k % 97))).collect();
+    RecordBatch::try_new(schema(), vec![Arc::new(k), Arc::new(v), Arc::new(name)]).unwrap()
+}
+
+/// The answer as a table of text.
+async fn ask(engine: &Engine, sql: &str) -> String {
+    match engine.sql(sql).await {
+        Ok(batches) => pretty_format_batches(&batches).unwrap().to_string(),
+        Err(error) => panic!("{sql}: {}", error.line()),
+    }
+}
+
+async fn eventually(engine: &Engine, sql: &str, is_there: impl Fn(&str) -> bool) {
+    let mut last = String::new();
+    for _ in 0..POLLS_MAX {
+        last = ask(engine, sql).await;
+        if is_there(&last) {
+            return;
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    panic!("{sql} still answers\n{last}");
+}
+
+/// Queries with one stage and with shuffles, and their right answers.
+async fn questions(engine: &Engine) -> Vec<(String, String)> {
+    let mut questions = vec![];
+    for table in ["mem", "kept"] {
+        for sql in [
+            format!("SELECT count(*), sum(v), min(k), max(name) FROM {table}"),
+            format!("SELECT k % 7 AS g, count(v), sum(k) FROM {table} GROUP BY g ORDER BY g"),
+            format!("SELECT k, v, name FROM {table} WHERE k = 1234"),
+            format!("SELECT k, soundex(name) FROM {table} WHERE k < 50 ORDER BY k"),
+            format!(
+                "SELECT a.name, count(*), sum(b.v) FROM {table} a JOIN mem b ON a.v = b.k \
+                 GROUP BY a.name ORDER BY a.name LIMIT 5"
+            ),
+        ] {
+            let answer = ask(engine, &sql).await;
+            questions.push((sql, answer));
+        }
+    }
+    questions
+}
+
+#[test]
+fn a_second_process_holds_partitions_and_answers_for_them() {
+    run(async {
+        let cluster = Cluster::start().await;
+        let engine = cluster.engine();
+        let right = questions(engine).await;
+        cluster.move_away("mem").await;
+        cluster.move_away("kept").await;
+        let other = cluster.other.id;
+        let nodes = ask(engine, "SELECT node FROM system.nodes WHERE NOT in_this_process").await;
+        assert!(nodes.contains(&format!("| {other} ")), "{nodes}");
+        let holders = ask(engine, "SELECT DISTINCT node FROM system.replicas").await;
+        assert!(holders.contains(&other.to_string()) && !holders.contains("n0"), "{holders}");
+        let resident = "SELECT count(*) AS n FROM system.replicas WHERE segments_resident = 1";
+        eventually(engine, resident, |answer| answer.contains("| 8 ")).await;
+        for (sql, answer) in right {
+            assert_eq!(ask(engine, &sql).await, answer, "{sql}");
+        }
+        // What is committed now is read at once, whether or not the replica knows of it yet.
+        engine.append("mem", vec![batch(ROWS..ROWS + 10)]).await.unwrap();
+        engine.append("kept", vec![batch(ROWS..ROWS + 10)]).await.unwrap();
+        for table in ["mem", "kept"] {
+            let count = ask(engine, &format!("SELECT count(v) + count(*) AS n, sum(k) FROM {table} WHERE k >= 3990")).await;
+            assert!(count.contains("| 38 | 79990 ") , "{count}");
+        }
+        cluster.stop().await;
+    });
+}
+
+/// Moves partitions back and forth until it is told to stop; the number of moves.
+async fn keep_moving(cluster: &Cluster, done: &AtomicBool) -> usize {
+    let members = cluster.engine().members();
+    let (mut moves, there) = (0, cluster.other.id);
+    loop {
+        for (from, to) in [(HERE, there), (there, HERE)] {
+            for ordinal in 0..PARTITIONS {
+                for table in ["mem", "kept"] {
+                    if done.load(Ordering::Relaxed) {
+                        return moves;
+                    }
+                    let partition = PartitionId::new(table, ordinal);
+                    members.copy(&partition, to).await.unwrap();
+                    members.drop_replica(&partition, from).await.unwrap();
+                    moves += 1;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn partitions_move_between_processes_under_a_thousand_queries() {
+    run(async {
+        let cluster = Cluster::start().await;
+        let engine = cluster.engine();
+        let right = questions(engine).await;
+        let (done, wrong) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let asking = async {
+            futures::stream::iter(0..QUERIES)
+                .for_each_concurrent(AT_A_TIME, |turn| {
+                    let (sql, answer) = &right[turn % right.len()];
+                    let wrong = &wrong;
+                    async move {
+                        let got = match engine.sql(sql).await {
+                            Ok(batches) => pretty_format_batches(&batches).unwrap().to_string(),
+                            Err(error) => error.line(),
+                        };
+                        if got != *answer {
+                            eprintln!("{sql}\n{got}\ninstead of\n{answer}");
+                            wrong.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                })
+                .await;
+            done.store(true, Ordering::Relaxed);
+        };
+        let ((), moves) = tokio::join!(asking, keep_moving(&cluster, &done));
+        println!("{QUERIES} queries, {moves} moves");
+        assert_eq!(wrong.load(Ordering::Relaxed), 0);
+        assert!(moves >= 16, "only {moves} moves");
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn a_killed_process_is_forgotten_and_its_partitions_are_read_elsewhere() {
+    run(async {
+        let mut cluster = Cluster::start().await;
+        let right = questions(cluster.engine()).await;
+        cluster.move_away("mem").await;
+        cluster.move_away("kept").await;
+        cluster.other.process.kill().unwrap();
+        cluster.other.process.wait().unwrap();
+        let engine = cluster.engine();
+        let mut polls = 0;
+        while engine.members().nodes().contains(&cluster.other.id) {
+            assert!(polls < POLLS_MAX, "the dead node is still there");
+            polls += 1;
+            tokio::time::sleep(POLL).await;
+        }
+        for (sql, answer) in right {
+            assert_eq!(ask(engine, &sql).await, answer, "{sql}");
+        }
+        let held = "SELECT count(*) AS n FROM system.replicas WHERE node = 'n0'";
+        eventually(engine, held, |answer| answer.contains("| 8 ")).await;
+        // Another process takes its place, under another number.
+        let again = Other::join(&cluster.control).await;
+        assert!(engine.members().nodes().contains(&again.id));
+        drop(again);
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn outputs_are_computed_and_used_in_the_other_process() {
+    run(async {
+        let cluster = Cluster::start().await;
+        let (engine, other) = (cluster.engine(), cluster.other.id);
+        cluster.move_away("kept").await;
+        let sql = "SELECT max(soundex(name)), count(soundex(name)) FROM kept";
+        let right = ask(engine, sql).await;
+        let called = format!(
+            "SELECT DISTINCT function, node FROM system.calls WHERE node = '{other}' AND function = 'soundex'"
+        );
+        eventually(engine, &called, |answer| answer.contains("soundex")).await;
+        let expressions = engine.members().expressions().list();
+        let soundex = expressions.iter().find(|known| &*known.function == "soundex").unwrap();
+        let mut rows_computed = 0;
+        for ordinal in 0..PARTITIONS {
+            let partition = PartitionId::new("kept", ordinal);
+            engine.members().drop_outputs(Some(soundex.id), &partition).await.unwrap();
+            match engine.members().precompute(soundex.id, &partition).await {
+                Outcome::Done { rows, .. } => rows_computed += rows,
+                failed => panic!("{failed:?}"),
+            }
+        }
+        assert_eq!(rows_computed, ROWS as u64);
+        let stored = format!("SELECT count(*) AS n FROM system.outputs WHERE node = '{other}'");
+        eventually(engine, &stored, |answer| answer.contains("| 4 ")).await;
+        let before = engine.calls().len();
+        assert_eq!(ask(engine, sql).await, right);
+        let used = || {
+            let calls = engine.calls();
+            let of_query = calls.iter().skip(before).filter(|call| call.node == other);
+            of_query.map(|call| call.rows_stored).sum::<u64>()
+        };
+        let mut polls = 0;
+        while used() < ROWS as u64 {
+            assert!(polls < POLLS_MAX, "only {} rows came from stored outputs", used());
+            polls += 1;
+            tokio::time::sleep(POLL).await;
+        }
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn a_function_that_the_other_process_lacks_is_a_clear_error() {
+    run(async {
+        let cluster = Cluster::start().await;
+        cluster.move_away("kept").await;
+        // Registered by the tests' engine only.
+        let error = cluster.engine().sql("SELECT sum(counted(k)) FROM kept").await.unwrap_err();
+        assert!(error.to_string().contains("counted"), "{}", error.line());
+        assert!(!error.is_retryable(), "{}", error.line());
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn a_query_that_nobody_waits_for_stops_in_the_other_process() {
+    run(async {
+        let cluster = Cluster::start().await;
+        let (engine, other) = (cluster.engine(), cluster.other.id);
+        cluster.move_away("kept").await;
+        // About a second per partition, and a shuffle, which does not notice that its reader is gone.
+        let sql = "SELECT name, max(levenshtein_similarity(concat(name, repeat('x', 600)), repeat('y', 600))) \
+                   FROM kept GROUP BY name";
+        let rows = || {
+            let calls = engine.calls();
+            let there = calls.iter().filter(|call| call.node == other);
+            there.filter(|call| &*call.function == "levenshtein_similarity").map(|call| call.rows).sum::<u64>()
+        };
+        let mut patience = Duration::from_secs(1);
+        while rows() == 0 {
+            let mut stream = engine.session().sql(sql).await.unwrap();
+            let first = tokio::time::timeout(patience, stream.next()).await;
+            assert!(first.is_err(), "the query is too fast for this test");
+            drop(stream);
+            // A task reports when it ends: soon, if it was told.
+            for _ in 0..100 {
+                if rows() > 0 {
+                    break;
+                }
+                tokio::time::sleep(POLL).await;
+            }
+            patience *= 2;
+        }
+        assert!(rows() < ROWS as u64, "all {ROWS} rows were computed for nobody");
+        cluster.stop().await;
+    });
+}

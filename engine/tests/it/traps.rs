@@ -1,0 +1,321 @@
+//! The traps of DataFusion's and datafusion-distributed's query path, each with the test that it is
+//! not sprung: lost rows, poisoned outputs, shared plans, lost settings, hangs and aborts.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arrow::array::{AsArray, StringArray};
+use arrow::datatypes::DataType;
+use datafusion::common::Result;
+use datafusion::logical_expr::{
+    ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+};
+use foreshard_udfs::{Card, CostClass};
+use futures::StreamExt;
+
+use crate::rig::{ROWS, Rig, eventually};
+use crate::support::functions::of_int;
+use crate::support::runtime;
+
+/// Makes every hash join a partitioned one.
+const PARTITIONED: [&str; 2] = [
+    "SET datafusion.optimizer.hash_join_single_partition_threshold = 0",
+    "SET datafusion.optimizer.hash_join_single_partition_threshold_rows = 0",
+];
+
+const JOINS: [&str; 4] = [
+    "SELECT count(*), sum(a.x), sum(b.s) FROM t a JOIN (SELECT id, sum(y) AS s FROM t GROUP BY id) b ON a.id = b.id",
+    "SELECT a.id, b.y FROM t a JOIN t b ON a.id = b.id",
+    "SELECT a.id, b.id FROM t a LEFT JOIN t b ON a.x = b.id",
+    "SELECT a.id FROM t a WHERE a.id IN (SELECT x FROM t WHERE y < 5)",
+];
+
+#[test]
+fn a_partitioned_join_of_a_scan_and_a_shuffle_keeps_all_rows() {
+    runtime::run(async {
+        for nodes in [1, 3] {
+            let rig = Rig::start(nodes, 4).await;
+            for setting in PARTITIONED {
+                rig.ask(setting).await.unwrap();
+            }
+            for sql in JOINS {
+                let plan = rig.plan(sql).await;
+                assert!(plan.contains("mode=Partitioned"), "{sql} on {nodes} nodes:\n{plan}");
+                // Were a scan to declare a hash, its side would not be shuffled.
+                let shuffles = plan.matches("partitioning=Hash").count();
+                assert!(shuffles >= 2, "{sql} on {nodes} nodes:\n{plan}");
+                rig.same(sql).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn no_dynamic_filter_ever_sits_in_a_scan() {
+    let queries = [
+        "SELECT a.id, f(b.x) FROM t a JOIN t b ON a.id = b.x WHERE a.y = 3",
+        "SELECT id, f(x) FROM t WHERE f(x) > 3 ORDER BY id LIMIT 5",
+        "SELECT f(x) AS v, id FROM t ORDER BY v DESC, id LIMIT 9",
+        "SELECT min(f(x)), max(id) FROM t",
+        "SELECT max(f(x)) FROM t WHERE f(x) < 20",
+    ];
+    runtime::run(async move {
+        for nodes in [1, 3] {
+            let rig = Rig::start(nodes, 4).await;
+            rig.ask("SET datafusion.optimizer.enable_dynamic_filter_pushdown = true").await.unwrap();
+            for setting in PARTITIONED {
+                rig.ask(setting).await.unwrap();
+            }
+            for sql in queries {
+                let plan = rig.plan(sql).await;
+                let scans: Vec<&str> =
+                    plan.lines().filter(|line| line.contains("PartitionScanExec")).collect();
+                assert!(!scans.is_empty(), "{sql}:\n{plan}");
+                assert!(scans.iter().all(|scan| !scan.contains("DynamicFilter")), "{plan}");
+                rig.same(sql).await;
+                rig.same(sql).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn an_output_is_stored_whole_or_not_at_all_whatever_query_asked_for_it() {
+    let partial = [
+        "SELECT f(x) FROM t WHERE y < 2 AND x > 100",
+        "SELECT sum(f(x)) FROM t WHERE y < 2",
+        "SELECT id FROM t WHERE y = 3 AND f(x) > 7",
+    ];
+    let others = [
+        "SELECT f(x) AS v FROM t ORDER BY v LIMIT 3",
+        "SELECT min(f(x)) FROM t",
+        "SELECT f(x) AS v, id FROM t WHERE f(x) > 12 ORDER BY id LIMIT 4",
+        "SELECT a.id, b.v FROM t a JOIN (SELECT x, f(x) AS v FROM t) b ON a.id = b.x",
+        "SELECT id, f(x) FROM t",
+    ];
+    runtime::run(async move {
+        for nodes in [1, 3] {
+            let rig = Rig::start(nodes, 4).await;
+            for sql in partial {
+                rig.same(sql).await;
+                rig.settle().await;
+                assert_eq!(rig.outputs_are_whole(), 0, "{sql} did not compute any segment wholly");
+            }
+            rig.ask("SELECT f(x) FROM t LIMIT 7").await.unwrap();
+            for sql in others {
+                rig.same(sql).await;
+                rig.settle().await;
+                rig.outputs_are_whole();
+            }
+            assert_eq!(rig.outputs_are_whole(), ROWS as usize);
+            for sql in partial.into_iter().chain(others) {
+                let (ours, _) = rig.same(sql).await;
+                assert_eq!(ours, 0, "{sql} has nothing left to compute");
+            }
+        }
+    });
+}
+
+#[test]
+fn tasks_of_one_process_never_share_a_plan() {
+    let queries = [
+        "SELECT y, count(*), sum(f(x)) FROM t GROUP BY y ORDER BY y",
+        "SELECT a.y, count(*) FROM t a JOIN t b ON a.x = b.id GROUP BY a.y ORDER BY a.y",
+        "SELECT count(DISTINCT f(x)) FROM t",
+    ];
+    runtime::run(async move {
+        let rig = Rig::start(3, 6).await;
+        for sql in queries {
+            let plan = rig.plan(sql).await;
+            assert!(plan.contains("NetworkShuffleExec"), "{sql} has one stage:\n{plan}");
+            for _ in 0..8 {
+                rig.same(sql).await;
+            }
+        }
+    });
+}
+
+/// A stable function that answers two settings of the task that it runs in.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Settings(Signature);
+
+impl ScalarUDFImpl for Settings {
+    fn name(&self) -> &str {
+        "settings_here"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Utf8)
+    }
+
+    fn invoke_with_args(&self, call: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let execution = &call.config_options.execution;
+        let text = format!("{} {:?}", execution.batch_size, execution.time_zone);
+        let answers = StringArray::from(vec![text; call.number_rows]);
+        Ok(ColumnarValue::Array(Arc::new(answers)))
+    }
+}
+
+fn settings_here() -> (Card, ScalarUDF) {
+    let name = "settings_here";
+    let card = Card::immutable(name, "1", CostClass::Free, "made for tests", format!("{name}(1)"))
+        .with_volatility(Volatility::Stable);
+    let signature = Signature::exact(vec![DataType::Int64], Volatility::Stable);
+    (card, ScalarUDF::new_from_impl(Settings(signature)))
+}
+
+#[test]
+fn the_settings_of_a_session_reach_the_tasks_on_every_node() {
+    runtime::run(async {
+        let rig = Rig::start_with(3, 6, &[], vec![settings_here()]).await;
+        let sql = "SELECT settings_here(id), count(*) FROM t GROUP BY settings_here(id)";
+        assert!(rig.plan(sql).await.contains("Network"), "it runs on the nodes");
+        rig.ask("SET datafusion.execution.time_zone = '+05:00'").await.unwrap();
+        rig.ask("SET datafusion.execution.batch_size = 1234").await.unwrap();
+        let rows = rig.ask(sql).await.unwrap();
+        let seen: Vec<String> = rows
+            .batches
+            .iter()
+            .flat_map(|batch| batch.column(0).as_string::<i32>().iter().flatten().map(String::from))
+            .collect();
+        assert_eq!(seen, ["1234 Some(\"+05:00\")"]);
+    });
+}
+
+#[test]
+fn every_listener_of_grpc_sends_small_packets_at_once() {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![sources];
+    let mut listeners = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            assert!(!text.contains("TcpListenerStream"), "{} forgets TCP_NODELAY", path.display());
+            for line in text.lines().filter(|line| line.contains("TcpIncoming::")) {
+                listeners += 1;
+                assert!(line.contains(".with_nodelay(Some(true))"), "{}: {line}", path.display());
+            }
+        }
+    }
+    assert!(listeners > 0, "no listener was found: this test looks for the wrong name");
+}
+
+#[test]
+fn dropping_a_query_stops_its_scans_on_all_nodes() {
+    let (card, udf, rows) = of_int("slow", |value| {
+        std::thread::sleep(Duration::from_millis(2));
+        Ok(Some(value))
+    });
+    runtime::run(async move {
+        let rig = Rig::start_with(3, 3, &[], vec![(card, udf)]).await;
+        let sql = "SELECT y, sum(slow(id)) FROM t GROUP BY y";
+        assert!(rig.plan(sql).await.contains("NetworkShuffleExec"), "it has a shuffle");
+        let mut stream = rig.session.sql(sql).await.unwrap();
+        tokio::select! {
+            batch = stream.next() => panic!("over before it could be dropped: {batch:?}"),
+            () = eventually("a first row", || rows.load(Ordering::Relaxed) > 0) => {}
+        }
+        drop(stream);
+        let at_drop = rows.load(Ordering::Relaxed);
+        // Twice the time that all rows would take on two cores.
+        let all = eventually("all rows", || rows.load(Ordering::Relaxed) >= ROWS as u64);
+        let goes_on = tokio::time::timeout(Duration::from_secs(5), all).await.is_ok();
+        let at_end = rows.load(Ordering::Relaxed);
+        assert!(!goes_on, "{at_end} rows, {at_drop} of them before the drop");
+        // Each of at most six streams ends the batch that it was in: 67 rows or so.
+        assert!(at_end <= at_drop + 6 * 80, "{at_end} rows, {at_drop} of them before the drop");
+    });
+}
+
+/// Runs `test` on threads with the stack that threads have when nobody asks for more.
+fn on_ordinary_stacks<T: Send + 'static>(test: impl Future<Output = T> + Send + 'static) -> T {
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_stack_size(2 << 20)
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let thread = std::thread::Builder::new().stack_size(2 << 20);
+    thread.spawn(move || runtime().block_on(test)).unwrap().join().unwrap()
+}
+
+fn chain(term: &str, operator: &str, terms: usize) -> String {
+    vec![term; terms].join(operator)
+}
+
+#[test]
+fn a_chain_of_five_thousand_terms_is_an_error_within_a_second() {
+    on_ordinary_stacks(async {
+        let rig = Rig::start(1, 1).await;
+        for sql in [
+            format!("SELECT {}", chain("1", "+", 5_000)),
+            format!("SELECT id FROM t WHERE {}", chain("id = 1", " OR ", 5_000)),
+            format!("SELECT id FROM t WHERE {}", chain("id = 1", " AND ", 5_000)),
+            format!("DELETE FROM t WHERE {}", chain("id = 1", " OR ", 5_000)),
+            format!("SELECT {}", chain("'a'", " || ", 5_000)),
+        ] {
+            let asked = tokio::time::timeout(Duration::from_secs(1), rig.session.sql(&sql)).await;
+            let error = asked.expect("within a second").unwrap_err();
+            assert_eq!(error.code(), "FS-SQL-6", "{error}");
+        }
+        rig.same("SELECT count(*) FROM t").await;
+    });
+}
+
+#[test]
+fn a_chain_of_a_thousand_terms_is_planned_and_run() {
+    on_ordinary_stacks(async {
+        let rig = Rig::start(1, 1).await;
+        let sum = chain("1", "+", 1_000);
+        let rows = rig.ask(&format!("SELECT {sum}")).await.unwrap();
+        assert_eq!(format!("{:?}", rows.batches[0].column(0)), "PrimitiveArray<Int64>\n[\n  1000,\n]");
+        let ors: Vec<String> = (0..300).map(|i| format!("id + y = {}", i * 3)).collect();
+        let ors = ors.join(" OR ");
+        rig.ask(&format!("SELECT count(*) FROM t WHERE {ors}")).await.unwrap();
+        // The text of these is short, or is not what is planned.
+        rig.ask(&format!("CREATE VIEW long AS SELECT id, id+{sum} AS s FROM t")).await.unwrap();
+        let rows = rig.ask("SELECT max(s) FROM long").await.unwrap();
+        assert_eq!(format!("{:?}", rows.batches[0].column(0)), "PrimitiveArray<Int64>\n[\n  2199,\n]");
+        rig.ask(&format!("CREATE TABLE copied AS SELECT id FROM t WHERE {ors}")).await.unwrap();
+        rig.ask(&format!("INSERT INTO copied SELECT {sum}")).await.unwrap();
+        rig.ask(&format!("DELETE FROM copied WHERE {}", ors.replace("y", "1"))).await.unwrap();
+        rig.ask(&format!("PREPARE p AS SELECT id+{sum} FROM t")).await.unwrap();
+        rig.ask("EXECUTE p").await.unwrap();
+    });
+}
+
+#[test]
+fn a_chain_of_a_thousand_terms_runs_on_three_nodes() {
+    on_ordinary_stacks(async {
+        let rig = Rig::start(3, 6).await;
+        let ors: Vec<String> = (0..300).map(|i| format!("f(x) + y = {}", i * 3)).collect();
+        let sql = format!("SELECT y, count(*) FROM t WHERE {} GROUP BY y", ors.join(" OR "));
+        let rows = rig.ask(&sql).await.unwrap();
+        assert!(rows.batches.iter().any(|batch| batch.num_rows() > 0));
+    });
+}
+
+#[test]
+fn three_hundred_nested_parentheses_are_a_clear_error() {
+    on_ordinary_stacks(async {
+        let rig = Rig::start(1, 1).await;
+        let sql = format!("SELECT {}1{}", "(".repeat(300), ")".repeat(300));
+        let error = rig.session.sql(&sql).await.unwrap_err();
+        assert!(error.code().starts_with("FS-SQL-"), "{}: {error}", error.code());
+        assert!(error.to_string().len() < 300, "{error}");
+        rig.same("SELECT count(*) FROM t").await;
+    });
+}
