@@ -60,7 +60,9 @@ pub enum PartitioningError {
         partitions: u32,
     },
     /// A key column has a type that cannot be hashed or compared.
-    #[error("partition key column {column:?} has type {data_type}; it must be a number, text, binary, boolean, date or timestamp")]
+    #[error(
+        "partition key column {column:?} has type {data_type}; it must be a number, text, binary, boolean, date or timestamp"
+    )]
     KeyType {
         /// The column.
         column: String,
@@ -68,7 +70,9 @@ pub enum PartitioningError {
         data_type: DataType,
     },
     /// A bound is not a value of the column, or the bounds do not ascend.
-    #[error("range bound {bound:?} of column {column:?} must be a {data_type} above the bound before it")]
+    #[error(
+        "range bound {bound:?} of column {column:?} must be a {data_type} above the bound before it"
+    )]
     Bound {
         /// The column.
         column: String,
@@ -423,8 +427,10 @@ mod tests {
 
     #[test]
     fn every_row_lands_in_exactly_one_partition() {
-        let hash = |column: &str| Partitioning::Hash { columns: vec![column.into()], partitions: 7 };
-        let range = Partitioning::Range { column: "v".into(), bounds: vec!["10".into(), "50".into()] };
+        let hash =
+            |column: &str| Partitioning::Hash { columns: vec![column.into()], partitions: 7 };
+        let range =
+            Partitioning::Range { column: "v".into(), bounds: vec!["10".into(), "50".into()] };
         for partitioning in [hash("id"), hash("name"), hash("v"), range, Partitioning::single()] {
             partitioning.check(&batch().schema()).unwrap();
             let pieces = partitioning.split(&batch()).unwrap();
@@ -436,7 +442,8 @@ mod tests {
 
     #[test]
     fn a_range_holds_its_lower_bound_and_not_its_upper_one() {
-        let range = Partitioning::Range { column: "v".into(), bounds: vec!["10".into(), "50".into()] };
+        let range =
+            Partitioning::Range { column: "v".into(), bounds: vec!["10".into(), "50".into()] };
         let sizes: Vec<usize> =
             range.split(&batch()).unwrap().iter().map(|(_, piece)| piece.num_rows()).collect();
         assert_eq!(sizes, [10, 40, 50]);
@@ -467,7 +474,8 @@ mod tests {
     #[test]
     fn bad_keys_counts_and_bounds_are_named() {
         let schema = batch().schema();
-        let text = |partitioning: Partitioning| partitioning.check(&schema).unwrap_err().to_string();
+        let text =
+            |partitioning: Partitioning| partitioning.check(&schema).unwrap_err().to_string();
         assert!(text(Partitioning::Files { partitions: 0 }).contains("must be 1 to 4096"));
         let unknown = Partitioning::Hash { columns: vec!["idd".into()], partitions: 2 };
         assert!(text(unknown).contains("\"idd\" is not one of"));

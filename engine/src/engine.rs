@@ -359,7 +359,11 @@ impl Inner {
         let absolute = std::path::absolute(&path)
             .map_err(|source| EngineError::Unwritable { path: path.clone(), source })?;
         let is_file = absolute.is_file();
-        let url = if is_file { Url::from_file_path(&absolute) } else { Url::from_directory_path(&absolute) };
+        let url = if is_file {
+            Url::from_file_path(&absolute)
+        } else {
+            Url::from_directory_path(&absolute)
+        };
         url.map_err(|()| EngineError::Invalid {
             message: format!("{} cannot be written as a URL", absolute.display()),
         })

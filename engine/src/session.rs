@@ -32,6 +32,7 @@ use crate::query::channel::Channels;
 use crate::query::codec::ScanCodec;
 use crate::query::complexity::{longest_chain, may_be_deep};
 use crate::query::context::{LocalNodes, QueryContext};
+use crate::query::large_stack::on_large_stack;
 use crate::query::options::{SessionOptions, changed_entries};
 use crate::query::push_functions::PushFunctionsIntoScan;
 use crate::query::route::{PlacementResolver, Routing};
@@ -41,9 +42,6 @@ use crate::statements;
 
 /// Chains longer than this are planned on a thread with a large stack.
 const CHAIN_ON_OWN_STACK: usize = 50;
-
-/// Stack of that thread in bytes; 1,000 terms need some 20 MB in a debug build.
-const PLANNING_STACK: usize = 256 << 20;
 
 /// What every session starts from.
 #[derive(Clone)]
@@ -279,7 +277,8 @@ impl Session {
 
     fn span(&self, sql: &str) -> tracing::Span {
         let statement: String = sql.chars().take(1_000).collect();
-        let span = tracing::info_span!("query", db.system.name = "foreshard", db.query.text = statement);
+        let span =
+            tracing::info_span!("query", db.system.name = "foreshard", db.query.text = statement);
         crate::telemetry::adopt(&span, self.traceparent.as_deref());
         span
     }
@@ -305,7 +304,8 @@ impl Session {
         let result = done.unwrap_or(Err(EngineError::Timeout { seconds }));
         if result.is_err() {
             end(&self.inner, &query);
-            self.inner.count("foreshard_statements_failed_total", "Statements that ended with an error.");
+            self.inner
+                .count("foreshard_statements_failed_total", "Statements that ended with an error.");
         }
         result
     }
@@ -343,7 +343,8 @@ impl Session {
 
     /// Starts a query on the newest placement.
     pub(crate) fn begin(&self) -> Arc<QueryContext> {
-        let traceparent = crate::telemetry::current_traceparent().or_else(|| self.traceparent.clone());
+        let traceparent =
+            crate::telemetry::current_traceparent().or_else(|| self.traceparent.clone());
         self.inner.queries.start(self.inner.members.placement(), traceparent)
     }
 
@@ -462,7 +463,10 @@ impl Session {
                 match next {
                     Ok(Some(Ok(batch))) => Some((Ok(batch), Some((stream, running)))),
                     Ok(Some(Err(error))) => {
-                        session.inner.count("foreshard_statements_failed_total", "Statements that ended with an error.");
+                        session.inner.count(
+                            "foreshard_statements_failed_total",
+                            "Statements that ended with an error.",
+                        );
                         Some((Err(session.explain(error)), None))
                     }
                     Ok(None) => None,
@@ -470,7 +474,7 @@ impl Session {
                 }
             }
         });
-        QueryStream { schema, batches: batches.boxed(), rows_affected: None }
+        QueryStream { schema, batches: batches.fuse().boxed(), rows_affected: None }
     }
 }
 
@@ -487,21 +491,4 @@ fn count_nodes(plan: &Arc<dyn ExecutionPlan>, query: &QueryContext, in_flight: &
     for child in plan.children() {
         count_nodes(child, query, in_flight);
     }
-}
-
-/// Runs a future on a thread of its own with a stack that deep plans fit on.
-async fn on_large_stack<T, F>(work: impl FnOnce() -> F + Send + 'static) -> Result<T, EngineError>
-where
-    T: Send + 'static,
-    F: Future<Output = T>,
-{
-    let runtime = tokio::runtime::Handle::current();
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    let thread = std::thread::Builder::new().name("planning".to_owned()).stack_size(PLANNING_STACK);
-    let spawned = thread.spawn(move || {
-        // Nobody waits any more if the query was cancelled meanwhile.
-        drop(sender.send(runtime.block_on(work())));
-    });
-    spawned.map_err(|error| EngineError::Io { message: format!("no thread to plan on: {error}") })?;
-    receiver.await.map_err(|_panicked| EngineError::Cancelled)
 }

@@ -3,7 +3,5 @@
 mod state;
 mod supervisor;
 
-pub use state::{
-    ActiveTask, NodeState, NodeStateArgs, ReplicaHandle, StorePolicy, Tables,
-};
+pub use state::{ActiveTask, NodeState, NodeStateArgs, ReplicaHandle, StorePolicy, Tables};
 pub use supervisor::{CALL_MS_MAX, NodeError, NodeHandle, NodeMessage, NodeSupervisor};

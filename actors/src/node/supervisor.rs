@@ -31,7 +31,7 @@ pub enum NodeMessage {
     GetPartitions(RpcReplyPort<Vec<PartitionId>>),
 }
 
-/// The actor. All that changes lives in [`NodeSupervisorState`].
+/// The actor. All that changes lives in `NodeSupervisorState`.
 #[derive(Debug)]
 pub struct NodeSupervisor;
 
@@ -259,9 +259,8 @@ impl NodeHandle {
     /// [`NodeError::NoAnswer`] if it does not run within [`CALL_MS_MAX`].
     pub async fn supervisor(&self) -> Result<ActorRef<NodeMessage>, NodeError> {
         let mut keeping = self.supervisor.subscribe();
-        let settled = keeping.wait_for(|keeping| {
-            keeping.alive().is_some() || matches!(keeping, Keeping::Stopped)
-        });
+        let settled = keeping
+            .wait_for(|keeping| keeping.alive().is_some() || matches!(keeping, Keeping::Stopped));
         let settled = tokio::time::timeout(Duration::from_millis(CALL_MS_MAX), settled).await;
         let actor = match settled {
             Ok(Ok(keeping)) => keeping.alive().cloned(),

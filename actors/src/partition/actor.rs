@@ -111,7 +111,7 @@ pub struct PartitionArgs {
     pub reference: PartitionRef,
 }
 
-/// The actor. All that changes lives in [`PartitionState`].
+/// The actor. All that changes lives in `PartitionState`.
 #[derive(Debug)]
 pub struct Partition;
 
@@ -215,10 +215,12 @@ impl PartitionState {
         let mut view = self.view();
         view.version = other.version;
         for (id, theirs) in &other.segments {
-            let mine = view.segments.entry(*id).or_insert_with(|| Held::new(theirs.segment.clone()));
+            let mine =
+                view.segments.entry(*id).or_insert_with(|| Held::new(theirs.segment.clone()));
             if mine.rows.is_none()
                 && let Some(resident) = &theirs.rows
-                && let Some(charge) = self.args.node.charge("resident segment", theirs.segment.bytes)
+                && let Some(charge) =
+                    self.args.node.charge("resident segment", theirs.segment.bytes)
             {
                 mine.rows = Some(Resident { rows: resident.rows.clone(), charge: Some(charge) });
             }
@@ -312,8 +314,7 @@ impl PartitionState {
         let worth = |ns_per_row: u64, rows: u64, uses: u64, bytes: u64| {
             ns_per_row as f64 * rows as f64 * uses as f64 / bytes.max(1) as f64
         };
-        let offered =
-            worth(offer.expression.ns_per_row(), offer.values.len() as u64, 1, bytes);
+        let offered = worth(offer.expression.ns_per_row(), offer.values.len() as u64, 1, bytes);
         let mut view = self.view();
         let expressions = &self.args.node.expressions;
         let least = view
@@ -372,8 +373,7 @@ async fn precompute(
     reply: &RpcReplyPort<Outcome>,
 ) -> Outcome {
     let view = replica.view();
-    let missing =
-        view.segments.values().filter(|held| !held.outputs.contains_key(&expression.id));
+    let missing = view.segments.values().filter(|held| !held.outputs.contains_key(&expression.id));
     let (mut rows, mut bytes, mut ns) = (0, 0, 0);
     for held in missing {
         if reply.is_closed() {

@@ -157,10 +157,12 @@ pub async fn read_columns(
     let resident: Option<Rows> = resident.or_else(|| segment.pinned.clone());
     if let Some(rows) = resident {
         let kept = |batch: &RecordBatch| columns.iter().map(|i| batch.column(*i).clone()).collect();
-        return rows.iter().map(|batch| sparse(&schema, columns, kept(batch), batch.num_rows())).collect();
+        return rows
+            .iter()
+            .map(|batch| sparse(&schema, columns, kept(batch), batch.num_rows()))
+            .collect();
     }
-    let batches: Vec<RecordBatch> =
-        store.read(segment, Some(columns)).await?.try_collect().await?;
+    let batches: Vec<RecordBatch> = store.read(segment, Some(columns)).await?.try_collect().await?;
     batches
         .iter()
         .map(|batch| sparse(&schema, columns, batch.columns().to_vec(), batch.num_rows()))

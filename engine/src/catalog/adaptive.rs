@@ -89,7 +89,10 @@ impl TableProvider for AdaptiveTable {
         args: ScanArgs<'a>,
     ) -> Result<ScanResult> {
         let Some(query) = session.config().get_extension::<QueryContext>() else {
-            return internal_err!("table {} is scanned outside of a query", self.store.table().name);
+            return internal_err!(
+                "table {} is scanned outside of a query",
+                self.store.table().name
+            );
         };
         let snapshot = query.pin(self.store.as_ref());
         let table = &snapshot.table;
@@ -205,7 +208,8 @@ fn column(ranges: &[&ColumnRange], data_type: &DataType) -> ColumnStatistics {
     if let Some(nulls) = nulls.and_then(|nulls| usize::try_from(nulls).ok()) {
         column.null_count = Precision::Exact(nulls);
     }
-    column.min_value = precise(extreme(ranges, |range| range.min.as_ref(), std::cmp::Ordering::Less));
+    column.min_value =
+        precise(extreme(ranges, |range| range.min.as_ref(), std::cmp::Ordering::Less));
     column.max_value =
         precise(extreme(ranges, |range| range.max.as_ref(), std::cmp::Ordering::Greater));
     column

@@ -54,8 +54,7 @@ impl Catalog {
     pub fn add(&self, store: Arc<dyn TableStore>) -> bool {
         let name = store.table().name.to_string();
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
-        let is_view =
-            self.views.read().unwrap_or_else(PoisonError::into_inner).contains_key(&name);
+        let is_view = self.views.read().unwrap_or_else(PoisonError::into_inner).contains_key(&name);
         if is_view || tables.contains_key(&name) {
             return false;
         }

@@ -67,7 +67,8 @@ impl Settings {
                 text.split_once('=').ok_or_else(|| ConfigError::Flag { text: text.clone() })?;
             overrides.push((key.trim().to_owned(), value.trim().to_owned()));
         }
-        let given = flags.iter().filter_map(|(key, value)| Some(((*key).to_owned(), value.clone()?)));
+        let given =
+            flags.iter().filter_map(|(key, value)| Some(((*key).to_owned(), value.clone()?)));
         overrides.extend(given);
         Ok(Loaded::load(self.config.as_deref(), &overrides)?)
     }

@@ -126,4 +126,3 @@ async fn terminated() {
 async fn terminated() {
     std::future::pending::<()>().await;
 }
-

@@ -89,10 +89,7 @@ mod tests {
     #[test]
     fn semicolons_in_quotes_and_comments_end_nothing() {
         let text = "SELECT 'a;b', \"c;d\" -- e;f\n ; /* ;\n; */ SELECT $$x;y$$;\n;; SELECT 'ä;'";
-        assert_eq!(
-            texts(text),
-            ["SELECT 'a;b', \"c;d\" -- e;f", "SELECT $$x;y$$", "SELECT 'ä;'"]
-        );
+        assert_eq!(texts(text), ["SELECT 'a;b', \"c;d\" -- e;f", "SELECT $$x;y$$", "SELECT 'ä;'"]);
     }
 
     #[test]

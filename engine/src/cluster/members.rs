@@ -2,6 +2,9 @@
 //!
 //! Every change of the placement goes through one lock and makes a new epoch. Queries never take it.
 
+mod error;
+mod ports;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
@@ -9,16 +12,16 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use foreshard_actors::calls::CallSink;
 use foreshard_actors::expressions::Expressions;
 use foreshard_actors::node::{NodeHandle, NodeState, NodeStateArgs, StorePolicy, Tables};
-use foreshard_actors::ports::{Cluster, NodeProvider, Outcome, SharedClock};
+use foreshard_actors::ports::{Outcome, SharedClock};
 use foreshard_actors::table::{Committed, TableStore};
-use foreshard_policy::cluster::{ClusterView, NodeView, OutputView, PartitionView, Step};
-use foreshard_policy::ids::{Epoch, ExpressionId, NodeId, PartitionId};
+use foreshard_policy::cluster::Step;
+use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId};
 use url::Url;
 
+pub use self::error::MemberError;
 use crate::catalog::Catalog;
 use crate::cluster::place::{Place, PlaceError};
 use crate::cluster::{Endpoint, LocalNode, PlacedNode, Placement};
@@ -66,80 +69,6 @@ pub struct Members {
 impl fmt::Debug for Members {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Members({} nodes)", self.members.load().len())
-    }
-}
-
-/// A change of the cluster was not made.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum MemberError {
-    /// A node failed.
-    #[error(transparent)]
-    Place(#[from] PlaceError),
-    /// There is no such node.
-    #[error("there is no node {node}")]
-    NoNode {
-        /// The node.
-        node: NodeId,
-    },
-    /// There is no such partition.
-    #[error("there is no partition {partition}")]
-    NoPartition {
-        /// The partition.
-        partition: PartitionId,
-    },
-    /// The last replica is never dropped.
-    #[error("{node} holds the last replica of {partition}")]
-    LastReplica {
-        /// The partition.
-        partition: PartitionId,
-        /// The node.
-        node: NodeId,
-    },
-    /// The expression is not known any more.
-    #[error("expression {expression} is not known: its function or table is gone")]
-    NoExpression {
-        /// The expression.
-        expression: ExpressionId,
-    },
-    /// The last node is never removed.
-    #[error("{node} is the last node")]
-    LastNode {
-        /// The node.
-        node: NodeId,
-    },
-    /// Another node has this number already.
-    #[error("there is a node {node} already")]
-    Taken {
-        /// The number.
-        node: NodeId,
-    },
-    /// A node of this process cannot be made reachable for others.
-    #[error("no port for {node} on {host}: {source}")]
-    NoPort {
-        /// The node.
-        node: NodeId,
-        /// Where.
-        host: IpAddr,
-        /// What the system says.
-        source: std::io::Error,
-    },
-}
-
-impl MemberError {
-    /// Stable code for logs, metrics and the manual.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::Place(error) => error.code(),
-            Self::NoNode { .. } => "FS-CLUSTER-3",
-            Self::NoPartition { .. } => "FS-CLUSTER-4",
-            Self::LastReplica { .. } => "FS-CLUSTER-5",
-            Self::NoExpression { .. } => "FS-CLUSTER-6",
-            Self::LastNode { .. } => "FS-CLUSTER-7",
-            Self::Taken { .. } => "FS-CLUSTER-9",
-            Self::NoPort { .. } => "FS-CLUSTER-10",
-        }
     }
 }
 
@@ -425,9 +354,13 @@ impl Members {
             .filter(|store| partition.ordinal < store.table().partitioning.partitions())
             .ok_or_else(|| MemberError::NoPartition { partition: partition.clone() })?;
         let target = self.member(to)?;
-        let from = self.placement().holders.get(partition).into_iter().flatten().find_map(|node| {
-            (*node != to).then(|| self.member(*node).ok()).flatten()
-        });
+        let from = self
+            .placement()
+            .holders
+            .get(partition)
+            .into_iter()
+            .flatten()
+            .find_map(|node| (*node != to).then(|| self.member(*node).ok()).flatten());
         let from = from.as_ref().map(|member| &*member.place);
         target.place.open(partition, &store.snapshot(), from).await?;
         self.publish(|holders| {
@@ -621,97 +554,10 @@ impl Members {
 
 /// Address of a node that lives in this process: never dialled.
 fn local_url(id: NodeId) -> Result<Url, MemberError> {
-    Url::parse(&format!("http://{id}.in-process:1")).map_err(|_invalid| MemberError::NoNode { node: id })
+    Url::parse(&format!("http://{id}.in-process:1"))
+        .map_err(|_invalid| MemberError::NoNode { node: id })
 }
 
 fn failed(error: &MemberError) -> Outcome {
     Outcome::Failed { code: error.code(), reason: error.to_string() }
-}
-
-#[async_trait]
-impl Cluster for Members {
-    fn view(&self) -> ClusterView {
-        let members = self.members.load();
-        let placement = self.placement();
-        let nodes: BTreeMap<NodeId, NodeView> =
-            members.iter().map(|(id, member)| (*id, member.place.view())).collect();
-        let mut view = ClusterView { epoch: placement.epoch, nodes, ..ClusterView::default() };
-        let mut expressions_of: HashMap<Arc<str>, Vec<_>> = HashMap::new();
-        for expression in self.expressions.list() {
-            expressions_of.entry(Arc::clone(&expression.table)).or_default().push(expression);
-        }
-        for (partition, holders) in &placement.holders {
-            let Some(store) = self.catalog.store(&partition.table) else { continue };
-            let snapshot = store.snapshot();
-            let Some(segments) = snapshot.partitions.get(partition.ordinal as usize) else { continue };
-            let rows: u64 = segments.iter().map(|segment| segment.rows).sum();
-            let bytes = segments.iter().map(|segment| segment.bytes).sum();
-            let holders = holders.clone();
-            let held: Vec<HashMap<_, _>> = holders
-                .iter()
-                .filter_map(|node| members.get(node))
-                .map(|member| {
-                    let outputs = member.place.outputs(partition).into_iter();
-                    outputs.map(|held| ((held.expression, held.segment), held.bytes)).collect()
-                })
-                .collect();
-            for expression in expressions_of.get(&partition.table).into_iter().flatten() {
-                let stored_everywhere = |segment: &&Arc<foreshard_actors::segment::Segment>| {
-                    !held.is_empty()
-                        && held.iter().all(|held| held.contains_key(&(expression.id, segment.id)))
-                };
-                let rows_stored =
-                    segments.iter().filter(stored_everywhere).map(|segment| segment.rows).sum();
-                let bytes_held = held
-                    .iter()
-                    .flatten()
-                    .filter(|((id, _), _)| *id == expression.id)
-                    .map(|(_, bytes)| bytes)
-                    .sum();
-                let output = OutputView {
-                    function: Arc::clone(&expression.function),
-                    rows_stored,
-                    rows_missing: rows - rows_stored,
-                    bytes: bytes_held,
-                };
-                view.outputs.insert((expression.id, partition.clone()), output);
-            }
-            view.partitions.insert(partition.clone(), PartitionView { holders, rows, bytes });
-        }
-        view
-    }
-
-    async fn carry_out(&self, _epoch: Epoch, step: Step) -> Outcome {
-        match self.step(step).await {
-            Ok(outcome) => outcome,
-            Err(error) => failed(&error),
-        }
-    }
-}
-
-#[async_trait]
-impl NodeProvider for Members {
-    fn nodes(&self) -> Vec<NodeId> {
-        self.members.load().keys().copied().collect()
-    }
-
-    async fn add(&self, node: NodeId) -> Outcome {
-        match self.add_local(node).await {
-            Ok(()) => Outcome::Done { rows: 0, bytes: 0, ns: 0 },
-            Err(error) => failed(&error),
-        }
-    }
-
-    async fn remove(&self, node: NodeId) -> Outcome {
-        match Members::remove(self, node).await {
-            Ok(()) => Outcome::Done { rows: 0, bytes: 0, ns: 0 },
-            Err(error) => failed(&error),
-        }
-    }
-
-    fn set_budget(&self, node: NodeId, cpu_permits: u32, memory_bytes_max: u64) {
-        if let Ok(member) = self.member(node) {
-            member.place.set_budget(cpu_permits, memory_bytes_max);
-        }
-    }
 }

@@ -115,7 +115,11 @@ mod tests {
         });
         let holders = (0..u32::try_from(busy.len()).unwrap()).map(NodeId).collect();
         let partition = PartitionId::new("t", 0);
-        Placement { epoch: Epoch(1), nodes: nodes.collect(), holders: [(partition, holders)].into() }
+        Placement {
+            epoch: Epoch(1),
+            nodes: nodes.collect(),
+            holders: [(partition, holders)].into(),
+        }
     }
 
     #[test]

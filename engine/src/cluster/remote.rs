@@ -398,11 +398,8 @@ impl Place for RemoteNode {
     }
 
     async fn stop(&self) {
-        let news = News {
-            coordinator: process_id().to_owned(),
-            is_dismissed: true,
-            ..News::default()
-        };
+        let news =
+            News { coordinator: process_id().to_owned(), is_dismissed: true, ..News::default() };
         if let Err(error) = tell(self.client.clone(), &self.url, news).await {
             tracing::debug!(node = %self.id, code = error.code(), %error, "not told to stop");
         }

@@ -36,8 +36,10 @@ impl Loaded {
             here.is_file().then_some(here)
         });
         if let Some(path) = &found {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| ConfigError::File { path: path.clone(), reason: error.to_string() })?;
+            let text = std::fs::read_to_string(path).map_err(|error| ConfigError::File {
+                path: path.clone(),
+                reason: error.to_string(),
+            })?;
             let values = toml::from_str::<toml::Table>(&text).map_err(|error| {
                 ConfigError::File { path: path.clone(), reason: toml_reason(&error) }
             })?;
@@ -82,7 +84,8 @@ impl<P: Provider> Provider for Named<P> {
 /// A flag's value: TOML where it is a number, a truth value or a list, plain text otherwise.
 fn plain(text: &str) -> Value {
     let parsed = toml::from_str::<toml::Table>(&format!("value = {text}")).ok();
-    let parsed = parsed.filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
+    let parsed =
+        parsed.filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
     let value = parsed.unwrap_or_else(|| toml::Value::String(text.to_owned()));
     Value::serialize(&value).unwrap_or_else(|_| Value::from(text))
 }

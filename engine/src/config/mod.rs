@@ -8,10 +8,10 @@ mod section;
 
 use std::path::{Path, PathBuf};
 
-use foreshard_policy::config::{Entry, LoopConfig};
 pub use self::load::Loaded;
 pub use self::section::Address;
 use self::section::{Bound, section};
+use foreshard_policy::config::{Entry, LoopConfig};
 
 /// A setting, or the place it comes from, is wrong. The text names the key, the value and the bound.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -192,7 +192,8 @@ impl Config {
     /// Checks this and every section; the loop's was checked when it was read.
     fn checked_whole(self) -> Result<Self, ConfigError> {
         let Self { serve, limits, telemetry, .. } = self.clone();
-        let (serve, limits, telemetry) = (serve.checked()?, limits.checked()?, telemetry.checked()?);
+        let (serve, limits, telemetry) =
+            (serve.checked()?, limits.checked()?, telemetry.checked()?);
         self.with_serve(serve).with_limits(limits).with_telemetry(telemetry).checked()
     }
 }

@@ -103,7 +103,8 @@ impl std::str::FromStr for Address {
             return Ok(Self::OFF);
         }
         let parts = text.rsplit_once(':');
-        let good = parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let good =
+            parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         if good {
             Ok(Self(Some(text.to_owned())))
         } else {

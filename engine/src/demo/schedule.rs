@@ -157,7 +157,7 @@ fn dashboards(costs: &[f64], rng: &mut StdRng) -> [Vec<Panel>; 4] {
     let mut halves = [Vec::new(), Vec::new()];
     for (position, expression) in by_cost.into_iter().enumerate() {
         // The dearest to one, the next two to the other, ..: the halves cost about the same.
-        halves[(position + 1) / 2 % 2].push(expression);
+        halves[position.div_ceil(2) % 2].push(expression);
     }
     if halves[1].is_empty() {
         halves[1] = halves[0].clone();

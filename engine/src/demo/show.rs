@@ -86,7 +86,7 @@ impl ProgressLine {
             print!("\r{line:<78}");
             // Progress that cannot be written is no reason to stop.
             drop(std::io::stdout().flush());
-        } else if now.rounds_done % 6 == 0 && self.said != Some(now.rounds_done) {
+        } else if now.rounds_done.is_multiple_of(6) && self.said != Some(now.rounds_done) {
             self.said = Some(now.rounds_done);
             println!("  day {} ({what})  {hour:02}:00", day + 1);
         }

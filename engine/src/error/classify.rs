@@ -181,7 +181,7 @@ fn syntax(error: &ParserError) -> EngineError {
     };
     let (message, position) = match text.rsplit_once(" at Line: ") {
         Some((message, place)) => (message, position(place)),
-        None => (text.as_ref(), None),
+        None => (text, None),
     };
     EngineError::Syntax { message: sentence(message), position }
 }
@@ -281,7 +281,9 @@ fn short_name(name: &str) -> &str {
     let mut parts = name.rsplitn(3, '.');
     match (parts.next(), parts.next(), parts.next()) {
         (Some(table), Some("public"), _) => table,
-        (Some(table), Some(schema), Some(_)) => &name[name.len() - table.len() - schema.len() - 1..],
+        (Some(table), Some(schema), Some(_)) => {
+            &name[name.len() - table.len() - schema.len() - 1..]
+        }
         _ => name,
     }
 }
@@ -316,7 +318,12 @@ pub(super) fn sentence(text: &str) -> String {
     while let Some(rest) = PREFIXES.iter().find_map(|prefix| text.strip_prefix(prefix)) {
         text = rest.trim_start();
     }
-    for end in ["\n\nbacktrace: ", "\nThis issue was likely caused", "\n\tCandidate functions", "\nValid fields are"] {
+    for end in [
+        "\n\nbacktrace: ",
+        "\nThis issue was likely caused",
+        "\n\tCandidate functions",
+        "\nValid fields are",
+    ] {
         text = text.split(end).next().unwrap_or(text);
     }
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -70,7 +70,9 @@ pub enum EngineError {
         message: String,
     },
     /// A statement whose chain of operators is too long to plan safely.
-    #[error("the statement chains {terms} terms; at most {max} are allowed (limits.statement-terms-max)")]
+    #[error(
+        "the statement chains {terms} terms; at most {max} are allowed (limits.statement-terms-max)"
+    )]
     TooComplex {
         /// Terms of the longest chain.
         terms: usize,

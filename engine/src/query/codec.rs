@@ -71,7 +71,10 @@ impl PhysicalExtensionCodec for FunctionCodec {
             return internal_err!("no registry to find function {name} in");
         };
         let version: [u8; 16] = bytes.try_into().map_err(|_wrong_length| {
-            exec_datafusion_err!("function {name} came with {} bytes of version, not 16", bytes.len())
+            exec_datafusion_err!(
+                "function {name} came with {} bytes of version, not 16",
+                bytes.len()
+            )
         })?;
         let version = FunctionVersion(u128::from_be_bytes(version));
         functions
@@ -262,7 +265,9 @@ impl PhysicalExtensionCodec for ScanCodec {
             groups: scan
                 .groups
                 .iter()
-                .map(|group| GroupTicket { segments: group.iter().map(SegmentTicket::new).collect() })
+                .map(|group| GroupTicket {
+                    segments: group.iter().map(SegmentTicket::new).collect(),
+                })
                 .collect(),
             filters: scan.filters.iter().map(expr).collect::<Result<_>>()?,
             outputs: scan.outputs.iter().map(|output| expr(&output.expr)).collect::<Result<_>>()?,

@@ -62,10 +62,25 @@ pub fn longest_chain(sql: &str) -> usize {
                 }
                 _ => {}
             },
-            Token::Plus | Token::Minus | Token::Mul | Token::Div | Token::Mod
-            | Token::StringConcat | Token::Eq | Token::DoubleEq | Token::Neq | Token::Lt
-            | Token::Gt | Token::LtEq | Token::GtEq | Token::Pipe | Token::Caret
-            | Token::Ampersand | Token::ShiftLeft | Token::ShiftRight | Token::DoubleColon => {
+            Token::Plus
+            | Token::Minus
+            | Token::Mul
+            | Token::Div
+            | Token::Mod
+            | Token::StringConcat
+            | Token::Eq
+            | Token::DoubleEq
+            | Token::Neq
+            | Token::Lt
+            | Token::Gt
+            | Token::LtEq
+            | Token::GtEq
+            | Token::Pipe
+            | Token::Caret
+            | Token::Ampersand
+            | Token::ShiftLeft
+            | Token::ShiftRight
+            | Token::DoubleColon => {
                 count(&mut open, &mut longest);
             }
             _ => {}
@@ -74,7 +89,7 @@ pub fn longest_chain(sql: &str) -> usize {
     if longest == 0 { 0 } else { longest + 1 }
 }
 
-fn count(open: &mut Vec<usize>, longest: &mut usize) {
+fn count(open: &mut [usize], longest: &mut usize) {
     if let Some(terms) = open.last_mut() {
         *terms += 1;
         *longest = (*longest).max(*terms);

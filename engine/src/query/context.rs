@@ -80,7 +80,11 @@ struct Foreign {
 impl Queries {
     /// Starts a query of this process.
     #[must_use]
-    pub fn start(&self, placement: Arc<Placement>, traceparent: Option<String>) -> Arc<QueryContext> {
+    pub fn start(
+        &self,
+        placement: Arc<Placement>,
+        traceparent: Option<String>,
+    ) -> Arc<QueryContext> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let query = Arc::new(QueryContext::new(id, placement, traceparent));
         if let Ok(mut running) = self.running.lock() {
@@ -140,9 +144,9 @@ impl Queries {
     /// Number of queries that run.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.running.lock().map_or(0, |running| {
-            running.values().filter(|query| query.strong_count() > 0).count()
-        })
+        self.running
+            .lock()
+            .map_or(0, |running| running.values().filter(|query| query.strong_count() > 0).count())
     }
 }
 

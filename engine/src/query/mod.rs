@@ -7,6 +7,7 @@ pub mod codec;
 pub mod complexity;
 pub mod context;
 pub mod functions;
+pub(crate) mod large_stack;
 pub mod options;
 pub mod prune;
 pub mod push_functions;

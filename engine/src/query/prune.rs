@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, UInt64Array};
+use datafusion::catalog::Session;
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::{Column, DFSchema, Result, ScalarValue};
 use datafusion::logical_expr::Expr;
 use datafusion::logical_expr::utils::conjunction;
-use datafusion::catalog::Session;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use foreshard_actors::segment::{ColumnRange, Segment};
 use foreshard_actors::table::Snapshot;
@@ -35,7 +35,12 @@ pub fn prune(
     let builder = PruningPredicateBuilder::new().with_file_schema(Arc::clone(schema));
     let Some(predicate) = builder.build(planned) else { return Ok(segments) };
     let kept = predicate.prune(&Statistics { snapshot, segments: &segments })?;
-    Ok(segments.into_iter().zip(kept).filter(|(_, keep)| *keep).map(|(segment, _)| segment).collect())
+    Ok(segments
+        .into_iter()
+        .zip(kept)
+        .filter(|(_, keep)| *keep)
+        .map(|(segment, _)| segment)
+        .collect())
 }
 
 struct Statistics<'a> {
@@ -85,7 +90,9 @@ impl PruningStatistics for Statistics<'_> {
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {
-        Some(Arc::new(self.segments.iter().map(|segment| Some(segment.rows)).collect::<UInt64Array>()))
+        Some(Arc::new(
+            self.segments.iter().map(|segment| Some(segment.rows)).collect::<UInt64Array>(),
+        ))
     }
 
     /// Hash partitions: a segment of another partition holds none of the values.
@@ -98,7 +105,8 @@ impl PruningStatistics for Statistics<'_> {
         let owners: Option<HashSet<u32>> =
             values.iter().map(|value| table.partitioning.owner_of(data_type, value)).collect();
         let owners = owners?;
-        let holds = |segment: &Arc<Segment>| (!owners.contains(&segment.partition)).then_some(false);
+        let holds =
+            |segment: &Arc<Segment>| (!owners.contains(&segment.partition)).then_some(false);
         Some(self.segments.iter().map(holds).collect())
     }
 }

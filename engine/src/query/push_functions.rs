@@ -26,9 +26,7 @@ use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
-use datafusion::physical_plan::{
-    ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions,
-};
+use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
 use crate::query::functions::{
     compose, contains_dynamic_filter, contains_storable, is_lazy, is_storable, is_volatile,
@@ -214,7 +212,7 @@ fn request(plan: &Plan, expr: &Arc<dyn PhysicalExpr>) -> Result<Option<(Plan, us
         if !is_storable(&expr) {
             return Ok(None);
         }
-        if let Some(index) = scan.outputs.iter().position(|output| &output.expr == &expr) {
+        if let Some(index) = scan.outputs.iter().position(|output| output.expr.eq(&expr)) {
             return Ok(Some((Arc::clone(plan), index)));
         }
         let mut outputs = scan.outputs.clone();
@@ -261,7 +259,7 @@ fn request_below_projection(
     let name = child.schema().field(index).name().clone();
     let column = Arc::new(Column::new(&name, index)) as Arc<dyn PhysicalExpr>;
     let mut exprs: Vec<ProjectionExpr> = projection.expr().to_vec();
-    if let Some(there) = exprs.iter().position(|projected| &projected.expr == &column) {
+    if let Some(there) = exprs.iter().position(|projected| projected.expr.eq(&column)) {
         return Ok(Some((Arc::new(ProjectionExec::try_new(exprs, child)?), there)));
     }
     exprs.push(ProjectionExpr { expr: column, alias: format!("__call_{last}") });

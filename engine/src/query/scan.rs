@@ -170,7 +170,9 @@ impl DisplayAs for PartitionScanExec {
         for (position, output) in self.outputs.iter().enumerate() {
             let comma = if position == 0 { "" } else { ", " };
             match output.expr.downcast_ref::<Column>() {
-                Some(column) if column.name() == output.alias => write!(f, "{comma}{}", column.name())?,
+                Some(column) if column.name() == output.alias => {
+                    write!(f, "{comma}{}", column.name())?
+                }
                 _ => write!(f, "{comma}{} as {}", output.expr, output.alias)?,
             }
         }

@@ -6,13 +6,15 @@
 //! to the partition actor. At the end of the task one bulk record per call and partition goes to the
 //! monitor.
 
+mod rest;
+mod work;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, NullArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::{concat, filter, filter_record_batch, prep_null_mask_filter};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
+use arrow::compute::concat;
 use datafusion::common::{DataFusionError, Result, exec_datafusion_err, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
@@ -23,7 +25,7 @@ use datafusion::physical_plan::metrics::{BaselineMetrics, Count, MetricBuilder};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::NodeState;
-use foreshard_actors::partition::{ComputeError, Held, Offer, StoredOutput, evaluate};
+use foreshard_actors::partition::{ComputeError, Held, Offer, evaluate};
 use foreshard_policy::calls::CallRecord;
 use foreshard_policy::ids::{ExpressionId, PartitionId};
 use futures::stream::{self, BoxStream};
@@ -32,9 +34,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::query::context::{LocalNodes, QueryContext};
-use crate::query::functions::{all_calls, describe, eager_calls, substitute};
-use crate::query::options::SessionOptions;
 use crate::query::scan::{PartitionScanExec, ScanSegment};
+use crate::query::stream::rest::Rest;
+use crate::query::stream::work::{Call, SegmentCall, Work};
 use crate::query::worker::TaskTrace;
 
 /// Opens the stream of one output partition.
@@ -101,109 +103,6 @@ fn in_span<S: futures::Stream + Send + 'static>(
     })
 }
 
-/// A function call of the scan.
-#[derive(Debug)]
-struct Call {
-    /// What it is called by in the plan.
-    expr: Arc<dyn PhysicalExpr>,
-    /// What it is called by everywhere else.
-    expression: Arc<FunctionExpression>,
-    /// Its type.
-    field: Arc<Field>,
-    /// The first filter (or the outputs, numbered after the last filter) that needs it on every row.
-    /// Before that it may stand in a branch that not all rows take, and is a column only where it is
-    /// stored.
-    computed_from: Option<usize>,
-}
-
-/// The expressions of a scan, rewritten so that calls are columns behind those of the table.
-#[derive(Debug)]
-struct Work {
-    table: Arc<str>,
-    schema: SchemaRef,
-    output_schema: SchemaRef,
-    /// Columns of the table that must be read, ascending.
-    columns: Vec<usize>,
-    calls: Vec<Call>,
-    filters: Vec<Arc<dyn PhysicalExpr>>,
-    outputs: Vec<Arc<dyn PhysicalExpr>>,
-    /// Whether the session reads stored outputs and offers new ones.
-    uses_outputs: bool,
-    is_passthrough: bool,
-}
-
-impl Work {
-    fn new(
-        exec: &PartitionScanExec,
-        settings: &Arc<datafusion::config::ConfigOptions>,
-    ) -> Result<Self> {
-        let outputs: Vec<_> = exec.outputs.iter().map(|output| Arc::clone(&output.expr)).collect();
-        let exprs = || exec.filters.iter().chain(&outputs);
-        let eager_in = exec
-            .filters
-            .iter()
-            .map(|filter| eager_calls([filter]))
-            .chain([eager_calls(&outputs)])
-            .collect::<Result<Vec<_>>>()?;
-        let calls = all_calls(exprs())?
-            .into_iter()
-            .map(|expr| {
-                let expression = Arc::new(describe(&expr, &exec.table.name, settings)?);
-                let field = expr.return_field(&exec.table.schema)?;
-                let computed_from = eager_in.iter().position(|eager| eager.contains(&expr));
-                Ok(Call { field, expression, computed_from, expr })
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let mut columns: Vec<usize> =
-            exprs().flat_map(|expr| collect_columns(expr)).map(|column| column.index()).collect();
-        columns.sort_unstable();
-        columns.dedup();
-        let is_column = |expr: &Arc<dyn PhysicalExpr>| expr.is::<Column>();
-        Ok(Self {
-            table: Arc::clone(&exec.table.name),
-            schema: Arc::clone(&exec.table.schema),
-            output_schema: exec.schema(),
-            columns,
-            calls,
-            uses_outputs: settings
-                .extensions
-                .get::<SessionOptions>()
-                .is_none_or(|options| options.use_outputs),
-            is_passthrough: exec.filters.is_empty() && outputs.iter().all(is_column),
-            filters: exec.filters.clone(),
-            outputs,
-        })
-    }
-
-    /// Filters and outputs of one segment, with calls replaced by their columns where they have one.
-    #[expect(clippy::type_complexity, reason = "two lists of expressions")]
-    fn rewrite(
-        &self,
-        calls: &[SegmentCall],
-    ) -> Result<(Vec<Arc<dyn PhysicalExpr>>, Vec<Arc<dyn PhysicalExpr>>)> {
-        let columns_at = |step: usize| -> Vec<(Arc<dyn PhysicalExpr>, Column)> {
-            let is_column = |(_, call): &(usize, &SegmentCall)| {
-                call.column_from.is_some_and(|from| from <= step)
-            };
-            let column = |(i, _): (usize, &SegmentCall)| {
-                let name = self.calls[i].field.name();
-                (Arc::clone(&self.calls[i].expr), Column::new(name, self.position(i)))
-            };
-            calls.iter().enumerate().filter(is_column).map(column).collect()
-        };
-        let filters = self.filters.iter().enumerate();
-        let filters = filters.map(|(step, filter)| substitute(filter, &columns_at(step)));
-        let columns = columns_at(self.filters.len());
-        let outputs = self.outputs.iter().map(|output| substitute(output, &columns));
-        Ok((filters.collect::<Result<_>>()?, outputs.collect::<Result<_>>()?))
-    }
-
-    /// Position of a call's column behind those of the table.
-    fn position(&self, call: usize) -> usize {
-        self.schema.fields().len() + call
-    }
-}
-
 /// One segment that is being read.
 struct OpenSegment {
     partition: PartitionId,
@@ -214,17 +113,6 @@ struct OpenSegment {
     calls: Vec<SegmentCall>,
     filters: Vec<Arc<dyn PhysicalExpr>>,
     outputs: Vec<Arc<dyn PhysicalExpr>>,
-}
-
-/// A call on one segment.
-struct SegmentCall {
-    expression: Arc<FunctionExpression>,
-    stored: Option<StoredOutput>,
-    /// The first filter (or the outputs) that finds it as a column: all do if it is stored.
-    column_from: Option<usize>,
-    is_fresh: bool,
-    /// Values computed so far, as long as no row was left out.
-    computed: Option<Vec<ArrayRef>>,
 }
 
 /// State of one running scan.
@@ -431,7 +319,11 @@ impl Scan {
     fn record(&mut self, open: &OpenSegment, call: usize, rows: u64, ns: u64, bytes: u64) {
         let call = &open.calls[call];
         let is_stored = call.stored.is_some();
-        if is_stored { self.rows_stored.add(rows as usize) } else { self.rows_computed.add(rows as usize) };
+        if is_stored {
+            self.rows_stored.add(rows as usize)
+        } else {
+            self.rows_computed.add(rows as usize)
+        };
         let key = (call.expression.id, open.partition.clone());
         let record = self.records.entry(key).or_insert_with(|| CallRecord {
             at_ms: 0,
@@ -537,116 +429,5 @@ fn slices(
     })
 }
 
-/// The rows of one batch that the filters left so far.
-struct Rest {
-    /// Columns of the table (Null where nobody reads them), then one column per call (Null until
-    /// something needs it).
-    batch: RecordBatch,
-    /// Which calls are columns already.
-    has: Vec<bool>,
-    /// Whether all rows of the batch are still there.
-    is_whole: bool,
-    calls_at: usize,
-    start: usize,
-    rows: usize,
-    /// Rows of the batch that are left; `None` as long as all are.
-    mask: Option<BooleanArray>,
-    stored: Vec<Option<ArrayRef>>,
-}
-
-impl Rest {
-    fn new(work: &Work, calls: &[SegmentCall], batch: RecordBatch, start: usize) -> Result<Self> {
-        let rows = batch.num_rows();
-        let null: ArrayRef = Arc::new(NullArray::new(rows));
-        let width = work.schema.fields().len() + calls.len();
-        let mut columns = vec![null; width];
-        let unused = Arc::new(Field::new("-", DataType::Null, true));
-        let mut fields = vec![unused; width];
-        for (position, index) in work.columns.iter().enumerate() {
-            columns[*index] = Arc::clone(batch.column(position));
-            fields[*index] = Arc::clone(&work.schema.fields()[*index]);
-        }
-        let stored = calls
-            .iter()
-            .map(|call| call.stored.as_ref().map(|stored| Arc::clone(&stored.values)))
-            .collect();
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let schema = Arc::new(Schema::new(fields));
-        Ok(Self {
-            batch: RecordBatch::try_new_with_options(schema, columns, &options)?,
-            has: vec![false; calls.len()],
-            is_whole: true,
-            calls_at: work.schema.fields().len(),
-            start,
-            rows,
-            mask: None,
-            stored,
-        })
-    }
-
-    /// Puts the values of a call in its place: the given ones, or a slice of the stored output.
-    fn add(&mut self, call: usize, values: Option<ArrayRef>, data_type: &DataType) -> Result<()> {
-        let values = match (values, &self.stored[call]) {
-            (Some(values), _) => values,
-            (None, Some(stored)) => {
-                let slice = stored.slice(self.start, self.rows);
-                match &self.mask {
-                    Some(mask) => filter(&slice, mask)?,
-                    None => slice,
-                }
-            }
-            (None, None) => return internal_err!("call {call} is neither stored nor computed"),
-        };
-        let position = self.calls_at + call;
-        let mut columns = self.batch.columns().to_vec();
-        let mut fields: Vec<Arc<Field>> = self.batch.schema().fields().iter().cloned().collect();
-        columns[position] = values;
-        fields[position] = Arc::new(Field::new("call", data_type.clone(), true));
-        let options = RecordBatchOptions::new().with_row_count(Some(self.batch.num_rows()));
-        let schema = Arc::new(Schema::new(fields));
-        self.batch = RecordBatch::try_new_with_options(schema, columns, &options)?;
-        self.has[call] = true;
-        Ok(())
-    }
-
-    /// Keeps the rows for which `predicate` is true.
-    fn keep(&mut self, predicate: &Arc<dyn PhysicalExpr>) -> Result<()> {
-        let rows = self.batch.num_rows();
-        let values = predicate.evaluate(&self.batch)?.into_array(rows)?;
-        let Some(mask) = values.as_any().downcast_ref::<BooleanArray>() else {
-            return internal_err!("predicate {predicate} is not boolean");
-        };
-        let mask = if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
-        if mask.true_count() == rows {
-            return Ok(());
-        }
-        self.batch = filter_record_batch(&self.batch, &mask)?;
-        self.is_whole = false;
-        if self.stored.iter().zip(&self.has).any(|(stored, has)| stored.is_some() && !has) {
-            self.mask = Some(match &self.mask {
-                None => mask,
-                Some(before) => narrow(before, &mask),
-            });
-        }
-        Ok(())
-    }
-}
-
-/// The mask over all rows that keeps what `mask` keeps of the rows that `before` kept.
-fn narrow(before: &BooleanArray, mask: &BooleanArray) -> BooleanArray {
-    let mut kept = mask.values().iter();
-    before.values().iter().map(|is_kept| is_kept && kept.next().unwrap_or(false)).map(Some).collect()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_second_filter_narrows_the_first_ones_rows() {
-        let before = BooleanArray::from(vec![true, false, true, true, false]);
-        let mask = BooleanArray::from(vec![false, true, true]);
-        let kept: Vec<bool> = narrow(&before, &mask).values().iter().collect();
-        assert_eq!(kept, [false, false, true, true, false]);
-    }
-}
+mod tests;

@@ -138,7 +138,9 @@ fn header(headers: &HeaderMap, name: &str) -> Option<String> {
 pub fn task_headers(query: &QueryContext) -> Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     let value = |text: &str| {
-        text.parse().map_err(|error| DataFusionError::External(Box::<http::header::InvalidHeaderValue>::new(error)))
+        text.parse().map_err(|error| {
+            DataFusionError::External(Box::<http::header::InvalidHeaderValue>::new(error))
+        })
     };
     headers.insert(COORDINATOR, value(process_id())?);
     if let Some(traceparent) = &query.traceparent {

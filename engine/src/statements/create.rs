@@ -52,7 +52,9 @@ pub(super) async fn external(
             options.finish()?;
             if schema.fields().is_empty() {
                 return Err(EngineError::Invalid {
-                    message: format!("a {kind} table needs columns: CREATE EXTERNAL TABLE {name} (column TYPE, ..)"),
+                    message: format!(
+                        "a {kind} table needs columns: CREATE EXTERNAL TABLE {name} (column TYPE, ..)"
+                    ),
                 });
             }
             if kind == "MEMORY" {
@@ -72,8 +74,7 @@ async fn memory_table(
     schema: SchemaRef,
     partitioning: Partitioning,
 ) -> Result<(), EngineError> {
-    let store =
-        foreshard_actors::store::MemoryTable::create(name, schema, partitioning)?;
+    let store = foreshard_actors::store::MemoryTable::create(name, schema, partitioning)?;
     session.inner.add_table(Arc::new(store)).await
 }
 

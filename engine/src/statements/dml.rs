@@ -57,9 +57,7 @@ pub(super) async fn run(
             Ok(count)
         }
         WriteOp::Truncate => truncate(session, &store).await,
-        WriteOp::Delete | WriteOp::Update => {
-            change_rows(session, &store, &statement, query).await
-        }
+        WriteOp::Delete | WriteOp::Update => change_rows(session, &store, &statement, query).await,
         other => Err(EngineError::NotSupported { message: format!("{other} on table {name}") }),
     }
 }
@@ -97,7 +95,8 @@ async fn change_rows(
     for _ in 0..ATTEMPTS_MAX {
         let state = session.state(&query)?;
         let snapshot = query.pin(store.as_ref());
-        let Some((change, hits)) = plan_change(session, &state, store, &snapshot, statement).await?
+        let Some((change, hits)) =
+            plan_change(session, &state, store, &snapshot, statement).await?
         else {
             return Ok(0);
         };
@@ -160,7 +159,9 @@ fn candidates(
     snapshot: &Snapshot,
     input: &LogicalPlan,
 ) -> Result<Vec<Arc<Segment>>, EngineError> {
-    let LogicalPlan::Filter(filter) = input else { return Ok(snapshot.segments().cloned().collect()) };
+    let LogicalPlan::Filter(filter) = input else {
+        return Ok(snapshot.segments().cloned().collect());
+    };
     let usable = split_conjunction_owned(filter.predicate.clone())
         .into_iter()
         .filter(|part| !has_subquery(part) && !part.is_volatile())
@@ -313,11 +314,7 @@ pub(super) fn fit_all(
     fitted.collect()
 }
 
-fn fit(
-    schema: &SchemaRef,
-    columns: &[ArrayRef],
-    rows: usize,
-) -> Result<RecordBatch, EngineError> {
+fn fit(schema: &SchemaRef, columns: &[ArrayRef], rows: usize) -> Result<RecordBatch, EngineError> {
     let options = CastOptions { safe: false, ..CastOptions::default() };
     let columns = schema
         .fields()

@@ -9,9 +9,11 @@ use foreshard::Engine;
 use foreshard_actors::board::Role;
 use foreshard_actors::calls::CallSink;
 use foreshard_actors::expressions::{Expressions, FunctionExpression};
-use foreshard_actors::partitioning::Partitioning;
 use foreshard_actors::node::{NodeState, NodeStateArgs, StorePolicy, Tables};
-use foreshard_actors::partition::{OFFERS_MAX, Offer, Partition, PartitionArgs, PartitionRef, Replica};
+use foreshard_actors::partition::{
+    OFFERS_MAX, Offer, Partition, PartitionArgs, PartitionRef, Replica,
+};
+use foreshard_actors::partitioning::Partitioning;
 use foreshard_actors::ports::SystemClock;
 use foreshard_actors::table::TableStore;
 use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId, SegmentId};
@@ -31,9 +33,10 @@ const QUERIES: [&str; 3] = [
 
 /// The partition actors of all nodes.
 fn partition_actors(rig: &Rig) -> Vec<ActorCell> {
-    let handles = rig.nodes().into_iter().flat_map(|node| {
-        node.replicas().values().cloned().collect::<Vec<_>>()
-    });
+    let handles = rig
+        .nodes()
+        .into_iter()
+        .flat_map(|node| node.replicas().values().cloned().collect::<Vec<_>>());
     handles.map(|handle| handle.actor.actor().expect("it was started").get_cell()).collect()
 }
 
@@ -112,9 +115,8 @@ fn a_partition_actor_catches_up_with_the_commit_that_it_slept_through() {
         rig.engine.append("t", vec![rig::batch(ROWS..ROWS + 100)]).await.unwrap();
         eventually("the replicas hold the new segments", || {
             let nodes = rig.nodes();
-            let replicas = nodes.iter().flat_map(|node| {
-                node.replicas().values().cloned().collect::<Vec<_>>()
-            });
+            let replicas =
+                nodes.iter().flat_map(|node| node.replicas().values().cloned().collect::<Vec<_>>());
             replicas.map(|handle| handle.replica.view().segments.len()).sum::<usize>() == 4 * 7
         })
         .await;
@@ -134,7 +136,8 @@ fn killing_an_actor_of_the_loop_disturbs_no_query_and_it_comes_back() {
             for sql in QUERIES {
                 assert_eq!(rig.same(sql).await.0, 0, "{sql} without a {role}");
             }
-            eventually(&format!("the {role} comes back"), || the_loop.restarts(role) > before).await;
+            eventually(&format!("the {role} comes back"), || the_loop.restarts(role) > before)
+                .await;
         }
         rig.engine.tick().await;
         let tick = the_loop.last_tick();
@@ -292,11 +295,8 @@ async fn sees_its_snapshot(engine: &Engine, table: &str) {
     let mut rest = begun.collect().await.unwrap();
     rest.push(first);
     assert_eq!(ids(rest), old, "{table}: begun before");
-    let now: Vec<i64> = (50..300)
-        .chain([1001])
-        .chain(5_000..5_050)
-        .filter(|id| id % 2 == 1)
-        .collect();
+    let now: Vec<i64> =
+        (50..300).chain([1001]).chain(5_000..5_050).filter(|id| id % 2 == 1).collect();
     assert_eq!(ids(session.sql(&select).await.unwrap().collect().await.unwrap()), now, "{table}");
 }
 

@@ -461,7 +461,8 @@ fn a_literal_of_ten_megabytes_is_a_text_like_others() {
     runtime::run(async {
         let Started { engine, folder: _folder, .. } = engine_with_trades().await;
         let text = "ä".repeat(LITERAL_BYTES / 2);
-        let length = number(&engine, &format!("SELECT CAST(octet_length('{text}') AS BIGINT)")).await;
+        let length =
+            number(&engine, &format!("SELECT CAST(octet_length('{text}') AS BIGINT)")).await;
         assert_eq!(length, LITERAL_BYTES as i64);
         let sql = format!("SELECT count(*) FROM trades WHERE name || 'x' = '{text}'");
         assert_eq!(number(&engine, &sql).await, 0);

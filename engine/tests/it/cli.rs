@@ -38,7 +38,8 @@ fn one_statement_prints_its_rows_in_the_form_asked_for() {
 #[test]
 fn a_file_runs_up_to_its_first_error_and_the_error_has_its_place() {
     let folder = tempfile::tempdir().unwrap();
-    let text = "SELECT 'a;b' AS x; -- one;\n\nSELECT 1 AS one;\n  SELECT * FROM nowhere;\nSELECT 9;";
+    let text =
+        "SELECT 'a;b' AS x; -- one;\n\nSELECT 1 AS one;\n  SELECT * FROM nowhere;\nSELECT 9;";
     std::fs::write(folder.path().join("day.sql"), text).unwrap();
     let ran = run(folder.path(), &["sql", "--file", "day.sql", "--format", "csv"]);
     assert_eq!(ran.status.code(), Some(1));

@@ -15,6 +15,7 @@ use foreshard_actors::partitioning::Partitioning;
 use foreshard_actors::ports::{NodeProvider, Outcome};
 use foreshard_policy::ids::{NodeId, PartitionId};
 use futures::StreamExt;
+use tokio::task::JoinSet;
 
 use crate::support::runtime::run;
 use crate::support::setups::{Started, engine};
@@ -29,6 +30,9 @@ const PARTITIONS: u32 = 4;
 /// Queries of the test that moves partitions, and how many run at a time.
 const QUERIES: usize = 1_000;
 const AT_A_TIME: usize = 8;
+
+/// Moves of that test at least: every partition of both tables there and back.
+const MOVES_MIN: usize = 4 * PARTITIONS as usize;
 
 /// The only node of the coordinating process.
 const HERE: NodeId = NodeId(0);
@@ -91,11 +95,7 @@ impl Cluster {
             .create_memory_table("mem", schema(), partitioning(), vec![batch(0..ROWS)])
             .await
             .unwrap();
-        started
-            .engine
-            .create_managed_table("kept", "", schema(), partitioning())
-            .await
-            .unwrap();
+        started.engine.create_managed_table("kept", "", schema(), partitioning()).await.unwrap();
         let other = Other::join(&control).await;
         // A table that is made, and rows that come, after the node joined.
         started.engine.append("kept", vec![batch(0..ROWS)]).await.unwrap();
@@ -204,28 +204,32 @@ fn a_second_process_holds_partitions_and_answers_for_them() {
         engine.append("mem", vec![batch(ROWS..ROWS + 10)]).await.unwrap();
         engine.append("kept", vec![batch(ROWS..ROWS + 10)]).await.unwrap();
         for table in ["mem", "kept"] {
-            let count = ask(engine, &format!("SELECT count(v) + count(*) AS n, sum(k) FROM {table} WHERE k >= 3990")).await;
-            assert!(count.contains("| 38 | 79990 ") , "{count}");
+            let count = ask(
+                engine,
+                &format!("SELECT count(v) + count(*) AS n, sum(k) FROM {table} WHERE k >= 3990"),
+            )
+            .await;
+            assert!(count.contains("| 38 | 79990 "), "{count}");
         }
         cluster.stop().await;
     });
 }
 
-/// Moves partitions back and forth until it is told to stop; the number of moves.
-async fn keep_moving(cluster: &Cluster, done: &AtomicBool) -> usize {
+/// Moves every partition away and back, again and again, until `is_enough` of the moves made so far.
+async fn keep_moving(cluster: &Cluster, is_enough: impl Fn(usize) -> bool) -> usize {
     let members = cluster.engine().members();
     let (mut moves, there) = (0, cluster.other.id);
     loop {
         for (from, to) in [(HERE, there), (there, HERE)] {
             for ordinal in 0..PARTITIONS {
                 for table in ["mem", "kept"] {
-                    if done.load(Ordering::Relaxed) {
-                        return moves;
-                    }
                     let partition = PartitionId::new(table, ordinal);
                     members.copy(&partition, to).await.unwrap();
                     members.drop_replica(&partition, from).await.unwrap();
                     moves += 1;
+                    if is_enough(moves) {
+                        return moves;
+                    }
                 }
             }
         }
@@ -236,32 +240,36 @@ async fn keep_moving(cluster: &Cluster, done: &AtomicBool) -> usize {
 fn partitions_move_between_processes_under_a_thousand_queries() {
     run(async {
         let cluster = Cluster::start().await;
-        let engine = cluster.engine();
-        let right = questions(engine).await;
-        let (done, wrong) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let asking = async {
-            futures::stream::iter(0..QUERIES)
-                .for_each_concurrent(AT_A_TIME, |turn| {
-                    let (sql, answer) = &right[turn % right.len()];
-                    let wrong = &wrong;
-                    async move {
-                        let got = match engine.sql(sql).await {
-                            Ok(batches) => pretty_format_batches(&batches).unwrap().to_string(),
-                            Err(error) => error.line(),
-                        };
-                        if got != *answer {
-                            eprintln!("{sql}\n{got}\ninstead of\n{answer}");
-                            wrong.fetch_add(1, Ordering::Relaxed);
-                        }
+        let right = Arc::new(questions(cluster.engine()).await);
+        let (asked, has_moved) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let mut asking = JoinSet::new();
+        for _ in 0..AT_A_TIME {
+            let (engine, right) = (cluster.engine().clone(), Arc::clone(&right));
+            let (asked, has_moved) = (Arc::clone(&asked), Arc::clone(&has_moved));
+            asking.spawn(async move {
+                let mut wrong = vec![];
+                loop {
+                    let turn = asked.fetch_add(1, Ordering::Relaxed);
+                    if turn >= QUERIES && has_moved.load(Ordering::Relaxed) {
+                        return wrong;
                     }
-                })
-                .await;
-            done.store(true, Ordering::Relaxed);
-        };
-        let ((), moves) = tokio::join!(asking, keep_moving(&cluster, &done));
-        println!("{QUERIES} queries, {moves} moves");
-        assert_eq!(wrong.load(Ordering::Relaxed), 0);
-        assert!(moves >= 16, "only {moves} moves");
+                    let (sql, answer) = &right[turn % right.len()];
+                    let got = match engine.sql(sql).await {
+                        Ok(batches) => pretty_format_batches(&batches).unwrap().to_string(),
+                        Err(error) => error.line(),
+                    };
+                    if got != *answer {
+                        wrong.push(format!("{sql}\n{got}\ninstead of\n{answer}"));
+                    }
+                }
+            });
+        }
+        let is_enough = |moves| moves >= MOVES_MIN && asked.load(Ordering::Relaxed) >= QUERIES;
+        let moves = keep_moving(&cluster, is_enough).await;
+        has_moved.store(true, Ordering::Relaxed);
+        let wrong: Vec<String> = asking.join_all().await.into_iter().flatten().collect();
+        println!("{} queries, {moves} moves", asked.load(Ordering::Relaxed) - AT_A_TIME);
+        assert!(wrong.is_empty(), "{} wrong answers: {}", wrong.len(), wrong[0]);
         cluster.stop().await;
     });
 }
@@ -352,35 +360,28 @@ fn a_function_that_the_other_process_lacks_is_a_clear_error() {
 }
 
 #[test]
-fn a_query_that_nobody_waits_for_stops_in_the_other_process() {
+fn the_end_of_a_query_is_told_to_the_other_process_and_stops_its_tasks() {
     run(async {
         let cluster = Cluster::start().await;
-        let (engine, other) = (cluster.engine(), cluster.other.id);
+        let engine = cluster.engine().clone();
         cluster.move_away("kept").await;
-        // About a second per partition, and a shuffle, which does not notice that its reader is gone.
-        let sql = "SELECT name, max(levenshtein_similarity(concat(name, repeat('x', 600)), repeat('y', 600))) \
-                   FROM kept GROUP BY name";
-        let rows = || {
-            let calls = engine.calls();
-            let there = calls.iter().filter(|call| call.node == other);
-            there.filter(|call| &*call.function == "levenshtein_similarity").map(|call| call.rows).sum::<u64>()
-        };
-        let mut patience = Duration::from_secs(1);
-        while rows() == 0 {
-            let mut stream = engine.session().sql(sql).await.unwrap();
-            let first = tokio::time::timeout(patience, stream.next()).await;
-            assert!(first.is_err(), "the query is too fast for this test");
-            drop(stream);
-            // A task reports when it ends: soon, if it was told.
-            for _ in 0..100 {
-                if rows() > 0 {
-                    break;
-                }
-                tokio::time::sleep(POLL).await;
+        // Seconds of work in one process, told in batches: tasks look at the end between two.
+        let session = engine.session();
+        session.sql("SET datafusion.execution.batch_size = 20").await.unwrap();
+        let sql = "SELECT name, max(levenshtein_similarity(concat(name, repeat('x', 600)), \
+                   repeat('y', 600))) FROM kept GROUP BY name";
+        let mut running = JoinSet::new();
+        running.spawn(async move { session.sql(sql).await.unwrap().collect().await });
+        // Somebody keeps the stream, so that only the news can stop the tasks. It is the newest query.
+        let placement = engine.members().placement();
+        let ended = loop {
+            (0..100).for_each(|id| engine.members().query_ended(id, &placement));
+            if let Ok(ended) = tokio::time::timeout(POLL, running.join_next()).await {
+                break ended.unwrap().unwrap();
             }
-            patience *= 2;
-        }
-        assert!(rows() < ROWS as u64, "all {ROWS} rows were computed for nobody");
+        };
+        let error = ended.unwrap_err();
+        assert!(error.to_string().contains("cancelled"), "{}", error.line());
         cluster.stop().await;
     });
 }

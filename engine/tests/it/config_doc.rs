@@ -32,7 +32,8 @@ fn manual() -> String {
         let (of, name) = entry.key.rsplit_once('.').unwrap_or(("", &entry.key));
         if section.as_deref() != Some(of) {
             let title = if of.is_empty() { "At the top" } else { &format!("`[{of}]`") };
-            write!(text, "\n## {title}\n\n| key | default | unit | bound | what it does |\n").unwrap();
+            write!(text, "\n## {title}\n\n| key | default | unit | bound | what it does |\n")
+                .unwrap();
             text.push_str("|---|---|---|---|---|\n");
             section = Some(of.to_owned());
         }

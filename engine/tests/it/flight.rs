@@ -30,7 +30,8 @@ where
             config = config.set(key, value).unwrap();
         }
         let engine = Engine::builder().config(config).manual_ticks(true).start().await.unwrap();
-        let make = "CREATE TABLE trades (id BIGINT, name TEXT) AS VALUES (1, 'a'), (2, 'b'), (3, 'c')";
+        let make =
+            "CREATE TABLE trades (id BIGINT, name TEXT) AS VALUES (1, 'a'), (2, 'b'), (3, 'c')";
         engine.sql(make).await.unwrap();
         let servers = Servers::start(&engine).await.unwrap();
         let address = format!("http://{}", servers.flight_address().unwrap());

@@ -27,7 +27,8 @@ impl Answer {
     }
 
     fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {}", self.text()))
     }
 }
 
@@ -73,7 +74,9 @@ fn parse(bytes: &[u8]) -> Answer {
 fn unchunked(mut rest: &[u8]) -> (Vec<u8>, bool) {
     let mut body = Vec::new();
     loop {
-        let Some(end) = rest.windows(2).position(|two| two == b"\r\n") else { return (body, false) };
+        let Some(end) = rest.windows(2).position(|two| two == b"\r\n") else {
+            return (body, false);
+        };
         let size = std::str::from_utf8(&rest[..end]).unwrap();
         let size = usize::from_str_radix(size, 16).unwrap();
         rest = &rest[end + 2..];
@@ -106,7 +109,8 @@ where
             config = config.set(key, value).unwrap();
         }
         let engine = Engine::builder().config(config).manual_ticks(true).start().await.unwrap();
-        let make = "CREATE TABLE trades (id BIGINT, name TEXT) AS VALUES (1, 'a'), (2, 'b'), (3, NULL)";
+        let make =
+            "CREATE TABLE trades (id BIGINT, name TEXT) AS VALUES (1, 'a'), (2, 'b'), (3, NULL)";
         engine.sql(make).await.unwrap();
         let servers = Servers::start(&engine).await.unwrap();
         test(servers.http_address().unwrap(), engine.clone()).await;

@@ -78,10 +78,10 @@ impl Server {
 fn request(address: &str, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
-    // HTTP 1.0: the answer comes in one piece and ends with the connection.
+    let length = body.len();
     let head = format!(
-        "{method} {path} HTTP/1.0\r\nContent-Type: text/plain\r\nAccept: text/csv\r\nContent-Length: {}\r\n\r\n",
-        body.len()
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         Accept: text/csv\r\nContent-Length: {length}\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).ok()?;
     stream.write_all(body.as_bytes()).ok()?;
@@ -90,7 +90,23 @@ fn request(address: &str, method: &str, path: &str, body: &str) -> Option<(u16, 
     let answer = String::from_utf8(answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    Some((status, body.to_owned()))
+    let is_chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+    let body = if is_chunked { unchunked(body)? } else { body.to_owned() };
+    Some((status, body))
+}
+
+/// The body that came in chunks; nothing if the last chunk is missing.
+fn unchunked(mut rest: &str) -> Option<String> {
+    let mut body = String::new();
+    loop {
+        let (length, after) = rest.split_once("\r\n")?;
+        let length = usize::from_str_radix(length, 16).ok()?;
+        if length == 0 {
+            return Some(body);
+        }
+        body.push_str(after.get(..length)?);
+        rest = after.get(length + 2..)?;
+    }
 }
 
 /// What the clients know: batches whose insert was acknowledged, and all that were tried.
@@ -188,4 +204,4 @@ fn twenty_kills_during_inserts_lose_no_acknowledged_row_and_double_none() {
 
 /// Makes the table; it is there again after a restart without being made.
 const CREATE: &str = "CREATE EXTERNAL TABLE events (id BIGINT NOT NULL, batch BIGINT) \
-     STORED AS DELTA PARTITIONED BY (id) OPTIONS ('foreshard.partitions' '3') LOCATION 'events'";
+     STORED AS DELTA PARTITIONED BY (id) OPTIONS ('partitions' '3') LOCATION 'events'";

@@ -1,5 +1,12 @@
 //! Integration tests: one binary, since each links all of DataFusion.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking; clippy knows #[test], but not helpers"
+)]
 
+mod actors;
 mod bad_input;
 mod cli;
 mod cluster;
@@ -10,8 +17,12 @@ mod flight;
 mod http;
 mod kill;
 mod oracle;
+mod plans;
 mod random_queries;
+mod rig;
 mod support;
+mod tables;
 mod telemetry;
 mod tidy;
 mod tpch;
+mod traps;

@@ -139,6 +139,12 @@ impl Rig {
         plan(&self.session, sql).await
     }
 
+    /// The plan as it is run on all nodes, stage by stage; runs it.
+    pub(crate) async fn stages(&self, sql: &str) -> String {
+        let rows = self.ask(&format!("EXPLAIN ANALYZE {sql}")).await.unwrap();
+        arrow::util::pretty::pretty_format_batches(&rows.batches).unwrap().to_string()
+    }
+
     /// Waits until every partition actor has handled what it was sent before.
     pub(crate) async fn settle(&self) {
         let partitions: Vec<PartitionId> = self.engine.placement().partitions.into_keys().collect();

@@ -26,7 +26,8 @@ async fn text(engine: &Engine, sql: &str) -> String {
 
 async fn numbers(engine: &Engine, sql: &str) -> Vec<i64> {
     let batches = engine.sql(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
-    let values = |batch: &RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+    let values =
+        |batch: &RecordBatch| batch.column(0).as_primitive::<Int64Type>().values().to_vec();
     batches.iter().flat_map(values).collect()
 }
 
@@ -122,9 +123,12 @@ fn segments_are_left_out_by_their_smallest_and_largest_values() {
                 let rows = format!("SELECT value, value + {start} FROM range(0, 100)");
                 engine.sql(&format!("INSERT INTO {name} {rows}")).await.unwrap();
             }
-            for (filter, reads, rows) in
-                [("v > 150", 2, 149), ("v = 250", 1, 1), ("v < 300", 3, 300), ("v IS NOT NULL", 3, 300)]
-            {
+            for (filter, reads, rows) in [
+                ("v > 150", 2, 149),
+                ("v = 250", 1, 1),
+                ("v < 300", 3, 300),
+                ("v IS NOT NULL", 3, 300),
+            ] {
                 let sql = format!("SELECT v FROM {name} WHERE {filter}");
                 assert_eq!(segments(&engine, &sql).await, [reads], "{sql}");
                 assert_eq!(numbers(&engine, &sql).await.len(), rows, "{sql}");
@@ -236,7 +240,10 @@ fn a_table_can_be_made_of_a_query_and_a_view_of_a_table() {
     runtime::run(async {
         let folder = tempfile::tempdir().unwrap();
         let engine = start(folder.path()).await;
-        engine.sql("CREATE TABLE n AS SELECT value AS id, value % 3 AS k FROM range(0, 9)").await.unwrap();
+        engine
+            .sql("CREATE TABLE n AS SELECT value AS id, value % 3 AS k FROM range(0, 9)")
+            .await
+            .unwrap();
         engine.sql("CREATE VIEW v AS SELECT k, count(*) AS c FROM n GROUP BY k").await.unwrap();
         assert_eq!(numbers(&engine, "SELECT c FROM v").await, [3, 3, 3]);
         engine.sql("INSERT INTO n VALUES (9, 0), (10, 0)").await.unwrap();
@@ -308,7 +315,8 @@ fn every_system_table_answers_and_names_what_is_there() {
             let error = rig.engine.sql(&format!("DELETE FROM system.{table}")).await.unwrap_err();
             assert_eq!(error.code(), "FS-SQL-13", "{error}");
         }
-        let outputs = numbers(&rig.engine, "SELECT CAST(count(*) AS BIGINT) FROM system.outputs").await;
+        let outputs =
+            numbers(&rig.engine, "SELECT CAST(count(*) AS BIGINT) FROM system.outputs").await;
         assert_eq!(outputs, [24], "four partitions of six segments each");
     });
 }

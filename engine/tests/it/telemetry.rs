@@ -85,9 +85,7 @@ fn a_query_over_two_nodes_is_one_tree_from_the_client_to_the_function_calls() {
         let service = TraceServiceServer::new(collector.clone());
         let mut serving = tokio::task::JoinSet::new();
         serving.spawn(
-            Server::builder()
-                .add_service(service)
-                .serve_with_incoming(TcpIncoming::from(listener)),
+            Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener)),
         );
 
         let config = Config::default()
@@ -128,7 +126,8 @@ fn a_query_over_two_nodes_is_one_tree_from_the_client_to_the_function_calls() {
         assert_eq!(sum("partition_scan", "segments"), 4, "each partition is scanned once\n{tree}");
         assert_eq!(sum("function_call", "rows"), 4_000, "each row is computed once\n{tree}");
         let calls = paths.iter().filter(|path| path.ends_with("> function_call"));
-        let mut within = calls.map(|path| path.starts_with("client > query > task > partition_scan"));
+        let mut within =
+            calls.map(|path| path.starts_with("client > query > task > partition_scan"));
         assert!(within.all(|within| within), "{tree}");
     });
 }

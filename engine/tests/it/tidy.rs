@@ -12,8 +12,16 @@ const LONGER: [(&str, &str); 0] = [];
 
 /// What lies in the top folder, besides dotfiles and what `.gitignore` names.
 const TOP: [&str; 10] = [
-    "Cargo.lock", "Cargo.toml", "LICENSE", "README.md", "actors", "benchmarks", "deploy", "docs",
-    "engine", "udfs",
+    "Cargo.lock",
+    "Cargo.toml",
+    "LICENSE",
+    "README.md",
+    "actors",
+    "benchmarks",
+    "deploy",
+    "docs",
+    "engine",
+    "udfs",
 ];
 
 /// The crates, each with those of ours that it may name. Arrows only go down.
@@ -27,13 +35,20 @@ const ARROWS: [(&str, &[&str]); 5] = [
 
 /// Words that have no place where things are decided.
 const IMPURE_WORDS: [&str; 9] = [
-    "tokio", "ractor", "futures", "arrow", "datafusion", "async", "SystemTime", "TcpStream", "unsafe",
+    "tokio",
+    "ractor",
+    "futures",
+    "arrow",
+    "datafusion",
+    "async",
+    "SystemTime",
+    "TcpStream",
+    "unsafe",
 ];
 
 /// Paths that have no place there either.
-const IMPURE_PATHS: [&str; 7] = [
-    "std::fs", "std::thread", "std::net", "std::process", "std::env", "Instant::now", "rand::rng",
-];
+const IMPURE_PATHS: [&str; 7] =
+    ["std::fs", "std::thread", "std::net", "std::process", "std::env", "Instant::now", "rand::rng"];
 
 /// Endings of the files that people wrote as text.
 const TEXTS: [&str; 12] =
@@ -220,7 +235,9 @@ fn every_file_and_test_that_the_manual_names_is_there() {
         let folder = Path::new(&name).parent().unwrap().to_owned();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split_once(')')) {
             let target = link.0.split('#').next().unwrap();
-            if !target.is_empty() && !target.contains("://") && !top().join(&folder).join(target).exists()
+            if !target.is_empty()
+                && !target.contains("://")
+                && !top().join(&folder).join(target).exists()
             {
                 missing.push(format!("{name}: no file {target}"));
             }

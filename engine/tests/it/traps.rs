@@ -8,10 +8,17 @@ use std::time::Duration;
 
 use arrow::array::{AsArray, StringArray};
 use arrow::datatypes::DataType;
-use datafusion::common::Result;
 use datafusion::logical_expr::{
     ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
 };
+use foreshard::cluster::{HeldOutput, Place, PlaceError};
+use foreshard_actors::expressions::FunctionExpression;
+use foreshard_actors::node::StorePolicy;
+use foreshard_actors::partition::ReplicaView;
+use foreshard_actors::ports::Outcome;
+use foreshard_actors::table::{Committed, Snapshot};
+use foreshard_policy::cluster::NodeView;
+use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId};
 use foreshard_udfs::{Card, CostClass};
 use futures::StreamExt;
 
@@ -64,12 +71,14 @@ fn no_dynamic_filter_ever_sits_in_a_scan() {
     runtime::run(async move {
         for nodes in [1, 3] {
             let rig = Rig::start(nodes, 4).await;
-            rig.ask("SET datafusion.optimizer.enable_dynamic_filter_pushdown = true").await.unwrap();
+            rig.ask("SET datafusion.optimizer.enable_dynamic_filter_pushdown = true")
+                .await
+                .unwrap();
             for setting in PARTITIONED {
                 rig.ask(setting).await.unwrap();
             }
             for sql in queries {
-                let plan = rig.plan(sql).await;
+                let plan = rig.plan(sql).await + &rig.stages(sql).await;
                 let scans: Vec<&str> =
                     plan.lines().filter(|line| line.contains("PartitionScanExec")).collect();
                 assert!(!scans.is_empty(), "{sql}:\n{plan}");
@@ -128,8 +137,8 @@ fn tasks_of_one_process_never_share_a_plan() {
     runtime::run(async move {
         let rig = Rig::start(3, 6).await;
         for sql in queries {
-            let plan = rig.plan(sql).await;
-            assert!(plan.contains("NetworkShuffleExec"), "{sql} has one stage:\n{plan}");
+            let stages = rig.stages(sql).await;
+            assert!(stages.contains("NetworkShuffleExec"), "{sql} has one stage:\n{stages}");
             for _ in 0..8 {
                 rig.same(sql).await;
             }
@@ -150,11 +159,14 @@ impl ScalarUDFImpl for Settings {
         &self.0
     }
 
-    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+    fn return_type(&self, _arguments: &[DataType]) -> datafusion::common::Result<DataType> {
         Ok(DataType::Utf8)
     }
 
-    fn invoke_with_args(&self, call: ScalarFunctionArgs) -> Result<ColumnarValue> {
+    fn invoke_with_args(
+        &self,
+        call: ScalarFunctionArgs,
+    ) -> datafusion::common::Result<ColumnarValue> {
         let execution = &call.config_options.execution;
         let text = format!("{} {:?}", execution.batch_size, execution.time_zone);
         let answers = StringArray::from(vec![text; call.number_rows]);
@@ -175,7 +187,7 @@ fn the_settings_of_a_session_reach_the_tasks_on_every_node() {
     runtime::run(async {
         let rig = Rig::start_with(3, 6, &[], vec![settings_here()]).await;
         let sql = "SELECT settings_here(id), count(*) FROM t GROUP BY settings_here(id)";
-        assert!(rig.plan(sql).await.contains("Network"), "it runs on the nodes");
+        assert!(rig.stages(sql).await.contains("tasks=3"), "it runs on the nodes");
         rig.ask("SET datafusion.execution.time_zone = '+05:00'").await.unwrap();
         rig.ask("SET datafusion.execution.batch_size = 1234").await.unwrap();
         let rows = rig.ask(sql).await.unwrap();
@@ -220,7 +232,8 @@ fn dropping_a_query_stops_its_scans_on_all_nodes() {
     runtime::run(async move {
         let rig = Rig::start_with(3, 3, &[], vec![(card, udf)]).await;
         let sql = "SELECT y, sum(slow(id)) FROM t GROUP BY y";
-        assert!(rig.plan(sql).await.contains("NetworkShuffleExec"), "it has a shuffle");
+        let stages = rig.stages(&sql.replace("slow", "f")).await;
+        assert!(stages.contains("NetworkShuffleExec"), "it has a shuffle:\n{stages}");
         let mut stream = rig.session.sql(sql).await.unwrap();
         tokio::select! {
             batch = stream.next() => panic!("over before it could be dropped: {batch:?}"),
@@ -279,20 +292,26 @@ fn a_chain_of_five_thousand_terms_is_an_error_within_a_second() {
 fn a_chain_of_a_thousand_terms_is_planned_and_run() {
     on_ordinary_stacks(async {
         let rig = Rig::start(1, 1).await;
-        let sum = chain("1", "+", 1_000);
+        let (sum, most) = (chain("1", "+", 1_000), chain("1", "+", 999));
         let rows = rig.ask(&format!("SELECT {sum}")).await.unwrap();
-        assert_eq!(format!("{:?}", rows.batches[0].column(0)), "PrimitiveArray<Int64>\n[\n  1000,\n]");
+        assert_eq!(
+            format!("{:?}", rows.batches[0].column(0)),
+            "PrimitiveArray<Int64>\n[\n  1000,\n]"
+        );
         let ors: Vec<String> = (0..300).map(|i| format!("id + y = {}", i * 3)).collect();
         let ors = ors.join(" OR ");
         rig.ask(&format!("SELECT count(*) FROM t WHERE {ors}")).await.unwrap();
         // The text of these is short, or is not what is planned.
-        rig.ask(&format!("CREATE VIEW long AS SELECT id, id+{sum} AS s FROM t")).await.unwrap();
+        rig.ask(&format!("CREATE VIEW long AS SELECT id, id+{most} AS s FROM t")).await.unwrap();
         let rows = rig.ask("SELECT max(s) FROM long").await.unwrap();
-        assert_eq!(format!("{:?}", rows.batches[0].column(0)), "PrimitiveArray<Int64>\n[\n  2199,\n]");
+        assert_eq!(
+            format!("{:?}", rows.batches[0].column(0)),
+            "PrimitiveArray<Int64>\n[\n  2198,\n]"
+        );
         rig.ask(&format!("CREATE TABLE copied AS SELECT id FROM t WHERE {ors}")).await.unwrap();
         rig.ask(&format!("INSERT INTO copied SELECT {sum}")).await.unwrap();
         rig.ask(&format!("DELETE FROM copied WHERE {}", ors.replace("y", "1"))).await.unwrap();
-        rig.ask(&format!("PREPARE p AS SELECT id+{sum} FROM t")).await.unwrap();
+        rig.ask(&format!("PREPARE p AS SELECT id+{most} FROM t")).await.unwrap();
         rig.ask("EXECUTE p").await.unwrap();
     });
 }
@@ -316,6 +335,96 @@ fn three_hundred_nested_parentheses_are_a_clear_error() {
         let error = rig.session.sql(&sql).await.unwrap_err();
         assert!(error.code().starts_with("FS-SQL-"), "{}: {error}", error.code());
         assert!(error.to_string().len() < 300, "{error}");
+        rig.same("SELECT count(*) FROM t").await;
+    });
+}
+
+/// A node whose process hangs: it takes connections and never says a word.
+#[derive(Debug)]
+struct Hung;
+
+#[async_trait::async_trait]
+impl Place for Hung {
+    fn view(&self) -> NodeView {
+        NodeView { memory_bytes_max: 1, memory_bytes: 0, cpu_permits: 1, draining: false }
+    }
+
+    fn outputs(&self, _partition: &PartitionId) -> Vec<HeldOutput> {
+        vec![]
+    }
+
+    async fn open(
+        &self,
+        _partition: &PartitionId,
+        _snapshot: &Arc<Snapshot>,
+        _from: Option<&dyn Place>,
+    ) -> Result<(), PlaceError> {
+        Ok(())
+    }
+
+    async fn close(&self, _partition: &PartitionId) -> Result<(), PlaceError> {
+        Ok(())
+    }
+
+    fn committed(&self, _change: &Arc<Committed>) {}
+
+    async fn precompute(
+        &self,
+        _partition: &PartitionId,
+        _expression: &Arc<FunctionExpression>,
+    ) -> Outcome {
+        Outcome::Done { rows: 0, bytes: 0, ns: 0 }
+    }
+
+    async fn drop_outputs(
+        &self,
+        _partition: &PartitionId,
+        _which: Option<ExpressionId>,
+    ) -> Result<u64, PlaceError> {
+        Ok(0)
+    }
+
+    fn replica(&self, _partition: &PartitionId) -> Option<Arc<ReplicaView>> {
+        None
+    }
+
+    fn set_budget(&self, _cpu_permits: u32, _memory_bytes_max: u64) {}
+
+    fn set_store_policy(&self, _policy: StorePolicy) {}
+
+    fn set_draining(&self, _draining: bool) {}
+
+    async fn stop(&self) {}
+}
+
+#[test]
+fn a_query_on_a_node_that_hangs_ends_within_the_keepalive_bound() {
+    /// A silent connection is tested after 5 s and given up after 5 more; the rest is for slow machines.
+    const BOUND: Duration = Duration::from_secs(30);
+    runtime::run(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let mut taken = tokio::task::JoinSet::new();
+        taken.spawn(async move {
+            let mut connections = vec![];
+            while let Ok((connection, _)) = listener.accept().await {
+                connections.push(connection);
+            }
+        });
+        let rig = Rig::start(1, 1).await;
+        rig.engine.members().add_remote(NodeId(9), Arc::new(Hung), url).await.unwrap();
+        rig.ask(
+            "CREATE EXTERNAL TABLE u (id BIGINT) STORED AS DELTA PARTITIONED BY (id) \
+             LOCATION '' OPTIONS ('partitions' '4')",
+        )
+        .await
+        .unwrap();
+        rig.ask("INSERT INTO u SELECT value FROM range(0, 100)").await.unwrap();
+        let asked = rig.session.sql("SELECT id % 3 AS k, count(*) FROM u WHERE id > -1 GROUP BY k");
+        let asked = async { asked.await?.collect().await };
+        let answer = tokio::time::timeout(BOUND, asked).await.expect("the query hangs");
+        let error = answer.expect_err("half of the rows are out of reach");
+        assert!(error.is_retryable(), "{}: {error}", error.code());
         rig.same("SELECT count(*) FROM t").await;
     });
 }

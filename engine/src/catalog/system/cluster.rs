@@ -62,14 +62,16 @@ pub(super) fn partitions(engine: &Inner) -> Sheet {
 pub(super) fn segments(engine: &Inner) -> Sheet {
     let snapshots: Vec<_> = engine.catalog.stores().iter().map(|store| store.snapshot()).collect();
     let rows = || {
-        snapshots.iter().flat_map(|snapshot| {
-            snapshot.segments().map(move |segment| (snapshot, segment))
-        })
+        snapshots
+            .iter()
+            .flat_map(|snapshot| snapshot.segments().map(move |segment| (snapshot, segment)))
     };
     let location = |location: &Location| match location {
         Location::Memory => "memory".to_owned(),
         Location::Parquet { path, row_group: None, .. } => path.to_string(),
-        Location::Parquet { path, row_group: Some(group), .. } => format!("{path} row group {group}"),
+        Location::Parquet { path, row_group: Some(group), .. } => {
+            format!("{path} row group {group}")
+        }
     };
     Sheet::default()
         .text("table_name", rows().map(|(snapshot, _)| &snapshot.table.name))
@@ -85,9 +87,10 @@ pub(super) fn segments(engine: &Inner) -> Sheet {
 pub(super) fn replicas(engine: &Inner) -> Sheet {
     let placement = engine.members.placement();
     let rows = || {
-        placement.holders.iter().flat_map(|(partition, nodes)| {
-            nodes.iter().map(move |node| (partition, *node))
-        })
+        placement
+            .holders
+            .iter()
+            .flat_map(|(partition, nodes)| nodes.iter().map(move |node| (partition, *node)))
     };
     let held = |(partition, node): (&PartitionId, _)| {
         let place = engine.members.place(node);
@@ -111,7 +114,10 @@ pub(super) fn functions(engine: &Inner) -> Sheet {
         .text("kind", rows().map(|listed| format!("{:?}", listed.kind).to_lowercase()))
         .text("card_version", rows().map(|listed| &listed.card.version))
         .text("version", rows().map(|listed| listed.version))
-        .text("volatility", rows().map(|listed| format!("{:?}", listed.card.volatility).to_lowercase()))
+        .text(
+            "volatility",
+            rows().map(|listed| format!("{:?}", listed.card.volatility).to_lowercase()),
+        )
         .text("cost", rows().map(|listed| format!("{:?}", listed.card.cost).to_lowercase()))
         .flag("storable", rows().map(|listed| listed.is_storable))
         .flag("quarantined", rows().map(|listed| listed.is_quarantined))
@@ -142,7 +148,10 @@ pub(super) fn outputs(engine: &Inner) -> Sheet {
         .text("node", rows().map(|(_, node, _)| node))
         .text("segment", rows().map(|(.., output)| output.segment))
         .text("expression", rows().map(|(.., output)| output.expression))
-        .text_or_null("text", rows().map(|(.., output)| known(output).map(|known| known.text.clone())))
+        .text_or_null(
+            "text",
+            rows().map(|(.., output)| known(output).map(|known| known.text.clone())),
+        )
         .count("bytes", rows().map(|(.., output)| output.bytes))
         .count("uses", rows().map(|(.., output)| output.uses))
         .count(

@@ -46,7 +46,10 @@ pub(super) fn function_stats(engine: &Inner) -> Sheet {
         .count("ns", rows().map(|series| series.stats.ns))
         .count("would_be_ns", rows().map(|series| series.stats.would_be_ns))
         .number("calls_per_tick_mean", rows().map(|series| series.stats.calls_per_tick.mean))
-        .number("calls_per_tick_deviation", rows().map(|series| series.stats.calls_per_tick.deviation()))
+        .number(
+            "calls_per_tick_deviation",
+            rows().map(|series| series.stats.calls_per_tick.deviation()),
+        )
         .number("ns_per_row_mean", rows().map(|series| series.stats.ns_per_row.mean))
         .number("ns_per_row_deviation", rows().map(|series| series.stats.ns_per_row.deviation()))
         .number("ns_per_call_mean", rows().map(|series| series.stats.ns_per_call.mean))

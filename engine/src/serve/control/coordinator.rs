@@ -55,7 +55,8 @@ impl ControlServer {
         let failed = |error| EngineError::listen(&address.to_string(), &error);
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         engine.inner.members.open_ports(address.ip()).await?;
-        let roster = Arc::new(Roster { engine, nodes: Mutex::default(), admitting: Mutex::default() });
+        let roster =
+            Arc::new(Roster { engine, nodes: Mutex::default(), admitting: Mutex::default() });
         let (stop, stopped) = oneshot::channel::<()>();
         let service = CoordinatorServer::new(Service(Arc::clone(&roster)))
             .max_decoding_message_size(MESSAGE_BYTES_MAX);
@@ -129,7 +130,9 @@ impl Roster {
         };
         let mut nodes = self.nodes();
         if nodes.len() >= NODES_MAX {
-            return Err(Status::resource_exhausted(format!("{NODES_MAX} nodes have joined already")));
+            return Err(Status::resource_exhausted(format!(
+                "{NODES_MAX} nodes have joined already"
+            )));
         }
         let last = nodes.keys().next_back().map_or(NodeId(0), |NodeId(last)| NodeId(last + 1));
         let id = members.next_id().max(last);
@@ -228,7 +231,8 @@ impl Roster {
             beat.tick().await;
             let nodes: Vec<Arc<RemoteNode>> = self.nodes().values().cloned().collect();
             let checks = nodes.iter().map(|node| async move {
-                let is_gone = node.is_admitted() && self.engine.inner.members.place(node.id()).is_err();
+                let is_gone =
+                    node.is_admitted() && self.engine.inner.members.place(node.id()).is_err();
                 let is_silent = now_ns().saturating_sub(node.last_heard_ns()) > silence;
                 if is_gone {
                     self.nodes().remove(&node.id());
@@ -246,7 +250,8 @@ impl Roster {
     async fn fetch(&self, request: FetchRequest) -> Result<Rows, Status> {
         let wrong = |error: &dyn std::fmt::Display| Status::invalid_argument(error.to_string());
         let store = self.engine.inner.catalog.store(&request.table);
-        let store = store.ok_or_else(|| Status::not_found(format!("no table {}", request.table)))?;
+        let store =
+            store.ok_or_else(|| Status::not_found(format!("no table {}", request.table)))?;
         let segment = Segment {
             id: SegmentId(fingerprint(&request.segment).map_err(|error| wrong(&error))?),
             partition: request.partition,
@@ -259,7 +264,8 @@ impl Roster {
         let columns: Vec<usize> = request.columns.iter().map(|column| *column as usize).collect();
         let columns = request.is_projected.then_some(columns);
         let rows = store.read(&segment, columns.as_deref()).await;
-        let rows = rows.map_err(|error| Status::not_found(format!("[{}] {error}", error.code())))?;
+        let rows =
+            rows.map_err(|error| Status::not_found(format!("[{}] {error}", error.code())))?;
         let schema = rows.schema();
         let encoded = FlightDataEncoderBuilder::new()
             .with_schema(schema)
@@ -275,8 +281,11 @@ type Held = (foreshard_policy::ids::PartitionId, (u64, u64, Vec<crate::cluster::
 
 fn held(replica: &ReplicaMessage) -> datafusion::common::Result<Held> {
     let partition = super::messages::given(replica.partition.as_ref(), "partition")?.id();
-    let outputs =
-        replica.outputs.iter().map(super::messages::OutputMessage::held).collect::<Result<_, _>>()?;
+    let outputs = replica
+        .outputs
+        .iter()
+        .map(super::messages::OutputMessage::held)
+        .collect::<Result<_, _>>()?;
     Ok((partition, (replica.segments, replica.resident, outputs)))
 }
 
@@ -294,7 +303,10 @@ impl Coordinator for Service {
 
     type FetchSegmentStream = Rows;
 
-    async fn fetch_segment(&self, request: Request<FetchRequest>) -> Result<Response<Rows>, Status> {
+    async fn fetch_segment(
+        &self,
+        request: Request<FetchRequest>,
+    ) -> Result<Response<Rows>, Status> {
         Ok(Response::new(self.0.fetch(request.into_inner()).await?))
     }
 }

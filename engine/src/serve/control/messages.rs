@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 use datafusion::common::{DataFusionError, Result, exec_datafusion_err};
+use datafusion::prelude::SessionContext;
 use datafusion_proto::physical_plan::from_proto::parse_physical_expr;
 use datafusion_proto::physical_plan::to_proto::serialize_physical_expr;
 use datafusion_proto::protobuf;
-use datafusion::prelude::SessionContext;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::partitioning::Partitioning;
 use foreshard_actors::segment::Segment;
@@ -364,7 +364,7 @@ impl OpenRequest {
             self.segments.into_iter().map(SegmentTicket::segment).collect::<Result<_>>()?;
         let mut partitions = vec![Arc::default(); table.partitioning.partitions() as usize];
         let Some(place) = partitions.get_mut(partition.ordinal as usize) else {
-            return Err(exec_datafusion_err!("table {} has no partition {}", table.name, partition.ordinal));
+            return Err(exec_datafusion_err!("there is no partition {partition}"));
         };
         *place = Arc::new(segments);
         let snapshot = Snapshot { table: Arc::clone(table), version: self.version, partitions };
@@ -477,7 +477,11 @@ mod tests {
             rows: 5,
             bytes: 50,
             columns: vec![],
-            location: Location::Parquet { path: "a.parquet".into(), file_bytes: 9, row_group: Some(2) },
+            location: Location::Parquet {
+                path: "a.parquet".into(),
+                file_bytes: 9,
+                row_group: Some(2),
+            },
             pinned: None,
         };
         let mut partitions = vec![Arc::default(); 3];

@@ -60,7 +60,9 @@ pub async fn run_node(config: &Config, address: &str) -> Result<(), EngineError>
         let left = Membership::begin(config, address, is_first).await?.run().await?;
         match left {
             Left::Dismissed => return Ok(()),
-            Left::Forgotten => tracing::warn!(address, "forgotten by the coordinator; joining again"),
+            Left::Forgotten => {
+                tracing::warn!(address, "forgotten by the coordinator; joining again")
+            }
         }
         is_first = false;
     }
@@ -99,8 +101,7 @@ impl Membership {
         let coordinator = Url::parse(&format!("http://{}", address.trim_start_matches("http://")))
             .map_err(|error| cannot(address, error))?;
         let channel = channels.remote(&coordinator).map_err(|error| cannot(address, error))?;
-        let client =
-            CoordinatorClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let client = CoordinatorClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let welcome = join(config, client.clone(), address, &url, is_first).await?;
         let settings = welcome.settings.unwrap_or_default();
         let tables = Arc::<NodeTables>::default();
@@ -131,8 +132,7 @@ impl Membership {
             coordinator_id: welcome.coordinator.clone(),
             dismissed: Arc::<Notify>::default(),
         };
-        let control =
-            NodeServer::new(service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let control = NodeServer::new(service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let serving = Server::builder()
             .add_service(worker.into_worker_server())
             .add_service(control)

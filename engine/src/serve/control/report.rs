@@ -61,7 +61,9 @@ impl Reporter {
                 Ok(heard) if !heard.is_known => return End::Forgotten,
                 Ok(heard) => {
                     heard_at = Instant::now();
-                    if heard.is_admitted && let Some(admitted) = admitted.take() {
+                    if heard.is_admitted
+                        && let Some(admitted) = admitted.take()
+                    {
                         admitted();
                     }
                 }
@@ -100,12 +102,15 @@ impl Reporter {
             Ok(Ok(heard)) => heard.into_inner(),
             failed => {
                 self.calls.lost(calls.len());
-                let late = || tonic::Status::deadline_exceeded("the coordinator did not answer in time");
-                return Err(failed.map_or_else(|_elapsed| late(), |answer| answer.err().unwrap_or_else(late)));
+                let late =
+                    || tonic::Status::deadline_exceeded("the coordinator did not answer in time");
+                return Err(failed
+                    .map_or_else(|_elapsed| late(), |answer| answer.err().unwrap_or_else(late)));
             }
         };
         self.told.extend(new.iter().map(|expression| expression.id));
-        let is_known: HashSet<ExpressionId> = known.iter().map(|expression| expression.id).collect();
+        let is_known: HashSet<ExpressionId> =
+            known.iter().map(|expression| expression.id).collect();
         self.told.retain(|id| is_known.contains(id));
         Ok(heard)
     }

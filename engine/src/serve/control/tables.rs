@@ -100,11 +100,16 @@ impl RemoteTable {
 
     fn failed(segment: &Segment, source: Box<dyn std::error::Error + Send + Sync>) -> StoreError {
         let source = object_store::Error::Generic { store: "coordinator", source };
-        StoreError::Io { action: "fetch of segment", path: segment.id.to_string(), source: Arc::new(source) }
+        StoreError::Io {
+            action: "fetch of segment",
+            path: segment.id.to_string(),
+            source: Arc::new(source),
+        }
     }
 
     fn read_only(&self) -> StoreError {
-        let what = "its rows are in another process, which is the only one to write them".to_owned();
+        let what =
+            "its rows are in another process, which is the only one to write them".to_owned();
         StoreError::Unsupported { path: self.table.name.to_string(), what }
     }
 }

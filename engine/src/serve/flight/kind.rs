@@ -27,10 +27,13 @@ mod tests {
 
     #[test]
     fn the_first_word_tells_whether_a_statement_changes_something() {
-        for sql in ["select 1", " -- insert\n WITH a AS (SELECT 1) SELECT * FROM a", "(SELECT 1)", "'"] {
+        for sql in
+            ["select 1", " -- insert\n WITH a AS (SELECT 1) SELECT * FROM a", "(SELECT 1)", "'"]
+        {
             assert!(!changes(sql), "{sql}");
         }
-        for sql in ["INSERT INTO t VALUES (1)", "/* select */ create table t (a int)", "SET a = 1"] {
+        for sql in ["INSERT INTO t VALUES (1)", "/* select */ create table t (a int)", "SET a = 1"]
+        {
             assert!(changes(sql), "{sql}");
         }
     }

@@ -45,11 +45,7 @@ impl FlightServer {
     ///
     /// # Errors
     /// [`EngineError::Address`] if the listener cannot be used.
-    pub fn start(
-        gate: Gate,
-        listener: TcpListener,
-        drain: Duration,
-    ) -> Result<Self, EngineError> {
+    pub fn start(gate: Gate, listener: TcpListener, drain: Duration) -> Result<Self, EngineError> {
         Self::start_with_clock(gate, listener, drain, std::sync::Arc::new(SystemClock))
     }
 
@@ -69,8 +65,8 @@ impl FlightServer {
         // Without TCP_NODELAY every small query costs 40 ms.
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let bytes_max = gate.engine().config().limits().request_bytes();
-        let service =
-            FlightServiceServer::new(Service::new(gate, clock)?).max_decoding_message_size(bytes_max);
+        let service = FlightServiceServer::new(Service::new(gate, clock)?)
+            .max_decoding_message_size(bytes_max);
         let (stop, stopped) = oneshot::channel::<()>();
         let mut task = JoinSet::new();
         task.spawn(

@@ -30,8 +30,8 @@ use prost::Message;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::statements::{Open, Statements};
 use super::kind::changes;
+use super::statements::{Open, Statements};
 use super::{describe, parameters};
 use crate::engine::Engine;
 use crate::error::EngineError;
@@ -128,8 +128,7 @@ fn info(
     ticket: &impl ProstMessageExt,
     request: Request<FlightDescriptor>,
 ) -> Result<Response<FlightInfo>, Status> {
-    let endpoint =
-        FlightEndpoint::new().with_ticket(Ticket::new(ticket.as_any().encode_to_vec()));
+    let endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket.as_any().encode_to_vec()));
     let info = FlightInfo::new()
         .try_with_schema(schema)
         .map_err(EngineError::from)?

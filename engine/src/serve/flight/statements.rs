@@ -63,11 +63,7 @@ impl Statements {
     ///
     /// # Errors
     /// [`EngineError::TooMany`] if too many are in use.
-    pub(super) fn open(
-        &self,
-        session: Session,
-        prepared: Prepared,
-    ) -> Result<String, EngineError> {
+    pub(super) fn open(&self, session: Session, prepared: Prepared) -> Result<String, EngineError> {
         let now = self.now_ms();
         let mut open = lock(&self.open);
         open.retain(|_, statement| {
@@ -96,8 +92,9 @@ impl Statements {
             open.remove(handle.as_ref());
         }
         let found = open.get(handle.as_ref()).cloned();
-        let found = found
-            .ok_or_else(|| EngineError::UnknownStatement { handle: handle.chars().take(64).collect() })?;
+        let found = found.ok_or_else(|| EngineError::UnknownStatement {
+            handle: handle.chars().take(64).collect(),
+        })?;
         found.used_ms.store(now, Ordering::Relaxed);
         Ok(found)
     }

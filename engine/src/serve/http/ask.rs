@@ -27,7 +27,8 @@ pub(super) struct Ask {
 impl Ask {
     /// Reads a request: JSON if its media type says so, SQL otherwise.
     pub(super) fn parse(media_type: Option<&str>, body: &[u8]) -> Result<Self, EngineError> {
-        let media_type = media_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+        let media_type =
+            media_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
         if media_type.eq_ignore_ascii_case("application/json") {
             return serde_json::from_slice(body).map_err(|error| EngineError::Request {
                 reason: format!("the body must be {{\"sql\": .., \"parameters\": [..]}}: {error}"),

@@ -1,0 +1,81 @@
+//! What can go wrong when the cluster is changed.
+
+use std::net::IpAddr;
+
+use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId};
+
+use crate::cluster::place::PlaceError;
+
+/// A change of the cluster was not made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MemberError {
+    /// A node failed.
+    #[error(transparent)]
+    Place(#[from] PlaceError),
+    /// There is no such node.
+    #[error("there is no node {node}")]
+    NoNode {
+        /// The node.
+        node: NodeId,
+    },
+    /// There is no such partition.
+    #[error("there is no partition {partition}")]
+    NoPartition {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// The last replica is never dropped.
+    #[error("{node} holds the last replica of {partition}")]
+    LastReplica {
+        /// The partition.
+        partition: PartitionId,
+        /// The node.
+        node: NodeId,
+    },
+    /// The expression is not known any more.
+    #[error("expression {expression} is not known: its function or table is gone")]
+    NoExpression {
+        /// The expression.
+        expression: ExpressionId,
+    },
+    /// The last node is never removed.
+    #[error("{node} is the last node")]
+    LastNode {
+        /// The node.
+        node: NodeId,
+    },
+    /// Another node has this number already.
+    #[error("there is a node {node} already")]
+    Taken {
+        /// The number.
+        node: NodeId,
+    },
+    /// A node of this process cannot be made reachable for others.
+    #[error("no port for {node} on {host}: {source}")]
+    NoPort {
+        /// The node.
+        node: NodeId,
+        /// Where.
+        host: IpAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+impl MemberError {
+    /// Stable code for logs, metrics and the manual.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Place(error) => error.code(),
+            Self::NoNode { .. } => "FS-CLUSTER-3",
+            Self::NoPartition { .. } => "FS-CLUSTER-4",
+            Self::LastReplica { .. } => "FS-CLUSTER-5",
+            Self::NoExpression { .. } => "FS-CLUSTER-6",
+            Self::LastNode { .. } => "FS-CLUSTER-7",
+            Self::Taken { .. } => "FS-CLUSTER-9",
+            Self::NoPort { .. } => "FS-CLUSTER-10",
+        }
+    }
+}
