@@ -3,6 +3,7 @@
 //! Every change of the placement goes through one lock and makes a new epoch. Queries never take it.
 
 mod error;
+mod nodes;
 mod ports;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -14,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use foreshard_actors::calls::CallSink;
 use foreshard_actors::expressions::Expressions;
-use foreshard_actors::node::{NodeHandle, NodeState, NodeStateArgs, StorePolicy, Tables};
+use foreshard_actors::node::{NodeState, StorePolicy, Tables};
 use foreshard_actors::ports::{Outcome, SharedClock};
 use foreshard_actors::table::{Committed, TableStore};
 use foreshard_policy::cluster::Step;
@@ -23,8 +24,8 @@ use url::Url;
 
 pub use self::error::MemberError;
 use crate::catalog::Catalog;
-use crate::cluster::place::{Place, PlaceError};
-use crate::cluster::{Endpoint, LocalNode, PlacedNode, Placement};
+use crate::cluster::place::Place;
+use crate::cluster::{Endpoint, PlacedNode, Placement};
 use crate::query::channel::Channels;
 use crate::query::worker::WorkerParts;
 
@@ -135,107 +136,6 @@ impl Members {
 
     fn member(&self, node: NodeId) -> Result<Member, MemberError> {
         self.members.load().get(&node).cloned().ok_or(MemberError::NoNode { node })
-    }
-
-    /// Starts an in-process node.
-    ///
-    /// # Errors
-    /// If its actors cannot be started.
-    pub async fn add_local(&self, id: NodeId) -> Result<(), MemberError> {
-        let budget = **self.budget.load();
-        let state = Arc::new(NodeState::new(NodeStateArgs {
-            id,
-            tables: Arc::clone(&self.catalog) as Arc<dyn Tables>,
-            expressions: Arc::clone(&self.expressions),
-            calls: self.calls.get().cloned().unwrap_or_else(|| CallSink::new(1)),
-            clock: Arc::clone(&self.clock),
-            cpu_permits: budget.cpu_permits,
-            memory_bytes_max: budget.memory_bytes_max,
-            store_policy: budget.store_policy,
-        }));
-        let handle = NodeHandle::start(Arc::clone(&state)).await.map_err(|error| {
-            MemberError::Place(PlaceError::Node(foreshard_actors::node::NodeError::Start(error)))
-        })?;
-        let url = local_url(id)?;
-        if let Some(parts) = self.worker.get() {
-            self.channels.add(url.clone(), parts.worker(Arc::clone(&state)));
-        }
-        let place = Arc::new(LocalNode { handle });
-        let _changing = self.change.lock().await;
-        if self.member(id).is_ok() {
-            self.channels.remove(&url);
-            return Err(MemberError::Taken { node: id });
-        }
-        let member =
-            Member { place, url, state: Some(state), in_flight: Arc::default(), endpoint: None };
-        let member = self.reachable(id, member).await?;
-        self.add(id, member);
-        Ok(())
-    }
-
-    /// Adds a node of another process. It knows all tables before a query is sent to it.
-    ///
-    /// # Errors
-    /// [`MemberError::Taken`], or what the node says.
-    pub async fn add_remote(
-        &self,
-        id: NodeId,
-        place: Arc<dyn Place>,
-        url: Url,
-    ) -> Result<(), MemberError> {
-        let _changing = self.change.lock().await;
-        if self.member(id).is_ok() {
-            return Err(MemberError::Taken { node: id });
-        }
-        place.set_store_policy(self.store_policy());
-        for store in self.catalog.stores() {
-            place.table_created(store.table()).await?;
-        }
-        let in_flight = Arc::default();
-        self.add(id, Member { place, url, state: None, in_flight, endpoint: None });
-        Ok(())
-    }
-
-    /// Lets other processes join: from now on nodes of this process have ports on `host`, and the
-    /// placement names them. Queries that run keep the old names, which stay valid here.
-    ///
-    /// # Errors
-    /// [`MemberError::NoPort`].
-    pub async fn open_ports(&self, host: IpAddr) -> Result<(), MemberError> {
-        let _changing = self.change.lock().await;
-        // At a second call the ports are open already.
-        let _open = self.host.set(host);
-        for (id, member) in self.members.load_full().iter() {
-            let member = self.reachable(*id, member.clone()).await?;
-            self.add(*id, member);
-        }
-        Ok(())
-    }
-
-    /// Gives a node of this process a port, if nodes have ports and it has none.
-    async fn reachable(&self, id: NodeId, member: Member) -> Result<Member, MemberError> {
-        let Some(host) = self.host.get().copied() else { return Ok(member) };
-        let Some(worker) = self.channels.local(&member.url) else { return Ok(member) };
-        if member.endpoint.is_some() {
-            return Ok(member);
-        }
-        // The same worker as for calls within the process: a task that was planned here is fetched
-        // from there.
-        let endpoint = Endpoint::open(host, worker.clone())
-            .await
-            .map_err(|source| MemberError::NoPort { node: id, host, source })?;
-        let url = endpoint.url().clone();
-        self.channels.add(url.clone(), worker);
-        Ok(Member { url, endpoint: Some(Arc::new(endpoint)), ..member })
-    }
-
-    fn add(&self, id: NodeId, member: Member) {
-        self.members.rcu(|members| {
-            let mut members = BTreeMap::clone(members);
-            members.insert(id, member.clone());
-            members
-        });
-        self.publish(|_| {});
     }
 
     /// When nodes store outputs.
@@ -450,7 +350,7 @@ impl Members {
                 }
             });
             self.channels.remove(&member.url);
-            if let (Some(_), Ok(name)) = (&member.endpoint, local_url(node)) {
+            if let (Some(_), Ok(name)) = (&member.endpoint, nodes::local_url(node)) {
                 self.channels.remove(&name);
             }
             let placement = self.placement();
@@ -550,12 +450,6 @@ impl Members {
             }
         })
     }
-}
-
-/// Address of a node that lives in this process: never dialled.
-fn local_url(id: NodeId) -> Result<Url, MemberError> {
-    Url::parse(&format!("http://{id}.in-process:1"))
-        .map_err(|_invalid| MemberError::NoNode { node: id })
 }
 
 fn failed(error: &MemberError) -> Outcome {
