@@ -114,9 +114,9 @@ mod tests {
         let chain = vec!["1"; 5_000].join("+");
         assert_eq!(longest_chain(&format!("SELECT {chain}")), 5_000);
         let ors = vec!["a = 1"; 100].join(" OR ");
-        assert_eq!(longest_chain(&format!("SELECT * FROM t WHERE {ors}")), 200);
+        assert_eq!(longest_chain(&format!("SELECT a FROM t WHERE {ors}")), 200);
         let list = vec!["1"; 5_000].join(",");
-        assert_eq!(longest_chain(&format!("SELECT * FROM t WHERE a IN ({list})")), 0);
+        assert_eq!(longest_chain(&format!("SELECT a FROM t WHERE a IN ({list})")), 0);
         assert_eq!(longest_chain("SELECT 'a+b+c' -- + + +"), 0);
     }
 }

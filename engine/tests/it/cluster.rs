@@ -14,7 +14,6 @@ use foreshard::serve::control::ControlServer;
 use foreshard_actors::partitioning::Partitioning;
 use foreshard_actors::ports::{NodeProvider, Outcome};
 use foreshard_policy::ids::{NodeId, PartitionId};
-use futures::StreamExt;
 use tokio::task::JoinSet;
 
 use crate::support::runtime::run;

@@ -59,7 +59,7 @@ impl Lane {
             column: "id".into(),
             bounds: vec!["5".into(), "9".into(), "1000".into()],
         };
-        let partitioning = if sequence % 4 == 0 { range } else { hash };
+        let partitioning = if sequence.is_multiple_of(4) { range } else { hash };
         let rows = vec![model.batch()];
         match &self.folder {
             None => {

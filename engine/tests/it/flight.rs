@@ -46,7 +46,7 @@ async fn rows(client: &mut Client, info: FlightInfo) -> Result<Vec<RecordBatch>,
     let mut batches = Vec::new();
     for endpoint in info.endpoint {
         let ticket = endpoint.ticket.expect("a ticket");
-        let got = client.do_get(ticket).await.map_err(FlightError::from)?;
+        let got = client.do_get(ticket).await?;
         batches.extend(got.try_collect::<Vec<_>>().await?);
     }
     Ok(batches)
