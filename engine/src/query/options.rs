@@ -14,7 +14,7 @@ extensions_options! {
         pub changed: String, default = String::new()
         /// Id of the running query; written by the engine.
         pub query: u64, default = 0
-        /// Whether stored outputs are used for this session's queries.
+        /// Whether queries of the session use stored outputs.
         pub use_outputs: bool, default = true
     }
 }
