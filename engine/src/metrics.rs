@@ -63,7 +63,7 @@ struct Family {
 /// assert_eq!(
 ///     metrics.render(),
 ///     "# HELP foreshard_queries_total Queries.\n\
-///      # TYPE foreshard_queries_total counter\n\
+///      ## TYPE foreshard_queries_total counter\n\
 ///      foreshard_queries_total{way=\"http\"} 2\n"
 /// );
 /// ```
