@@ -23,7 +23,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use crate::board::{Board, Role, TickToken, recorded};
 use crate::manager::FORECAST_WAIT_TICKS;
 use crate::ports::{Cluster, NodeProvider, Outcome, SharedClock};
-use crate::steps::{CODE_UNKNOWN, Steps, start_afresh};
+use crate::steps::{CODE_UNKNOWN, Steps, decision_span, start_afresh};
 
 /// How long adding or removing a node may take unless told otherwise; a node is drained first.
 pub const NODE_TIME_MAX: Duration = Duration::from_secs(300);
@@ -181,7 +181,8 @@ impl AllocatorState {
         let at_ms = self.args.clock.now_ms();
         let id = self.args.board.ledger().decided(planned, epoch, mode, now, at_ms);
         let step = planned.step.clone();
-        tracing::info!(epoch = epoch.0, id, %step, reason = %planned.reason, "step sent");
+        let span = decision_span(&self.args.board, id, epoch, planned);
+        span.in_scope(|| tracing::info!("step sent"));
         let (provider, carried) = (self.args.provider.clone(), step.clone());
         let work = async move {
             match carried {
@@ -194,7 +195,7 @@ impl AllocatorState {
             }
         };
         let myself = myself.clone();
-        self.steps.start((id, epoch, step), work, move |outcome| {
+        self.steps.start((id, epoch, step), span, work, move |outcome| {
             drop(myself.cast(AllocatorMessage::StepDone { epoch, id, outcome }));
         });
         self.args.board.show_open_steps(Role::Allocator, self.steps.len());

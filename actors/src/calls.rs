@@ -188,6 +188,29 @@ impl RecentCalls {
         batches.iter().flat_map(|batch| batch.iter()).skip(surplus).cloned().collect()
     }
 
+    /// Where the newest of the calls that `matches` were traced, newest first: each scan once, at most
+    /// `traces_max`.
+    #[must_use]
+    pub fn traces(
+        &self,
+        traces_max: usize,
+        matches: impl Fn(&CallRecord) -> bool,
+    ) -> Vec<Arc<str>> {
+        let batches: Vec<Arc<[CallRecord]>> = self.ring().batches.iter().rev().cloned().collect();
+        let mut traces: Vec<Arc<str>> = Vec::new();
+        for call in batches.iter().flat_map(|batch| batch.iter().rev()) {
+            if traces.len() == traces_max {
+                break;
+            }
+            if let Some(trace) = call.traceparent.as_ref().filter(|_| matches(call))
+                && !traces.contains(trace)
+            {
+                traces.push(Arc::clone(trace));
+            }
+        }
+        traces
+    }
+
     fn ring(&self) -> MutexGuard<'_, Ring> {
         // Every change leaves the ring whole, so a poisoned lock is as good as any.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
@@ -215,6 +238,7 @@ mod tests {
             ns: 1,
             would_be_ns: 1,
             bytes: 8,
+            traceparent: None,
         }
     }
 
@@ -236,5 +260,24 @@ mod tests {
         let queries: Vec<u64> = recent.records().iter().map(|record| record.query).collect();
         assert_eq!(queries, [4, 5, 6, 7, 8]);
         assert_eq!(recent.ring().batches.len(), 2);
+    }
+
+    #[test]
+    fn the_newest_traces_come_first_and_each_once() {
+        let recent = RecentCalls::new(10);
+        let traced = |query: u64, traceparent: &str| CallRecord {
+            traceparent: Some(traceparent.into()),
+            ..call(query)
+        };
+        recent.record([traced(1, "a"), traced(2, "b"), call(2)].into());
+        recent.record([traced(3, "c"), traced(4, "c"), traced(5, "d")].into());
+        let traces = |most, below| {
+            let found = recent.traces(most, |call| call.query < below);
+            found.iter().map(ToString::to_string).collect::<String>()
+        };
+        assert_eq!(
+            (traces(9, 9), traces(2, 9), traces(9, 5)),
+            ("dcba".into(), "dc".into(), "cba".into())
+        );
     }
 }

@@ -19,3 +19,4 @@ pub mod steps;
 pub mod store;
 pub mod supervisor;
 pub mod table;
+pub mod trace;

@@ -23,7 +23,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use crate::board::{Board, Role, TickToken, recorded};
 use crate::ports::{Cluster, Outcome, SharedClock};
-use crate::steps::{Steps, late, start_afresh};
+use crate::steps::{Steps, decision_span, late, start_afresh};
 
 /// How long one step may take unless told otherwise.
 pub const STEP_TIME_MAX: Duration = Duration::from_secs(30);
@@ -214,13 +214,14 @@ impl ManagerState {
         for planned in plan.steps {
             let at_ms = self.args.clock.now_ms();
             let id = self.args.board.ledger().decided(&planned, epoch, mode, now, at_ms);
-            let Planned { step, reason, worth, .. } = planned;
-            tracing::info!(epoch = epoch.0, id, %step, %reason, "step sent");
+            let span = decision_span(&self.args.board, id, epoch, &planned);
+            span.in_scope(|| tracing::info!("step sent"));
+            let Planned { step, worth, .. } = planned;
             self.charge(id, &step, worth.cost_ns, view);
             let (cluster, carried) = (self.args.cluster.clone(), step.clone());
             let work = async move { cluster.carry_out(epoch, carried).await };
             let myself = myself.clone();
-            self.steps.start((id, epoch, step), work, move |outcome| {
+            self.steps.start((id, epoch, step), span, work, move |outcome| {
                 drop(myself.cast(ManagerMessage::StepDone { epoch, id, outcome }));
             });
             last = Some(id);

@@ -7,15 +7,21 @@ use std::time::Duration;
 
 use foreshard_policy::cluster::Step;
 use foreshard_policy::ids::Epoch;
+use foreshard_policy::reshape::Planned;
 use futures::FutureExt;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
+use tracing::{Instrument, Span};
 
 use crate::board::{Board, Role, recorded};
 use crate::ports::Outcome;
+use crate::trace::follow;
 
 /// Steps that are carried out at the same time; more wait for their turn.
 pub const AT_ONCE_MAX: usize = 8;
+
+/// Calls that the span of a decision is linked to, the newest ones.
+const CAUSES_MAX: usize = 16;
 
 /// Code of a step that was not answered in time.
 pub const CODE_LATE: &str = "FS-STEP-1";
@@ -53,19 +59,21 @@ impl Steps {
         Self { tasks: JoinSet::new(), open: BTreeMap::new(), permits, time_max }
     }
 
-    /// Starts `work` and tells its outcome to `done`, whatever happens to the work.
+    /// Starts `work` within `span` and tells its outcome to `done`, whatever happens to the work.
     pub(crate) fn start(
         &mut self,
         (id, epoch, step): (u64, Epoch, Step),
+        span: Span,
         work: impl Future<Output = Outcome> + Send + 'static,
         done: impl FnOnce(Box<Outcome>) + Send + 'static,
     ) {
         while self.tasks.try_join_next().is_some() {} // Forget tasks that are over.
         let (permits, time_max) = (self.permits.clone(), self.time_max);
-        let task = self.tasks.spawn(async move {
+        let work = async move {
             let _permit = permits.acquire_owned().await;
             done(Box::new(bounded(work, time_max).await));
-        });
+        };
+        let task = self.tasks.spawn(work.instrument(span));
         self.open.insert(id, OpenStep { epoch, step, task });
     }
 
@@ -93,6 +101,25 @@ impl Steps {
     pub(crate) fn len(&self) -> usize {
         self.open.len()
     }
+}
+
+/// The span of a decision: no part of a query, but linked to the calls that caused it.
+pub(crate) fn decision_span(board: &Board, id: u64, epoch: Epoch, planned: &Planned) -> Span {
+    let Planned { step, reason, .. } = planned;
+    let span = tracing::info_span!(
+        parent: None,
+        "decision",
+        id,
+        epoch = epoch.0,
+        kind = step.kind(),
+        %step,
+        %reason,
+    );
+    if !span.is_disabled() {
+        let causes = board.recent.traces(CAUSES_MAX, |call| step.concerns(call));
+        causes.iter().for_each(|cause| follow(&span, cause));
+    }
+    span
 }
 
 /// The outcome of `work`; silence and panic are outcomes too.
@@ -165,7 +192,7 @@ mod tests {
                 running.fetch_sub(1, Ordering::SeqCst);
                 DONE
             };
-            steps.start(step(id), work, move |_| {
+            steps.start(step(id), Span::none(), work, move |_| {
                 ended.fetch_add(1, Ordering::SeqCst);
             });
         }
@@ -194,8 +221,8 @@ mod tests {
                 outcomes.lock().unwrap_or_else(PoisonError::into_inner).push(*outcome);
             }
         };
-        steps.start(step(1), async { panic!("boom") }, tell(&outcomes));
-        steps.start(step(2), std::future::pending(), tell(&outcomes));
+        steps.start(step(1), Span::none(), async { panic!("boom") }, tell(&outcomes));
+        steps.start(step(2), Span::none(), std::future::pending(), tell(&outcomes));
         tokio::time::sleep(Duration::from_secs(10)).await;
         let outcomes = outcomes.lock().unwrap();
         let codes: Vec<&str> = outcomes
@@ -211,7 +238,7 @@ mod tests {
     #[tokio::test]
     async fn a_step_ends_once_and_only_in_its_own_epoch() {
         let mut steps = Steps::new(Duration::from_secs(9));
-        steps.start(step(1), std::future::pending(), |_| ());
+        steps.start(step(1), Span::none(), std::future::pending(), |_| ());
         assert!(steps.end(Epoch(0), 1).is_none());
         assert!(steps.end(Epoch(1), 2).is_none());
         assert_eq!(steps.end(Epoch(1), 1).map(|open| open.step), Some(step(1).2));

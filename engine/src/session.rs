@@ -18,6 +18,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion_distributed::{DistributedExt, SessionStateBuilderExt};
+use foreshard_actors::trace;
 use foreshard_udfs::Functions;
 use futures::{Stream, StreamExt, TryStreamExt};
 use tokio::sync::OwnedSemaphorePermit;
@@ -279,7 +280,7 @@ impl Session {
         let statement: String = sql.chars().take(1_000).collect();
         let span =
             tracing::info_span!("query", db.system.name = "foreshard", db.query.text = statement);
-        crate::telemetry::adopt(&span, self.traceparent.as_deref());
+        trace::adopt(&span, self.traceparent.as_deref());
         span
     }
 
@@ -343,8 +344,7 @@ impl Session {
 
     /// Starts a query on the newest placement.
     pub(crate) fn begin(&self) -> Arc<QueryContext> {
-        let traceparent =
-            crate::telemetry::current_traceparent().or_else(|| self.traceparent.clone());
+        let traceparent = trace::current_traceparent().or_else(|| self.traceparent.clone());
         self.inner.queries.start(self.inner.members.placement(), traceparent)
     }
 

@@ -36,7 +36,7 @@ pub struct AllocatePlan {
     pub steps: Vec<Planned>,
     /// What each node, with those to be added, may use.
     pub budgets: BTreeMap<NodeId, NodeBudget>,
-    /// Nodes that the load takes, within the bounds.
+    /// Nodes that the load takes besides those that joined from elsewhere, within the bounds.
     pub need: u32,
     /// What to hand to the next call.
     pub state: AllocateState,
@@ -49,7 +49,8 @@ struct Demand {
 }
 
 /// Plans the number of nodes: out at once, in only after fewer were enough for
-/// `allocate.scale-in-ticks`.
+/// `allocate.scale-in-ticks`. Nodes that joined from elsewhere take their part of the load, but are
+/// neither counted nor told to leave: the bounds are for the nodes that can be started here.
 ///
 /// The need is the load over what a node may keep busy, `cpu-permits * target-utilisation`. With a
 /// trusted forecast the load is the highest tick's 90 % quantile (series are called by the same
@@ -64,13 +65,18 @@ pub fn plan(
     now: Tick,
 ) -> AllocatePlan {
     let mut state = arrived(view, state);
-    let running = running(view, &state);
-    let nodes = u32::try_from(running.len()).unwrap_or(u32::MAX);
+    let joined = |node: &NodeId| view.nodes.get(node).is_some_and(|node| node.joined);
+    let all = running(view, &state);
+    let running: BTreeSet<NodeId> = all.iter().filter(|node| !joined(node)).copied().collect();
+    let nodes = count(running.len());
+    let elsewhere = count(all.len() - running.len());
     let allocate = config.allocate();
     let bounds = (allocate.nodes_min(), allocate.nodes_max());
     let demand = forecast.map(|forecast| demand(forecast, config));
     let need = match &demand {
-        Some(demand) => nodes_for(demand, config).clamp(bounds.0, bounds.1),
+        Some(demand) => {
+            nodes_for(demand, config).saturating_sub(elsewhere).clamp(bounds.0, bounds.1)
+        }
         None => nodes.clamp(bounds.0, bounds.1),
     };
     let mut steps = Vec::new();
@@ -94,7 +100,11 @@ pub fn plan(
     if need >= nodes || !steps.is_empty() {
         state.lower = None;
     }
-    AllocatePlan { budgets: budgets(&running, &state, config), steps, need, state }
+    AllocatePlan { budgets: budgets(&all, &state, config), steps, need, state }
+}
+
+fn count(nodes: usize) -> u32 {
+    u32::try_from(nodes).unwrap_or(u32::MAX)
 }
 
 /// Forgets what was asked for and has happened.
@@ -171,7 +181,7 @@ fn scale_in(
     config: &LoopConfig,
     now: Tick,
 ) -> Vec<Planned> {
-    let nodes = u32::try_from(running.len()).unwrap_or(u32::MAX);
+    let nodes = count(running.len());
     let Some(demand) = demand else { return Vec::new() };
     // Nothing leaves while something is still coming or going.
     if need >= nodes || !state.adding.is_empty() || !state.removing.is_empty() {

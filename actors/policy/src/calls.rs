@@ -37,6 +37,9 @@ pub struct CallRecord {
     pub would_be_ns: u64,
     /// Bytes of the output for the rows that were computed.
     pub bytes: u64,
+    /// W3C trace context of the scan that called, if it was traced: decisions link to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<Arc<str>>,
 }
 
 impl CallRecord {

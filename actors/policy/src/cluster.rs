@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::calls::CallRecord;
 use crate::ids::{Epoch, ExpressionId, NodeId, PartitionId};
 
 /// One node as the loop sees it.
@@ -19,6 +20,8 @@ pub struct NodeView {
     pub cpu_permits: u32,
     /// A draining node gives up its replicas and gets no new ones.
     pub draining: bool,
+    /// It joined by itself from a process that somebody else starts and stops.
+    pub joined: bool,
 }
 
 /// One partition as the loop sees it.
@@ -153,6 +156,21 @@ impl Step {
         match self {
             Self::Copy { partition, .. } | Self::Drop { partition, .. } => Some(partition),
             _ => None,
+        }
+    }
+
+    /// Whether calls like this one may have been a reason for the step.
+    #[must_use]
+    pub fn concerns(&self, call: &CallRecord) -> bool {
+        match self {
+            Self::Copy { partition, .. } | Self::Drop { partition, .. } => {
+                call.partition == *partition
+            }
+            Self::Precompute { expression, partition, .. }
+            | Self::DropOutput { expression, partition, .. } => {
+                call.expression == *expression && call.partition == *partition
+            }
+            Self::AddNode { .. } | Self::RemoveNode { .. } => true,
         }
     }
 

@@ -192,6 +192,7 @@ mod tests {
             ns: 0,
             would_be_ns: 2_000_000,
             bytes: 0,
+            traceparent: None,
         }
     }
 

@@ -216,6 +216,7 @@ mod tests {
             ns: 10,
             would_be_ns: 10,
             bytes: 80,
+            traceparent: None,
         }
     }
 

@@ -233,6 +233,7 @@ impl World {
             ns: output.rows_missing * ns_per_row,
             would_be_ns: rows * ns_per_row,
             bytes: output.rows_missing * 8,
+            traceparent: None,
         });
         if self.config.mode().stores_outputs() {
             output.rows_stored = rows;

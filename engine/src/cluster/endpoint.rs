@@ -9,6 +9,8 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use url::Url;
 
+use crate::serve::control::MESSAGE_BYTES_MAX;
+
 /// The port of one node. It is closed when this is dropped.
 #[derive(Debug)]
 pub struct Endpoint {
@@ -26,7 +28,8 @@ impl Endpoint {
         let url = url_of(listener.local_addr()?)?;
         let mut server = JoinSet::new();
         let serving = Server::builder()
-            .add_service(worker.into_worker_server())
+            // What is sent to a worker are plans; rows go the other way.
+            .add_service(worker.into_worker_server().max_decoding_message_size(MESSAGE_BYTES_MAX))
             .serve_with_incoming(incoming(listener));
         let place = url.clone();
         server.spawn(async move {

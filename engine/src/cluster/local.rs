@@ -40,6 +40,7 @@ impl Place for LocalNode {
             memory_bytes: state.memory_bytes(),
             cpu_permits: state.permits_max(),
             draining: state.is_draining(),
+            joined: false,
         }
     }
 

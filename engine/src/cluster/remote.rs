@@ -266,6 +266,7 @@ impl Place for RemoteNode {
             memory_bytes: self.view.load().memory_bytes,
             cpu_permits: settings.cpu_permits,
             draining: settings.draining,
+            joined: true,
         }
     }
 

@@ -26,6 +26,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::NodeState;
 use foreshard_actors::partition::{ComputeError, Held, Offer, evaluate};
+use foreshard_actors::trace;
 use foreshard_policy::calls::CallRecord;
 use foreshard_policy::ids::{ExpressionId, PartitionId};
 use futures::stream::{self, BoxStream};
@@ -57,7 +58,7 @@ pub(super) fn open(
     let traceparent = task.or_else(|| query.as_ref().and_then(|query| query.traceparent.clone()));
     let work = Work::new(exec, config.options())?;
     let schema = exec.schema();
-    let scan = Scan {
+    let mut scan = Scan {
         work,
         nodes,
         cancel: query.as_ref().map(|query| query.cancel.clone()).unwrap_or_default(),
@@ -65,6 +66,7 @@ pub(super) fn open(
         segments: segments.into_iter(),
         open: None,
         records: BTreeMap::new(),
+        traceparent: None,
         left: exec.fetch.unwrap_or(usize::MAX),
         batch_rows: config.batch_size().max(1),
         baseline: BaselineMetrics::new(&exec.metrics, partition),
@@ -78,7 +80,8 @@ pub(super) fn open(
         query = scan.query,
         segments = exec.groups[partition].len(),
     );
-    crate::telemetry::adopt(&span, traceparent.as_deref());
+    trace::adopt(&span, traceparent.as_deref());
+    scan.traceparent = trace::traceparent(&span).map(Arc::from);
     let batches = stream::try_unfold(scan, |mut scan| async move {
         match scan.next().await {
             Ok(Some(batch)) => Ok(Some((batch, scan))),
@@ -124,6 +127,7 @@ struct Scan {
     segments: std::vec::IntoIter<ScanSegment>,
     open: Option<OpenSegment>,
     records: BTreeMap<(ExpressionId, PartitionId), CallRecord>,
+    traceparent: Option<Arc<str>>,
     left: usize,
     batch_rows: usize,
     baseline: BaselineMetrics,
@@ -339,6 +343,7 @@ impl Scan {
             ns: 0,
             would_be_ns: 0,
             bytes: 0,
+            traceparent: self.traceparent.clone(),
         });
         record.at_ms = open.node.clock.now_ms();
         record.rows += rows;

@@ -13,6 +13,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion_distributed::{DistributedExt, Worker, WorkerQueryContext};
 use foreshard_actors::node::NodeState;
+use foreshard_actors::trace;
 use foreshard_policy::ids::NodeId;
 use foreshard_udfs::Functions;
 use http::HeaderMap;
@@ -94,9 +95,9 @@ impl WorkerParts {
         });
         let span = tracing::info_span!("task", node = %node.id);
         let traceparent = header(&headers, TRACEPARENT).or_else(|| query.traceparent.clone());
-        crate::telemetry::adopt(&span, traceparent.as_deref());
+        trace::adopt(&span, traceparent.as_deref());
         // The task's session outlives the task, so the span only marks its begin: its children go on.
-        if let Some(own) = crate::telemetry::traceparent(&span) {
+        if let Some(own) = trace::traceparent(&span) {
             config.set_extension(Arc::new(TaskTrace(own)));
         }
         config.set_extension(self.local_nodes(&node));

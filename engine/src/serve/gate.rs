@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use arrow::record_batch::RecordBatch;
+use foreshard_actors::trace;
 use futures::Stream;
 use tracing::{Instrument, Span, info_span};
 
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::session::{QueryStream, Session};
-use crate::telemetry;
 
 /// A way in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +78,8 @@ impl Gate {
         Asked: Future<Output = Result<QueryStream, EngineError>>,
     {
         let span = info_span!("request", way = way.as_str(), "otel.kind" = "server");
-        telemetry::adopt(&span, traceparent);
-        let ours = telemetry::traceparent(&span).or_else(|| traceparent.map(str::to_owned));
+        trace::adopt(&span, traceparent);
+        let ours = trace::traceparent(&span).or_else(|| traceparent.map(str::to_owned));
         let admitted = async {
             if !self.is_open() {
                 return Err(EngineError::ShuttingDown);
@@ -120,7 +120,7 @@ impl Admitted {
     /// The trace that the query belongs to, as 32 hexadecimal digits, if it is traced.
     #[must_use]
     pub fn trace_id(&self) -> Option<String> {
-        self.traceparent.as_deref().and_then(telemetry::trace_id)
+        self.traceparent.as_deref().and_then(trace::trace_id)
     }
 }
 

@@ -15,6 +15,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{ACCEPT, CONTENT_TYPE, HeaderName};
 use actix_web::web::{Bytes, Data, Payload};
 use actix_web::{App, HttpRequest, HttpResponse, web};
+use foreshard_actors::trace::TRACEPARENT;
 use futures::StreamExt;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -24,7 +25,6 @@ use self::ask::{Ask, accepted};
 use super::{Admitted, Gate, Way, bound};
 use crate::encode::{Encoder, Format};
 use crate::error::EngineError;
-use crate::telemetry::TRACEPARENT;
 
 /// Pieces of an answer that wait for a slow client.
 const PIECES_WAITING_MAX: usize = 2;

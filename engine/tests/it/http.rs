@@ -146,6 +146,24 @@ fn rows_come_in_the_form_that_the_client_accepts() {
 }
 
 #[test]
+fn an_answer_without_rows_is_whole_and_still_has_its_columns() {
+    with_server(&[], |address, _| async move {
+        let text = "SELECT id, name FROM trades WHERE id < 0";
+        let json = sql(address, "application/json", text).await;
+        let value = json.json();
+        assert_eq!(value["rows"], serde_json::json!([]));
+        assert_eq!(value["schema"][1]["name"], "name");
+        let csv = sql(address, "text/csv", text).await;
+        assert_eq!(csv.text(), "id,name\n");
+        let arrow = sql(address, "application/vnd.apache.arrow.stream", text).await;
+        let mut batches = StreamReader::try_new(arrow.body.as_slice(), None).unwrap();
+        assert_eq!(batches.schema().fields().len(), 2);
+        assert!(batches.all(|batch| batch.unwrap().num_rows() == 0));
+        assert!(json.whole && csv.whole && arrow.whole);
+    });
+}
+
+#[test]
 fn parameters_travel_as_json_and_changes_tell_how_many_rows() {
     with_server(&[], |address, _| async move {
         let json = [("content-type", "application/json")];

@@ -76,6 +76,22 @@ fn paths(spans: &[Span]) -> Vec<String> {
     spans.iter().map(path).collect()
 }
 
+/// Each of `decided` decisions has a span of its own, linked to a scan of the query that caused it.
+fn decisions_are_linked_to_scans(spans: &[Span], decided: usize) {
+    let scans: Vec<_> = spans.iter().filter(|span| span.name == "partition_scan").collect();
+    let decisions: Vec<_> = spans.iter().filter(|span| span.name == "decision").collect();
+    assert_eq!(decisions.len(), decided);
+    for decision in decisions {
+        assert_ne!(hex(&decision.trace_id), TRACE, "it is no part of the query");
+        assert!(decision.parent_span_id.is_empty(), "{decision:?}");
+        assert!(!decision.links.is_empty(), "{decision:?}");
+        for link in &decision.links {
+            assert_eq!(hex(&link.trace_id), TRACE);
+            assert!(scans.iter().any(|scan| scan.span_id == link.span_id), "{link:?}");
+        }
+    }
+}
+
 #[test]
 fn a_query_over_two_nodes_is_one_tree_from_the_client_to_the_function_calls() {
     runtime::run(async {
@@ -92,6 +108,8 @@ fn a_query_over_two_nodes_is_one_tree_from_the_client_to_the_function_calls() {
             .with_nodes(2)
             .and_then(|config| config.with_partitions(2))
             .and_then(|config| config.set("telemetry.otlp-endpoint", &endpoint))
+            .and_then(|config| config.set("loop.reshape.drop-below", "0.0001"))
+            .and_then(|config| config.set("loop.reshape.copy-above", "0.001"))
             .unwrap();
         let (telemetry, layer) = Telemetry::layer(config.telemetry()).unwrap();
         // The process's only subscriber: spans are made on threads of all kinds.
@@ -108,10 +126,16 @@ fn a_query_over_two_nodes_is_one_tree_from_the_client_to_the_function_calls() {
         let session = engine.session().with_trace_parent(Some(traceparent));
         let sql = "SELECT url_host(url) AS host, count(*) FROM visits GROUP BY 1";
         session.sql(sql).await.unwrap().collect().await.unwrap();
+        // The load of the query makes the loop copy the partitions; the copies follow the second turn.
+        engine.tick().await;
+        engine.tick().await;
+        let decided = engine.decisions();
         engine.shutdown().await.unwrap();
         telemetry.stop().await;
 
         let mut spans = collector.0.lock().unwrap().clone();
+        assert!(decided.iter().any(|row| row.kind == "copy"), "{decided:?}");
+        decisions_are_linked_to_scans(&spans, decided.len());
         spans.retain(|span| hex(&span.trace_id) == TRACE);
         let mut paths = paths(&spans);
         paths.sort();

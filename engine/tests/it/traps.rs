@@ -346,7 +346,13 @@ struct Hung;
 #[async_trait::async_trait]
 impl Place for Hung {
     fn view(&self) -> NodeView {
-        NodeView { memory_bytes_max: 1, memory_bytes: 0, cpu_permits: 1, draining: false }
+        NodeView {
+            memory_bytes_max: 1,
+            memory_bytes: 0,
+            cpu_permits: 1,
+            draining: false,
+            joined: false,
+        }
     }
 
     fn outputs(&self, _partition: &PartitionId) -> Vec<HeldOutput> {

@@ -71,6 +71,26 @@ fn a_forecast_that_is_not_trusted_adds_nothing_ahead() {
 }
 
 #[test]
+fn nodes_that_joined_carry_load_and_are_never_told_to_leave() {
+    let mut view = nodes([0, 1, 2, 3, 4, 5, 6]);
+    (3..7).for_each(|node| view.nodes.entry(NodeId(node)).or_default().joined = true);
+    // Seven nodes are more than the six that may be started, but four of them were not started here.
+    let busy = load(7.0, 7.0, true);
+    let plan_at = |state: &AllocateState, load: &Forecast, tick| {
+        plan(&view, Some(load), state, &config(), Tick(tick))
+    };
+    let kept = plan_at(&AllocateState::default(), &busy, 1);
+    assert_eq!((text(&kept).as_str(), kept.need, kept.budgets.len()), ("", 3, 7));
+    let more = plan_at(&AllocateState::default(), &load(8.0, 8.0, true), 1);
+    assert_eq!(text(&more), "add node n7 (8.0 busy CPUs expected: 4 nodes needed, 3 running)");
+    let idle = load(0.0, 0.0, true);
+    let waiting = plan_at(&AllocateState::default(), &idle, 1);
+    let removed: Vec<Step> =
+        plan_at(&waiting.state, &idle, 9).steps.into_iter().map(|it| it.step).collect();
+    assert_eq!(removed, [2, 1].map(|node| Step::RemoveNode { node: NodeId(node) }));
+}
+
+#[test]
 fn nodes_that_are_being_added_are_not_added_again() {
     let first = plan(
         &nodes([0]),

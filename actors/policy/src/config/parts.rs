@@ -33,7 +33,7 @@ section! {
             "", Bound::Any;
         /// Size of the hidden state.
         "hidden" hidden with_hidden: usize = 24,
-            "units", Bound::Within(1.0, 512.0);
+            "units", Bound::Within(1.0, 127.0);
         /// Training steps per tick; zero stops learning.
         "steps-per-tick" steps_per_tick with_steps_per_tick: u32 = 4,
             "steps", Bound::Within(0.0, 1e4);

@@ -19,6 +19,7 @@ fn call(function: &str, ordinal: u32, rows: u64, ns_per_row: u64) -> CallRecord 
         ns: rows * ns_per_row,
         would_be_ns: rows * ns_per_row,
         bytes: 8 * rows,
+        traceparent: None,
     }
 }
 

@@ -16,7 +16,13 @@ fn part(ordinal: u32) -> PartitionId {
 }
 
 fn node(memory_bytes: u64) -> NodeView {
-    NodeView { memory_bytes_max: 100 * MIB, memory_bytes, cpu_permits: 2, draining: false }
+    NodeView {
+        memory_bytes_max: 100 * MIB,
+        memory_bytes,
+        cpu_permits: 2,
+        draining: false,
+        joined: false,
+    }
 }
 
 fn cluster(nodes: u32) -> ClusterView {

@@ -117,7 +117,13 @@ impl PaperCluster {
 }
 
 fn node_view() -> NodeView {
-    NodeView { memory_bytes_max: GIB, memory_bytes: GIB / 8, cpu_permits: 2, draining: false }
+    NodeView {
+        memory_bytes_max: GIB,
+        memory_bytes: GIB / 8,
+        cpu_permits: 2,
+        draining: false,
+        joined: false,
+    }
 }
 
 struct UnderWay<'a>(&'a AtomicUsize);
@@ -199,6 +205,7 @@ fn records(partition: u32, number: u32, count: usize, ns: u64) -> Vec<CallRecord
         ns,
         would_be_ns: ns,
         bytes: 8 * ROWS,
+        traceparent: None,
     };
     std::iter::repeat_with(one).take(count).collect()
 }

@@ -128,6 +128,7 @@ mod tests {
             ns: 1,
             would_be_ns: 1,
             bytes: 8,
+            traceparent: None,
         };
         vec![call; count]
     }

@@ -29,7 +29,7 @@ pub const BEAT: Duration = Duration::from_millis(500);
 /// Reports that may be missing before a node is asked whether it is there.
 pub const BEATS_MISSED_MAX: u32 = 3;
 
-/// Largest control message in bytes; rows come in much smaller pieces.
+/// Largest control message or plan in bytes; rows come in much smaller pieces.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
 /// Nodes of other processes that one coordinator takes.

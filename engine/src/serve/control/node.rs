@@ -134,7 +134,8 @@ impl Membership {
         };
         let control = NodeServer::new(service.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let serving = Server::builder()
-            .add_service(worker.into_worker_server())
+            // What is sent to a worker are plans; rows go the other way.
+            .add_service(worker.into_worker_server().max_decoding_message_size(MESSAGE_BYTES_MAX))
             .add_service(control)
             .serve_with_incoming(incoming(listener));
         let mut server = JoinSet::new();

@@ -25,6 +25,7 @@ use arrow_flight::{
 };
 use datafusion::common::ScalarValue;
 use foreshard_actors::ports::SharedClock;
+use foreshard_actors::trace::TRACEPARENT;
 use futures::{Stream, StreamExt, TryStreamExt};
 use prost::Message;
 use tonic::metadata::MetadataMap;
@@ -36,7 +37,6 @@ use super::{describe, parameters};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::serve::{Admitted, Gate, Way};
-use crate::telemetry::TRACEPARENT;
 
 type DoGet = Response<<Service as FlightService>::DoGetStream>;
 type Handshake =

@@ -21,6 +21,7 @@ fn call(ordinal: u32) -> CallRecord {
         ns: 100_000,
         would_be_ns: 100_000,
         bytes: 800,
+        traceparent: None,
     }
 }
 
