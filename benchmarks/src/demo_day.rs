@@ -3,7 +3,7 @@
 //!
 //! The workload (see `foreshard::demo::schedule`) is made so that a forecast has to be right to be
 //! useful: rows are appended before every hour, so what is stored is never enough; the idle moments
-//! have room for less than half of what could be refreshed; and what the last hour asked for is not
+//! have room for half of what could be refreshed; and what the last hour asked for is not
 //! what the next one asks for. An engine that gets ready for the wrong things, `inverted`, must fail
 //! the bounds that `forecast` keeps, or they would prove nothing.
 
@@ -24,7 +24,7 @@ pub async fn run(options: Options) -> Result<Found> {
     let size = if options.quick { Size::QUICK } else { Size::FULL };
     let workload = Workload::new(World::tpch()?, size, options.seed, &options.clock).await?;
     eprintln!(
-        "idle moments have {:.0} ms of background computing; refreshing everything takes {:.0} ms",
+        "idle moments have {:.0} ms of background computing; all that is appended would take {:.0} ms",
         workload.idle_ns() / 1e6,
         workload.refresh_ns() / 1e6
     );

@@ -18,21 +18,18 @@ use foreshard_policy::forecast::{Forecast, Quantiles};
 
 use super::error::DemoError;
 pub use super::report::{Answer, ArmReport, DayReport, Decided, Hour, Peak};
-use super::schedule::{Ask, HOURS, REGIONS, Round, Schedule, Shape};
+use super::schedule::{Ask, DAYS, HOURS, REGIONS, Round, Schedule, Shape};
 use super::world::{Table, World};
 use crate::{Config, Engine};
 
 /// Rows that a function is measured on before the day begins.
 const ROWS_MEASURED: usize = 160;
-/// Refreshing everything after a peak hour's append costs this many times the idle budget.
-const SCARCITY: f64 = 2.5;
+/// Refreshing everything that is appended costs this many times the idle budget.
+const SCARCITY: f64 = 2.0;
 /// In-process nodes of every engine.
 pub const NODES: u32 = 3;
 /// Length of a tick as the loop counts it; ticks come by hand, so nobody waits for it.
 const TICK_MS: u64 = 1_000;
-
-/// How far ahead outputs are made ready; also the idle budget that can be saved up, in ticks.
-const LEAD_TICKS: usize = 2;
 /// Steps of one idle moment; the budget is what limits them.
 const STEPS_MAX: usize = 1_000;
 
@@ -151,11 +148,12 @@ impl Workload {
         Ok(Self { world, costs, schedule, size })
     }
 
-    /// Nanoseconds of computing that it takes to refresh every expression over every region after a
-    /// peak hour's append.
+    /// Nanoseconds of computing that it takes to refresh every expression over every region after an
+    /// hour's append, as a mean over the hours of a day.
     #[must_use]
     pub fn refresh_ns(&self) -> f64 {
-        self.costs.iter().sum::<f64>() * self.size.rows_peak as f64 * f64::from(REGIONS)
+        let rows = self.schedule.rows_appended() as f64 / f64::from(HOURS * DAYS);
+        self.costs.iter().sum::<f64>() * rows * f64::from(REGIONS)
     }
 
     /// Nanoseconds of background computing per idle moment, over all nodes: too few for everything.
@@ -203,7 +201,6 @@ impl Workload {
             ("loop.mode", arm.mode().to_string()),
             ("loop.tick-ms", TICK_MS.to_string()),
             ("loop.season-ticks", HOURS.to_string()),
-            ("loop.precompute.lead-ticks", LEAD_TICKS.to_string()),
             ("loop.reshape.steps-in-flight-max", STEPS_MAX.to_string()),
             ("loop.precompute.budget-share", format!("{:.6}", share.min(1.0))),
             ("loop.allocate.nodes-min", NODES.to_string()),

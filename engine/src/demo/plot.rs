@@ -243,7 +243,7 @@ fn load_panel(area: &Area<'_>, picture: &Picture) -> Result<(), PlotError> {
         &[
             (Mark::Line(ink), "what was asked for".into()),
             (Mark::Dashed(blue), "forecast, an hour ahead".into()),
-            (Mark::Box(blue, 0.16), "8 of 10 hours expected here".into()),
+            (Mark::Box(blue, 0.16), "from its 10 % to its 90 % quantile".into()),
             (Mark::Box(PEAK, 1.0), "peak hours".into()),
         ],
     )

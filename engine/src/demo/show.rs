@@ -38,7 +38,7 @@ pub fn plan(workload: &Workload, arms: &[Arm]) {
     }
     println!("  one hour   rows are appended, then there is an idle moment, then people ask");
     println!(
-        "  idle       {} of computing in each idle moment; to refresh everything takes {}",
+        "  idle       {} of computing in each idle moment; all that is appended would take {}",
         duration(workload.idle_ns()),
         duration(workload.refresh_ns())
     );

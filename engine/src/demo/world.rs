@@ -333,7 +333,8 @@ mod tests {
         let ids = batch.column(0).as_any().downcast_ref::<Int64Array>().unwrap().clone();
         assert_eq!(ids.values(), &[6, 7, 8, 9, 10, 11, 12, 13, 14, 15]);
         let regions = batch.column(1).as_any().downcast_ref::<Int32Array>().unwrap().clone();
-        assert_eq!(regions.values(), &[6, 7, 0, 1, 2, 3, 4, 5, 6, 7]);
+        let expected: Vec<i32> = (6..16).map(|id| id % REGIONS as i32).collect();
+        assert_eq!(regions.values(), &expected);
         let notes = batch.column(2).as_any().downcast_ref::<StringArray>().unwrap();
         assert_eq!((notes.value(0), notes.value(1), notes.value(3)), ("a", "b", "a"));
     }

@@ -34,60 +34,74 @@ impl Candidate<'_> {
     fn benefit_ns(&self) -> f64 {
         self.calls * self.cost_ns
     }
-
-    /// Nanoseconds spared per byte held.
-    fn density(&self) -> f64 {
-        self.benefit_ns() / self.bytes.max(1.0)
-    }
 }
 
-/// What each node may still spend in this plan.
+/// What each node may still spend until the end of the lead.
 struct Purse {
-    background_ns: BTreeMap<NodeId, f64>,
+    /// Background time left until the end of each tick of the lead, nearest first.
+    background_ns: BTreeMap<NodeId, Vec<f64>>,
     memory_bytes: BTreeMap<NodeId, f64>,
 }
 
-/// Outputs to drop for want of memory, then outputs to compute: those needed first come first, and
-/// of these the densest. Nothing unless the forecast may be acted on.
+/// Outputs to drop for want of memory, then outputs to compute. Nothing unless the forecast may be
+/// acted on.
+///
+/// What is worth most for the time and the memory that it takes gets the last moments before it is
+/// needed, or the first after that. Of all that got some, what is due first is computed now.
+///
+/// # Source
+/// Greedy choice of jobs with deadlines and profits (Lawler, Combinatorial Optimization, 1976,
+/// section 7.8); the weighing of two resources by their scarcity is the surrogate multiplier of
+/// Senju and Toyoda (1968).
 pub(super) fn steps(situation: &Situation<'_>) -> Vec<Planned> {
     if situation.ahead.is_empty() || situation.config.precompute().budget_share() <= 0.0 {
         return Vec::new();
     }
     let mut purse = Purse::new(situation);
     let mut wanted_bytes = BTreeMap::new();
-    let (mut chosen, mut waiting) = (Vec::new(), Vec::new());
-    for candidate in candidates(situation) {
+    let (mut due, mut waiting) = (Vec::new(), Vec::new());
+    for candidate in candidates(situation, &purse) {
         match purse.pay(&candidate) {
-            Ok(()) => chosen.push(candidate),
+            Ok(tick) => due.push((tick, candidate)),
             Err(lack) => {
                 if let Lack::Memory { node, .. } = lack {
                     *wanted_bytes.entry(node).or_insert(0.0) += candidate.bytes;
                 }
-                if waiting.len() < ALTERNATIVES_MAX {
-                    waiting.push(format!("{}: {lack}", candidate.series.key));
-                }
+                waiting.push(format!("{}: {lack}", candidate.series.key));
             }
         }
     }
+    due.sort_by_key(|(tick, _)| *tick); // Stable: of those due together the worthiest stays first.
+    let mut free_ns = free_ns(situation);
+    let (mut chosen, mut later) = (Vec::new(), Vec::new());
+    for (_, candidate) in due {
+        if start(&candidate, &mut free_ns) {
+            chosen.push(candidate);
+        } else {
+            let lack = Lack::Time { calls: candidate.calls };
+            later.push(format!("{}: {lack}", candidate.series.key));
+        }
+    }
+    let waiting: Vec<_> = later.into_iter().chain(waiting).take(ALTERNATIVES_MAX).collect();
     let mut steps = unused(situation, &wanted_bytes);
     steps.extend(chosen.iter().map(|candidate| planned(situation, candidate, &waiting)));
     steps
 }
 
-fn candidates<'a>(situation: &'a Situation<'_>) -> Vec<Candidate<'a>> {
+/// What is missing and expected to be called, the worthiest first.
+fn candidates<'a>(situation: &'a Situation<'_>, purse: &Purse) -> Vec<Candidate<'a>> {
     let outputs = situation.view.outputs.iter();
     let mut all: Vec<_> = outputs
         .filter_map(|(target, output)| {
             let series = situation.ahead.get(target)?;
-            candidate(situation, target, output, series)
+            let candidate = candidate(situation, target, output, series)?;
+            Some((candidate.benefit_ns() / purse.share_taken(&candidate), candidate))
         })
         .collect();
-    all.sort_by(|a, b| {
-        (a.needed_in.cmp(&b.needed_in))
-            .then_with(|| b.density().total_cmp(&a.density()))
-            .then_with(|| a.target.cmp(b.target))
+    all.sort_by(|(worth_a, a), (worth_b, b)| {
+        (worth_b.total_cmp(worth_a)).then_with(|| a.target.cmp(b.target))
     });
-    all
+    all.into_iter().map(|(_, candidate)| candidate).collect()
 }
 
 fn candidate<'a>(
@@ -115,7 +129,7 @@ fn candidate<'a>(
         series,
         holders,
         calls,
-        needed_in: series.needed_in().unwrap_or(usize::MAX).min(config.lead_ticks()),
+        needed_in: series.needed_in().unwrap_or(usize::MAX).clamp(1, config.lead_ticks()),
         cost_ns: rows * series.ns_per_row,
         bytes: rows * series.bytes_per_row,
     })
@@ -123,13 +137,14 @@ fn candidate<'a>(
 
 impl Purse {
     fn new(situation: &Situation<'_>) -> Self {
-        let config = situation.config;
-        let share = config.precompute().budget_share() * config.tick_ns();
-        let nodes = || situation.view.nodes.iter();
-        let free_ns = |node| situation.state.background_ns.get(node).map_or(share, |ns| *ns as f64);
+        let share = share_ns(situation);
+        let lead = situation.config.precompute().lead_ticks();
+        let until_end = |free: f64| (0..lead).map(|tick| free + tick as f64 * share).collect();
+        let free_ns = free_ns(situation).into_iter();
+        let nodes = situation.view.nodes.iter();
         Self {
-            background_ns: nodes().map(|(node, _)| (*node, free_ns(node))).collect(),
-            memory_bytes: nodes()
+            background_ns: free_ns.map(|(node, free)| (node, until_end(free))).collect(),
+            memory_bytes: nodes
                 .map(|(node, view)| {
                     (*node, view.memory_bytes_max as f64 - view.memory_bytes as f64)
                 })
@@ -137,23 +152,69 @@ impl Purse {
         }
     }
 
-    /// Takes what the candidate costs from each holder, or says what is lacking. Time may be
-    /// overdrawn by the last step, or one longer than a tick's share could never run.
-    fn pay(&mut self, candidate: &Candidate<'_>) -> Result<(), Lack> {
-        let Candidate { holders, bytes, calls, .. } = candidate;
+    /// What the candidate takes of the time and the memory of its holders, as a sum of shares of what
+    /// is left.
+    fn share_taken(&self, candidate: &Candidate<'_>) -> f64 {
+        let Candidate { holders, cost_ns, bytes, .. } = candidate;
+        let of = |taken: f64, left: f64| taken.max(1.0) / left.max(1.0);
+        let shares = holders.iter().map(|node| {
+            let time_left = self.background_ns[node].last().copied().unwrap_or(0.0);
+            of(*cost_ns, time_left) + of(*bytes, self.memory_bytes[node])
+        });
+        shares.sum()
+    }
+
+    /// Takes what the candidate costs from each holder and answers the tick by whose end it is
+    /// computed, or says what is lacking. Time may be overdrawn by the last step, or one longer than
+    /// a tick's share could never run.
+    fn pay(&mut self, candidate: &Candidate<'_>) -> Result<usize, Lack> {
+        let Candidate { holders, bytes, calls, needed_in, .. } = candidate;
         if let Some(node) = holders.iter().find(|node| self.memory_bytes[node] < *bytes) {
             let room = self.memory_bytes[node].max(0.0);
             return Err(Lack::Memory { node: *node, bytes: *bytes, room });
         }
-        if holders.iter().map(|node| self.background_ns[node]).sum::<f64>() <= 0.0 {
+        let left = |tick: usize| {
+            holders.iter().filter_map(|node| self.background_ns[node].get(tick)).sum::<f64>()
+        };
+        let ticks = self.background_ns.values().map(Vec::len).max().unwrap_or(0);
+        // What is computed by the end of a tick takes time from all later ones too.
+        let full = (needed_in - 1..ticks).rfind(|tick| left(*tick) <= 0.0);
+        let tick = full.map_or(needed_in - 1, |full| full + 1);
+        if tick >= ticks {
             return Err(Lack::Time { calls: *calls });
         }
         for node in holders {
-            self.background_ns.entry(*node).and_modify(|free| *free -= candidate.cost_ns);
+            if let Some(left) = self.background_ns.get_mut(node) {
+                left[tick..].iter_mut().for_each(|left| *left -= candidate.cost_ns);
+            }
             self.memory_bytes.entry(*node).and_modify(|free| *free -= bytes);
         }
-        Ok(())
+        Ok(tick)
     }
+}
+
+/// Background time that a node gets in each tick.
+fn share_ns(situation: &Situation<'_>) -> f64 {
+    situation.config.precompute().budget_share() * situation.config.tick_ns()
+}
+
+/// Background time that each node may use now.
+fn free_ns(situation: &Situation<'_>) -> BTreeMap<NodeId, f64> {
+    let share = share_ns(situation);
+    let free = |node| situation.state.background_ns.get(node).map_or(share, |ns| *ns as f64);
+    situation.view.nodes.keys().map(|node| (*node, free(node))).collect()
+}
+
+/// Takes the time from the candidate's holders, if there is any now.
+fn start(candidate: &Candidate<'_>, free_ns: &mut BTreeMap<NodeId, f64>) -> bool {
+    let Candidate { holders, cost_ns, .. } = candidate;
+    if holders.iter().map(|node| free_ns[node]).sum::<f64>() <= 0.0 {
+        return false;
+    }
+    for node in holders {
+        free_ns.entry(*node).and_modify(|free| *free -= cost_ns);
+    }
+    true
 }
 
 /// Why an output has to wait.

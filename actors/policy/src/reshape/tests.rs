@@ -186,6 +186,22 @@ fn what_is_needed_first_is_computed_first_and_the_rest_waits() {
 }
 
 #[test]
+fn scarce_time_goes_to_what_is_worth_most_and_not_to_what_is_due_first() {
+    let soon = [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+    let later = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 9.0];
+    // 4 s of work each; until the end of the lead there are 8 times 0.5 s.
+    let scene = Scene::new(1).with(0, &[0], 0.0).output(0, 1e7, 400, &soon);
+    insta::assert_snapshot!(scene.plan(), @"
+    epoch 7
+      precompute f1 on trades/0 (1.0 calls expected, the first within 1.0 s; 400 rows of 10 ms are missing)
+    ");
+    insta::assert_snapshot!(scene.output(0, 1e7, 400, &later).plan(), @"
+    epoch 7
+      precompute f2 on trades/0 (9.0 calls expected, the first within 8.0 s; 400 rows of 10 ms are missing)
+    ");
+}
+
+#[test]
 fn of_outputs_needed_at_the_same_time_the_denser_comes_first() {
     let scene = Scene::new(1)
         .with(0, &[0], 0.0)
