@@ -38,6 +38,7 @@ use crate::query::options::{SessionOptions, changed_entries};
 use crate::query::push_functions::PushFunctionsIntoScan;
 use crate::query::route::{PlacementResolver, Routing};
 use crate::query::scan::PartitionScanExec;
+use crate::query::window_order::SortAsWindowsPartition;
 use crate::query::worker::task_headers;
 use crate::statements;
 
@@ -73,6 +74,7 @@ impl Template {
             .with_catalog_list(Arc::clone(schemas))
             .with_default_features()
             .with_physical_optimizer_rule(Arc::new(PushFunctionsIntoScan))
+            .with_physical_optimizer_rule(Arc::new(SortAsWindowsPartition))
             .with_distributed_option_extension(SessionOptions::default())
             .with_distributed_worker_resolver(PlacementResolver(Arc::default()))
             .with_distributed_planner()

@@ -14,4 +14,5 @@ pub mod push_functions;
 pub mod route;
 pub mod scan;
 mod stream;
+pub mod window_order;
 pub mod worker;

@@ -38,7 +38,6 @@ fn the_tpch_queries_give_the_answers_of_plain_datafusion() {
                 label: format!("TPC-H query {}", index + 1),
                 sql: (*sql).to_owned(),
                 ordered: sql.contains("order by"),
-                shapes: (0..SHAPES.len()).collect(),
             })
             .collect();
         let report = trial::run(&tables(), statements, 22).await;

@@ -26,6 +26,13 @@ use crate::rig::{ROWS, Rig, eventually};
 use crate::support::functions::of_int;
 use crate::support::runtime;
 
+/// Partition keys that the sort below writes otherwise, by what a join made equal.
+const WINDOWS: [&str; 3] = [
+    "SELECT a.id, first_value(a.y) OVER (PARTITION BY coalesce(b.x, b.id) ORDER BY a.id, b.id) FROM t a JOIN t b ON a.id = b.id ORDER BY a.id",
+    "SELECT sum(a.y) OVER (PARTITION BY b.id + 1) FROM t a JOIN t b ON a.id = b.id",
+    "SELECT a.id, sum(a.y) OVER (PARTITION BY abs(b.id), a.y ORDER BY b.x), count(*) OVER (PARTITION BY abs(b.id), a.y) FROM t a JOIN t b ON a.id = b.id ORDER BY a.id",
+];
+
 /// Makes every hash join a partitioned one.
 const PARTITIONED: [&str; 2] = [
     "SET datafusion.optimizer.hash_join_single_partition_threshold = 0",
@@ -55,6 +62,15 @@ fn a_partitioned_join_of_a_scan_and_a_shuffle_keeps_all_rows() {
                 assert!(shuffles >= 2, "{sql} on {nodes} nodes:\n{plan}");
                 rig.same(sql).await;
             }
+        }
+    });
+}
+
+#[test]
+fn a_window_over_a_join_that_makes_its_keys_equal_runs_on_three_nodes() {
+    runtime::run(async {
+        for sql in WINDOWS {
+            Rig::start(3, 4).await.same(sql).await;
         }
     });
 }

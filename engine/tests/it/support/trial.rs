@@ -25,8 +25,6 @@ pub(crate) struct Statement {
     pub(crate) label: String,
     pub(crate) sql: String,
     pub(crate) ordered: bool,
-    /// Which of the [`SHAPES`] it is put to.
-    pub(crate) shapes: Vec<usize>,
 }
 
 /// What came of it.
@@ -107,9 +105,9 @@ impl Trial {
             if plain.is_ok() {
                 self.report.lock().unwrap().valid_on_plain += 1;
             }
-            for shape in &statement.shapes {
-                self.controllers[*shape].nudge();
-                self.put(statement, &self.setups[*shape], &plain).await;
+            for (controller, setup) in self.controllers.iter().zip(&self.setups) {
+                controller.nudge();
+                self.put(statement, setup, &plain).await;
             }
         }
     }

@@ -1,0 +1,98 @@
+//! Sorts the input of a window by the very expressions that the window partitions by.
+//!
+//! Before: `BoundedWindowAggExec[PARTITION BY b.id]` over `SortExec[a.id]`, which is as good where `a.id`
+//! and `b.id` are known to be equal. After: the same over `SortExec[b.id]`.
+//!
+//! What makes it necessary: between the join that made them equal and the sort there may be a shuffle
+//! to other nodes, and what arrives is not known to be equal any more. The window would then fail with
+//! "Expects PARTITION BY expression to be ordered". The order of the rows stays the same.
+
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::config::ConfigOptions;
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
+};
+
+type Plan = Arc<dyn ExecutionPlan>;
+
+/// The rule.
+#[derive(Debug, Default)]
+pub struct SortAsWindowsPartition;
+
+impl PhysicalOptimizerRule for SortAsWindowsPartition {
+    fn name(&self) -> &str {
+        "sort_as_windows_partition"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+
+    fn optimize(&self, plan: Plan, _config: &ConfigOptions) -> Result<Plan> {
+        plan.transform_up(|node| {
+            let Some(wanted) = partition_keys(&node) else { return Ok(Transformed::no(node)) };
+            Ok(match below(&node, &wanted)? {
+                Some(sorted) => Transformed::yes(sorted),
+                None => Transformed::no(node),
+            })
+        })
+        .data()
+    }
+}
+
+/// What a window partitions its rows by.
+fn partition_keys(plan: &Plan) -> Option<Vec<Arc<dyn PhysicalExpr>>> {
+    let bounded =
+        plan.downcast_ref::<BoundedWindowAggExec>().map(BoundedWindowAggExec::window_expr);
+    let windows =
+        bounded.or_else(|| plan.downcast_ref::<WindowAggExec>().map(WindowAggExec::window_expr));
+    Some(windows?.first()?.partition_by().to_vec())
+}
+
+/// `window` over the sort below it, and below windows that share it, by `wanted`; none if that is what
+/// it is sorted by already.
+fn below(window: &Plan, wanted: &[Arc<dyn PhysicalExpr>]) -> Result<Option<Plan>> {
+    let input = window.children()[0];
+    let sorted = if let Some(sort) = input.downcast_ref::<SortExec>() {
+        sorted_by(sort, wanted)
+    } else if partition_keys(input).is_some() {
+        below(input, wanted)?
+    } else {
+        None
+    };
+    let Some(sorted) = sorted else { return Ok(None) };
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    Arc::clone(window).replace_children(vec![sorted], options).map(Some)
+}
+
+/// The sort with its keys written as `wanted` where they are equal to one of them.
+fn sorted_by(sort: &SortExec, wanted: &[Arc<dyn PhysicalExpr>]) -> Option<Plan> {
+    let equal = sort.input().equivalence_properties().eq_group();
+    let mut keys = sort.expr().to_vec();
+    let mut is_changed = false;
+    for expr in wanted {
+        if keys.iter().any(|key| key.expr.eq(expr)) {
+            continue;
+        }
+        let normal = equal.normalize_expr(Arc::clone(expr));
+        let same = keys.iter_mut().find(|key| {
+            !wanted.contains(&key.expr) && equal.normalize_expr(Arc::clone(&key.expr)).eq(&normal)
+        });
+        if let Some(key) = same {
+            key.expr = Arc::clone(expr);
+            is_changed = true;
+        }
+    }
+    let keys = LexOrdering::new(keys).filter(|_| is_changed)?;
+    let sorted = SortExec::new(keys, Arc::clone(sort.input()))
+        .with_preserve_partitioning(sort.preserve_partitioning())
+        .with_fetch(sort.fetch());
+    Some(Arc::new(sorted))
+}
