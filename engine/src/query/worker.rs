@@ -13,7 +13,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion_distributed::{DistributedExt, Worker, WorkerQueryContext};
 use foreshard_actors::node::NodeState;
-use foreshard_actors::trace;
+use foreshard_actors::trace::{self, TRACEPARENT};
 use foreshard_policy::ids::NodeId;
 use foreshard_udfs::Functions;
 use http::HeaderMap;
@@ -23,9 +23,6 @@ use crate::query::channel::Channels;
 use crate::query::codec::ScanCodec;
 use crate::query::context::{LocalNodes, Queries, QueryContext};
 use crate::query::options::{SessionOptions, apply_entries};
-
-/// Header that carries the trace context.
-pub const TRACEPARENT: &str = "traceparent";
 
 /// The `traceparent` of one task on one node: what its scans are children of.
 #[derive(Debug)]
