@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use foreshard_policy::calls::CallRecord;
+use foreshard_policy::ids::PartitionId;
 use ractor::ActorRef;
 
 use crate::monitor::MonitorMessage;
@@ -89,6 +90,13 @@ impl CallSink {
         }
     }
 
+    /// Reports a function that gave another value than the stored one. It was quarantined already.
+    pub fn found_liar(&self, liar: Liar) {
+        if let Some(monitor) = self.shared.monitor.load().as_ref() {
+            drop(monitor.cast(MonitorMessage::LiarFound(Box::new(liar))));
+        }
+    }
+
     /// Records that were dropped so far.
     #[must_use]
     pub fn dropped(&self) -> u64 {
@@ -117,6 +125,21 @@ impl CallSink {
         });
         taken.is_ok().then(|| Credit { shared: shared.clone() })
     }
+}
+
+/// A function that is declared immutable and is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Liar {
+    /// When it was found, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// Its name.
+    pub function: Arc<str>,
+    /// The call.
+    pub text: String,
+    /// Where its values were stored.
+    pub partition: PartitionId,
+    /// Rows that were computed again.
+    pub rows: u64,
 }
 
 /// The calls of one task on their way. It gives its credit back when it is dropped.
@@ -219,7 +242,7 @@ impl RecentCalls {
 
 #[cfg(test)]
 mod tests {
-    use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId};
+    use foreshard_policy::ids::{ExpressionId, NodeId};
 
     use super::*;
 

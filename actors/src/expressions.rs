@@ -8,9 +8,17 @@ use std::sync::{Arc, RwLock};
 use datafusion::physical_expr::PhysicalExpr;
 use foreshard_policy::ids::ExpressionId;
 
+use crate::predicates::Predicates;
+
 /// Most expressions that are remembered. Beyond it new ones are computed but neither stored nor
 /// forecast.
 pub const EXPRESSIONS_MAX: usize = 10_000;
+
+/// From this share of unique arguments on, in thousandths, equal ones are not looked for every time.
+const UNIQUE_PERMILLE_MAX: u64 = 900;
+
+/// One batch in so many is then still looked at.
+const SEARCH_EVERY: u64 = 16;
 
 /// Nanoseconds a row is taken to cost before anything was measured.
 const NS_PER_ROW_UNKNOWN: u64 = 1_000;
@@ -33,6 +41,9 @@ pub struct FunctionExpression {
     /// Columns of the table that it reads, ascending.
     pub columns: Vec<usize>,
     ns_per_row: AtomicU64,
+    /// Share of rows whose arguments were like no other's, in thousandths (moving average).
+    unique_permille: AtomicU64,
+    searches: AtomicU64,
 }
 
 impl FunctionExpression {
@@ -59,12 +70,25 @@ impl FunctionExpression {
             expr,
             columns,
             ns_per_row: AtomicU64::new(0),
+            unique_permille: AtomicU64::new(0),
+            searches: AtomicU64::new(0),
         }
     }
 
-    /// Nanoseconds that one row costs, as measured so far (moving average).
+    /// Nanoseconds that one row costs, as measured so far (moving average): less than an evaluation
+    /// where rows share their arguments.
     #[must_use]
     pub fn ns_per_row(&self) -> u64 {
+        let share = match self.unique_permille.load(Ordering::Relaxed) {
+            0 => 1_000,
+            seen => seen,
+        };
+        (self.ns_per_evaluation() * share / 1_000).max(1)
+    }
+
+    /// Nanoseconds that one evaluation takes, as measured so far (moving average).
+    #[must_use]
+    pub fn ns_per_evaluation(&self) -> u64 {
         match self.ns_per_row.load(Ordering::Relaxed) {
             0 => NS_PER_ROW_UNKNOWN,
             measured => measured,
@@ -87,11 +111,29 @@ impl FunctionExpression {
         let mean = if before == 0 { now } else { before - before / 4 + now / 4 };
         self.ns_per_row.store(mean.max(1), Ordering::Relaxed);
     }
+
+    /// Whether rows with equal arguments are worth looking for: always while some were found lately,
+    /// else now and then.
+    #[must_use]
+    pub fn may_repeat_arguments(&self) -> bool {
+        self.unique_permille.load(Ordering::Relaxed) < UNIQUE_PERMILLE_MAX
+            || self.searches.fetch_add(1, Ordering::Relaxed).is_multiple_of(SEARCH_EVERY)
+    }
+
+    /// Takes into the average that `rows` rows had `distinct` different arguments.
+    pub fn saw_arguments(&self, distinct: u64, rows: u64) {
+        let now = distinct * 1_000 / rows.max(1);
+        let before = self.unique_permille.load(Ordering::Relaxed);
+        let mean = if before == 0 { now } else { before - before / 4 + now / 4 };
+        self.unique_permille.store(mean.max(1), Ordering::Relaxed);
+    }
 }
 
 /// All expressions known to one process.
 #[derive(Default)]
 pub struct Expressions {
+    /// What was measured of predicates.
+    pub predicates: Predicates,
     known: RwLock<HashMap<ExpressionId, Arc<FunctionExpression>>>,
 }
 

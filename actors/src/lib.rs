@@ -12,6 +12,7 @@ pub mod node;
 pub mod partition;
 pub mod partitioning;
 pub mod ports;
+pub mod predicates;
 pub mod predictor;
 pub mod segment;
 pub mod state_file;

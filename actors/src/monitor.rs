@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 
 use crate::allocator::AllocatorMessage;
 use crate::board::{Board, TickToken};
-use crate::calls::CallBatch;
+use crate::calls::{CallBatch, Liar};
 use crate::manager::ManagerMessage;
 use crate::ports::SharedClock;
 use crate::predictor::PredictorMessage;
@@ -35,6 +35,8 @@ const STAMP_BYTES: usize = 8;
 pub enum MonitorMessage {
     /// Event: a task of a query is done and has called these functions.
     Calls(CallBatch),
+    /// Event: a function gave another value than the stored one.
+    LiarFound(Box<Liar>),
     /// Timer, or Command of a caller who drives the ticks: the open tick is over.
     TickDue(TickToken),
 }
@@ -95,6 +97,7 @@ impl Actor for Monitor {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             MonitorMessage::Calls(batch) => state.on_calls(batch),
+            MonitorMessage::LiarFound(liar) => state.on_liar_found(&liar),
             MonitorMessage::TickDue(token) => state.on_tick_due(&token),
         }
         Ok(())
@@ -123,6 +126,16 @@ impl MonitorState {
             batch.records.iter().for_each(|call| ledger.credit(call));
         }
         self.args.board.recent.record(batch.records.clone());
+    }
+
+    fn on_liar_found(&self, liar: &Liar) {
+        let board = &self.args.board;
+        let mode = board.config.load().mode();
+        let reason = format!(
+            "{} gave another value than before for one of {} rows of {}, though it is declared immutable",
+            liar.text, liar.rows, liar.partition
+        );
+        board.ledger().found("quarantine", &liar.function, &reason, mode, board.tick(), liar.at_ms);
     }
 
     fn on_tick_due(&mut self, token: &TickToken) {

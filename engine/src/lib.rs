@@ -29,6 +29,7 @@ pub mod engine;
 pub mod error;
 pub mod metrics;
 pub mod query;
+mod query_stream;
 pub mod serve;
 pub mod session;
 mod statements;
@@ -41,7 +42,8 @@ pub use engine::Engine;
 pub use error::EngineError;
 pub use foreshard_actors::partitioning::Partitioning;
 pub use foreshard_udfs::{Card, CostClass, FunctionVersion};
-pub use session::{Prepared, QueryStream, Session};
+pub use query_stream::QueryStream;
+pub use session::{Prepared, Session};
 
 /// The examples of the README, compiled and run.
 #[cfg(doctest)]

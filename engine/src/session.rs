@@ -1,15 +1,11 @@
 //! A client's session: plans and runs its statements, one snapshot each.
 
 use std::fmt;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use arrow::array::UInt64Array;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use arrow::record_batch::RecordBatch;
+use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::CatalogProviderList;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -20,7 +16,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion_distributed::{DistributedExt, SessionStateBuilderExt};
 use foreshard_actors::trace;
 use foreshard_udfs::Functions;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::StreamExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
@@ -35,11 +31,13 @@ use crate::query::complexity::{longest_chain, may_be_deep};
 use crate::query::context::{LocalNodes, QueryContext};
 use crate::query::large_stack::on_large_stack;
 use crate::query::options::{SessionOptions, changed_entries};
+use crate::query::partial::StorePartials;
 use crate::query::push_functions::PushFunctionsIntoScan;
 use crate::query::route::{PlacementResolver, Routing};
 use crate::query::scan::PartitionScanExec;
 use crate::query::window_order::SortAsWindowsPartition;
 use crate::query::worker::task_headers;
+use crate::query_stream::QueryStream;
 use crate::statements;
 
 /// Chains longer than this are planned on a thread with a large stack.
@@ -75,6 +73,7 @@ impl Template {
             .with_default_features()
             .with_physical_optimizer_rule(Arc::new(PushFunctionsIntoScan))
             .with_physical_optimizer_rule(Arc::new(SortAsWindowsPartition))
+            .with_physical_optimizer_rule(Arc::new(StorePartials::new(Arc::clone(functions))))
             .with_distributed_option_extension(SessionOptions::default())
             .with_distributed_worker_resolver(PlacementResolver(Arc::default()))
             .with_distributed_planner()
@@ -128,67 +127,6 @@ impl Prepared {
     #[must_use]
     pub fn parameters(&self) -> &[(String, DataType)] {
         &self.parameters
-    }
-}
-
-/// The rows of a query as they come. Dropping it cancels the query.
-pub struct QueryStream {
-    schema: SchemaRef,
-    batches: Pin<Box<dyn Stream<Item = Result<RecordBatch, EngineError>> + Send>>,
-    rows_affected: Option<u64>,
-}
-
-impl fmt::Debug for QueryStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("QueryStream").field("schema", &self.schema).finish_non_exhaustive()
-    }
-}
-
-impl QueryStream {
-    /// Columns of the result.
-    #[must_use]
-    pub fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    /// Rows that the statement inserted, changed or removed; `None` for a query.
-    #[must_use]
-    pub fn rows_affected(&self) -> Option<u64> {
-        self.rows_affected
-    }
-
-    /// Waits for all rows.
-    ///
-    /// # Errors
-    /// What went wrong while the query ran.
-    pub async fn collect(self) -> Result<Vec<RecordBatch>, EngineError> {
-        self.batches.try_collect().await
-    }
-
-    /// No rows.
-    pub(crate) fn empty() -> Self {
-        Self::of(Arc::new(Schema::empty()), vec![])
-    }
-
-    /// The number of rows that were changed, as one row.
-    pub(crate) fn affected(rows: u64) -> Result<Self, EngineError> {
-        let schema = Arc::new(Schema::new(vec![Field::new("count", DataType::UInt64, false)]));
-        let count = Arc::new(UInt64Array::from(vec![rows]));
-        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![count])?;
-        Ok(Self { rows_affected: Some(rows), ..Self::of(schema, vec![batch]) })
-    }
-
-    fn of(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
-        let batches = futures::stream::iter(batches.into_iter().map(Ok)).boxed();
-        Self { schema, batches, rows_affected: None }
-    }
-}
-
-impl Stream for QueryStream {
-    type Item = Result<RecordBatch, EngineError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.batches.poll_next_unpin(context)
     }
 }
 
@@ -322,6 +260,11 @@ impl Session {
         permit: OwnedSemaphorePermit,
     ) -> Result<QueryStream, EngineError> {
         let state = self.state(query)?;
+        if plan.is_none()
+            && let Some(call) = statements::call::parse(&state, sql)?
+        {
+            return statements::call::run(self, &state, call).await;
+        }
         let plan = match plan {
             Some(plan) => plan,
             None => self.plan(&state, sql).await?,
@@ -363,6 +306,7 @@ impl Session {
         if let Some(options) = config.options_mut().extensions.get_mut::<SessionOptions>() {
             options.changed = changed;
             options.query = query.id;
+            options.use_partials &= own.store_policy().enabled;
         }
         config.set_extension(Arc::clone(query));
         config.set_extension(Arc::new(LocalNodes { nodes, own }));

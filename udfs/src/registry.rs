@@ -197,6 +197,14 @@ impl Functions {
         self.read().aggregates.get(name).map(|described| Arc::clone(&described.function))
     }
 
+    /// The version of an aggregate function, if this very definition is registered.
+    #[must_use]
+    pub fn aggregate_version(&self, function: &AggregateUDF) -> Option<FunctionVersion> {
+        let shelves = self.read();
+        let described = shelves.aggregates.get(function.name())?;
+        (described.function.as_ref() == function).then_some(described.version)
+    }
+
     /// The table function of this name.
     #[must_use]
     pub fn table(&self, name: &str) -> Option<Arc<TableFunction>> {

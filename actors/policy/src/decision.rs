@@ -124,6 +124,40 @@ impl Ledger {
         id
     }
 
+    /// Writes down what was found and done at once, without a plan.
+    pub fn found(
+        &mut self,
+        kind: &str,
+        target: &str,
+        reason: &str,
+        mode: Mode,
+        tick: Tick,
+        at_ms: u64,
+    ) {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.rows.push_back(DecisionRow {
+            id,
+            tick,
+            at_ms,
+            epoch: Epoch::default(),
+            kind: kind.to_owned(),
+            target: target.to_owned(),
+            mode,
+            reason: reason.to_owned(),
+            inputs: String::new(),
+            forecast: String::new(),
+            alternatives: vec![],
+            expected_benefit_ns: 0.0,
+            expected_cost_ns: 0.0,
+            outcome: Some(Outcome::Done { rows: 0, bytes: 0, ns: 0 }),
+            measured: None,
+        });
+        while self.rows.len() > self.rows_max {
+            self.rows.pop_front();
+        }
+    }
+
     /// Writes down how a decision ended. A number that is forgotten already changes nothing.
     pub fn ended(&mut self, id: u64, outcome: Outcome) {
         if let Some(row) = self.row(id) {

@@ -111,6 +111,12 @@ fingerprint! {
     ExpressionId
 }
 
+fingerprint! {
+    /// Fingerprint of a part of a plan that ends in a partial aggregate over one table, and of the
+    /// settings that change its result. With a [`SegmentId`] it names one stored partial.
+    FragmentId
+}
+
 /// What calls are counted and forecast by: one function expression on one partition.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SeriesKey {

@@ -9,6 +9,7 @@
 //! | [`forecast`] | what will be called in the coming ticks |
 //! | [`score`] | what a forecast or a step turned out to be worth |
 //! | [`reshape`] | which replicas and outputs to add or drop, and why |
+//! | [`predicates`] | in which order a scan evaluates its predicates |
 //! | [`admit`] | which computed output a node keeps, and what gives way |
 //! | [`allocate`] | how many nodes, and what each may use |
 //! | [`decision`] | what was decided, why, and what came of it |
@@ -24,5 +25,6 @@ pub mod forecast;
 pub mod history;
 pub mod ids;
 pub mod invariant;
+pub mod predicates;
 pub mod reshape;
 pub mod score;

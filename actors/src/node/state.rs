@@ -68,6 +68,7 @@ pub struct NodeState {
     pub background_ns: AtomicU64,
     /// Offers that were dropped because too many were waiting.
     pub offers_dropped: AtomicU64,
+    lookups: AtomicU64,
 }
 
 impl fmt::Debug for NodeState {
@@ -128,6 +129,7 @@ impl NodeState {
             active: watch::Sender::new(0),
             background_ns: AtomicU64::new(0),
             offers_dropped: AtomicU64::new(0),
+            lookups: AtomicU64::new(0),
         }
     }
 
@@ -170,6 +172,13 @@ impl NodeState {
     /// Changes when outputs are stored.
     pub fn set_store_policy(&self, policy: StorePolicy) {
         self.store_policy.store(Arc::new(policy));
+    }
+
+    /// Counts a look-up of stored values; true for one in `check_every`, never if that is 0.
+    #[must_use]
+    pub fn is_check_due(&self, check_every: u64) -> bool {
+        let before = self.lookups.fetch_add(1, Ordering::Relaxed);
+        check_every > 0 && (before + 1).is_multiple_of(check_every)
     }
 
     /// Charges `bytes` to the node's memory budget; `None` if they do not fit.

@@ -10,11 +10,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwapOption;
-use arrow::array::{Array, ArrayRef};
-use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
+use arrow::record_batch::RecordBatch;
+use datafusion::execution::memory_pool::MemoryReservation;
+use foreshard_policy::calls::CallRecord;
+use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
 use futures::TryStreamExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::sync::Semaphore;
@@ -22,7 +24,9 @@ use tokio::sync::Semaphore;
 use crate::expressions::FunctionExpression;
 use crate::node::NodeState;
 use crate::partition::compute::{ComputeError, compute_segment};
-use crate::partition::view::{Held, Replica, ReplicaView, Resident, StoredOutput};
+use crate::partition::output::OutputValues;
+use crate::partition::view::{Held, Replica, ReplicaView, Resident, StoredOutput, StoredPartial};
+use crate::partition::worth::{Stored, least_worth, worth};
 use crate::ports::Outcome;
 use crate::table::{Committed, Snapshot};
 
@@ -39,8 +43,25 @@ pub struct Offer {
     pub segment: SegmentId,
     /// The expression.
     pub expression: Arc<FunctionExpression>,
-    /// One value per row of the segment.
-    pub values: ArrayRef,
+    /// Values of some or all rows of the segment; they complete what is stored already.
+    pub values: OutputValues,
+}
+
+/// The state of a partial aggregate over one segment that a query hands over.
+#[derive(Debug)]
+pub struct PartialOffer {
+    /// The segment.
+    pub segment: SegmentId,
+    /// What was computed.
+    pub fragment: FragmentId,
+    /// The same for people.
+    pub text: Arc<str>,
+    /// The state, as rows.
+    pub batches: Vec<RecordBatch>,
+    /// Nanoseconds that it took.
+    pub ns: u64,
+    /// The calls that were made for it.
+    pub calls: Vec<CallRecord>,
 }
 
 /// What a partition can be told or asked.
@@ -54,8 +75,12 @@ pub enum PartitionMessage {
     SegmentsChanged(Arc<Committed>),
     /// Command: store this output if it is worth it and fits.
     Store(Box<Offer>),
+    /// Command: store this partial aggregate if it fits.
+    StorePartial(Box<PartialOffer>),
     /// Command: compute and store what is missing of an expression; reply with what it took.
     Precompute(Arc<FunctionExpression>, RpcReplyPort<Outcome>),
+    /// Event: an expression gave another value than the stored one; its outputs are worthless.
+    LiarFound(ExpressionId),
     /// Command: throw the outputs of one expression, or all of them, away.
     DropOutputs(Option<ExpressionId>, RpcReplyPort<u64>),
 }
@@ -87,10 +112,17 @@ impl PartitionRef {
 
     /// Hands an output over without waiting; false if the queue is full or the actor is gone.
     pub fn offer(&self, offer: Offer) -> bool {
+        self.hand_over(|| PartitionMessage::Store(Box::new(offer)))
+    }
+
+    /// Hands a partial aggregate over without waiting; false if the queue is full or the actor is gone.
+    pub fn offer_partial(&self, offer: PartialOffer) -> bool {
+        self.hand_over(|| PartitionMessage::StorePartial(Box::new(offer)))
+    }
+
+    fn hand_over(&self, message: impl FnOnce() -> PartitionMessage) -> bool {
         let Ok(credit) = self.credits.try_acquire() else { return false };
-        let sent = self
-            .actor()
-            .is_some_and(|actor| actor.cast(PartitionMessage::Store(Box::new(offer))).is_ok());
+        let sent = self.actor().is_some_and(|actor| actor.cast(message()).is_ok());
         if sent {
             credit.forget(); // Given back when the actor has handled the offer.
         }
@@ -149,10 +181,14 @@ impl Actor for Partition {
             PartitionMessage::Adopt(view, reply) => state.on_adopt(&view, reply),
             PartitionMessage::SegmentsChanged(committed) => state.on_segments_changed(&committed),
             PartitionMessage::Store(offer) => state.on_store(*offer),
+            PartitionMessage::StorePartial(offer) => state.on_store_partial(*offer),
             PartitionMessage::Precompute(expression, reply) => {
                 state.on_precompute(expression, reply);
             }
-            PartitionMessage::DropOutputs(which, reply) => state.on_drop_outputs(which, reply),
+            PartitionMessage::LiarFound(expression) => drop(state.drop_outputs(Some(expression))),
+            PartitionMessage::DropOutputs(which, reply) => {
+                drop(reply.send(state.drop_outputs(which)));
+            }
         }
         Ok(())
     }
@@ -229,6 +265,11 @@ impl PartitionState {
                     mine.outputs.insert(*expression, StoredOutput { charge, ..output.clone() });
                 }
             }
+            for (fragment, partial) in &theirs.partials {
+                if let Some(charge) = self.args.node.charge("stored partial", partial.bytes) {
+                    mine.partials.insert(*fragment, StoredPartial { charge, ..partial.clone() });
+                }
+            }
         }
         self.args.replica.publish(view);
         drop(reply.send(()));
@@ -290,50 +331,76 @@ impl PartitionState {
     }
 
     fn store(&mut self, offer: &Offer) {
-        let mut view = self.view();
-        let Some(held) = view.segments.get_mut(&offer.segment) else { return };
-        if held.outputs.contains_key(&offer.expression.id)
-            || offer.values.len() as u64 != held.segment.rows
-        {
+        let view = self.args.replica.view();
+        let Some(held) = view.segments.get(&offer.segment) else { return };
+        if offer.values.rows() as u64 != held.segment.rows {
             return;
         }
-        let bytes = offer.values.get_array_memory_size() as u64;
-        let Some(charge) = self.args.node.charge("stored output", bytes) else {
-            self.make_room(offer, bytes);
+        let before = held.outputs.get(&offer.expression.id);
+        let known = before.map_or(0, |before| before.values.rows_known());
+        let merged = before.map(|before| before.values.merge(&offer.values));
+        let Ok(values) = merged.unwrap_or_else(|| Ok(offer.values.clone())) else { return };
+        if values.rows_known() == known {
+            return;
+        }
+        let (bytes, rows) = (values.bytes(), values.rows_known() as u64);
+        let uses = before.map_or_else(Arc::default, |before| before.uses.clone());
+        let ns = offer.expression.ns_per_row().saturating_mul(rows);
+        drop(view);
+        let charge = self.charge("stored output", bytes, worth(ns, 1, bytes));
+        let mut view = self.view();
+        let (Some(charge), Some(held)) = (charge, view.segments.get_mut(&offer.segment)) else {
             return;
         };
-        let uses = Arc::new(AtomicU64::new(0));
-        let output = StoredOutput { values: offer.values.clone(), bytes, uses, charge };
-        held.outputs.insert(offer.expression.id, output);
+        held.outputs.insert(offer.expression.id, StoredOutput { values, bytes, uses, charge });
         self.args.replica.publish(view);
     }
 
-    /// Lets the least useful output of this replica go if the offered one is worth more; the next
-    /// offer then finds room.
-    fn make_room(&mut self, offer: &Offer, bytes: u64) {
-        let worth = |ns_per_row: u64, rows: u64, uses: u64, bytes: u64| {
-            ns_per_row as f64 * rows as f64 * uses as f64 / bytes.max(1) as f64
-        };
-        let offered = worth(offer.expression.ns_per_row(), offer.values.len() as u64, 1, bytes);
+    fn on_store_partial(&mut self, offer: PartialOffer) {
+        self.args.reference.credits.add_permits(1);
+        let view = self.args.replica.view();
+        let held = view.segments.get(&offer.segment);
+        let is_new = held.is_some_and(|held| !held.partials.contains_key(&offer.fragment));
+        if !self.args.node.store_policy().enabled || !is_new {
+            return;
+        }
+        drop(view);
+        let bytes = offer.batches.iter().map(|batch| batch.get_array_memory_size() as u64).sum();
+        let charge = self.charge("stored partial", bytes, worth(offer.ns, 1, bytes));
         let mut view = self.view();
-        let expressions = &self.args.node.expressions;
-        let least = view
-            .segments
-            .iter()
-            .flat_map(|(segment, held)| {
-                held.outputs.iter().map(move |(id, output)| {
-                    let ns = expressions.get(*id).map_or(0, |known| known.ns_per_row());
-                    let uses = output.uses.load(Ordering::Relaxed);
-                    (worth(ns, held.segment.rows, uses, output.bytes), *segment, *id)
-                })
-            })
-            .min_by(|a, b| a.0.total_cmp(&b.0));
-        if let Some((worth, segment, id)) = least
-            && worth < offered
-            && let Some(held) = view.segments.get_mut(&segment)
-        {
-            held.outputs.remove(&id);
+        let (Some(charge), Some(held)) = (charge, view.segments.get_mut(&offer.segment)) else {
+            return;
+        };
+        let PartialOffer { fragment, text, batches, ns, calls, .. } = offer;
+        let (batches, calls, uses) = (batches.into(), calls.into(), Arc::default());
+        held.partials
+            .insert(fragment, StoredPartial { batches, text, ns, calls, bytes, uses, charge });
+        self.args.replica.publish(view);
+    }
+
+    /// Charges `bytes` to the node; lets what is worth less than `offered` go for it, the least first.
+    fn charge(&self, what: &str, bytes: u64, offered: f64) -> Option<Arc<MemoryReservation>> {
+        let node = &self.args.node;
+        loop {
+            if let Some(charge) = node.charge(what, bytes) {
+                return Some(charge);
+            }
+            let (worth, segment, stored) =
+                least_worth(&self.args.replica.view(), &node.expressions)?;
+            if worth >= offered {
+                return None;
+            }
+            let before = node.memory_bytes();
+            let mut view = self.view();
+            let held = view.segments.get_mut(&segment)?;
+            match stored {
+                Stored::Output(id) => drop(held.outputs.remove(&id)),
+                Stored::Partial(id) => drop(held.partials.remove(&id)),
+            }
             self.args.replica.publish(view);
+            if node.memory_bytes() >= before {
+                return None; // A query still reads it; there will be room when that has ended.
+            }
         }
     }
 
@@ -351,16 +418,19 @@ impl PartitionState {
         });
     }
 
-    fn on_drop_outputs(&mut self, which: Option<ExpressionId>, reply: RpcReplyPort<u64>) {
+    fn drop_outputs(&mut self, which: Option<ExpressionId>) -> u64 {
         let mut view = self.view();
         let mut dropped = 0;
         for held in view.segments.values_mut() {
             let before = held.outputs.len();
             held.outputs.retain(|id, _| which.is_some_and(|which| which != *id));
             dropped += (before - held.outputs.len()) as u64;
+            if which.is_none() {
+                dropped += held.partials.drain().count() as u64;
+            }
         }
         self.args.replica.publish(view);
-        drop(reply.send(dropped));
+        dropped
     }
 }
 
@@ -373,16 +443,19 @@ async fn precompute(
     reply: &RpcReplyPort<Outcome>,
 ) -> Outcome {
     let view = replica.view();
-    let missing = view.segments.values().filter(|held| !held.outputs.contains_key(&expression.id));
     let (mut rows, mut bytes, mut ns) = (0, 0, 0);
-    for held in missing {
+    for held in view.segments.values() {
+        let stored = held.outputs.get(&expression.id).map(|stored| &stored.values);
+        if stored.is_some_and(OutputValues::is_whole) {
+            continue;
+        }
         if reply.is_closed() {
             break;
         }
-        match compute_segment(node, expression, held).await {
+        match compute_segment(node, expression, held, stored).await {
             Ok(computed) => {
-                rows += computed.values.len() as u64;
-                bytes += computed.values.get_array_memory_size() as u64;
+                rows += computed.values.rows_known() as u64;
+                bytes += computed.values.bytes();
                 ns += computed.ns;
                 node.background_ns.fetch_add(computed.ns, Ordering::Relaxed);
                 let offer = Offer {

@@ -3,8 +3,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, new_empty_array};
-use arrow::compute::concat;
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_empty_array,
+};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::{concat, filter_record_batch, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
@@ -13,6 +16,8 @@ use futures::TryStreamExt;
 use crate::expressions::FunctionExpression;
 use crate::node::NodeState;
 use crate::partition::Held;
+use crate::partition::distinct::distinct;
+use crate::partition::output::OutputValues;
 use crate::segment::{Rows, Segment};
 use crate::store::StoreError;
 
@@ -75,7 +80,8 @@ pub struct Computed {
     pub ns: u64,
 }
 
-/// Evaluates `expr` on `batch` in slices of about 20 ms and measures it.
+/// Evaluates `expr` on `batch` in slices of about 20 ms and measures it. Rows with the same arguments
+/// are evaluated once if that pays.
 ///
 /// A permit of the node is held while a slice runs. Dropping the future stops after the slice.
 ///
@@ -87,13 +93,14 @@ pub async fn evaluate(
     expr: &Arc<dyn PhysicalExpr>,
     batch: &RecordBatch,
 ) -> Result<Computed, ComputeError> {
-    let rows = batch.num_rows();
+    let once = distinct(expression, batch)?;
+    let rows = once.as_ref().map_or(batch, |once| &once.rows);
     let mut pieces: Vec<ArrayRef> = Vec::new();
     let mut done = 0;
     let mut ns_total = 0;
-    while done < rows {
-        let slice_rows = slice_rows(expression).min(rows - done);
-        let slice = batch.slice(done, slice_rows);
+    while done < rows.num_rows() {
+        let slice_rows = slice_rows(expression).min(rows.num_rows() - done);
+        let slice = rows.slice(done, slice_rows);
         let permit = node.permits.acquire().await;
         let start = node.clock.monotonic_ns();
         let values = expr.evaluate(&slice)?.into_array(slice_rows)?;
@@ -110,18 +117,23 @@ pub async fn evaluate(
         ns_total += ns;
         done += slice_rows;
         pieces.push(values);
-        if done < rows {
+        if done < rows.num_rows() {
             tokio::task::yield_now().await;
         }
     }
-    Ok(Computed { values: join(pieces, &expr.data_type(&batch.schema())?)?, ns: ns_total })
+    let values = join(pieces, &expr.data_type(&batch.schema())?)?;
+    let values = match once {
+        Some(once) => take(&values, &once.of_row, None).map_err(DataFusionError::from)?,
+        None => values,
+    };
+    Ok(Computed { values, ns: ns_total })
 }
 
 fn slice_rows(expression: &FunctionExpression) -> usize {
     if !expression.is_measured() {
         return SLICE_ROWS_FIRST;
     }
-    let rows = SLICE_NS / expression.ns_per_row().max(1);
+    let rows = SLICE_NS / expression.ns_per_evaluation().max(1);
     usize::try_from(rows).unwrap_or(SLICE_ROWS_MAX).clamp(1, SLICE_ROWS_MAX)
 }
 
@@ -195,7 +207,16 @@ fn sparse(
         .map_err(|error| ComputeError::Evaluate(error.into()))
 }
 
-/// Computes `expression` over all rows of one segment, in the background: waits while user tasks run.
+/// A column computed in the background and what it took.
+pub(super) struct ComputedSegment {
+    /// Values of the rows that were not stored.
+    pub(super) values: OutputValues,
+    /// Nanoseconds spent in the function.
+    pub(super) ns: u64,
+}
+
+/// Computes `expression` over the rows of one segment of which nothing is `stored`, in the background:
+/// waits while user tasks run.
 ///
 /// # Errors
 /// As [`evaluate`] and [`read_columns`].
@@ -203,19 +224,29 @@ pub(super) async fn compute_segment(
     node: &NodeState,
     expression: &FunctionExpression,
     held: &Held,
-) -> Result<Computed, ComputeError> {
+    stored: Option<&OutputValues>,
+) -> Result<ComputedSegment, ComputeError> {
     let table = expression.table.clone();
     let batches =
         read_columns(node, &held.segment, Some(held), &table, &expression.columns).await?;
+    let missing = stored.and_then(OutputValues::known).map(|known| !known);
     let mut pieces = Vec::with_capacity(batches.len());
-    let mut ns = 0;
+    let (mut ns, mut at) = (0, 0);
     for batch in &batches {
+        let rows = batch.num_rows();
+        let wanted = missing.as_ref().map(|missing| missing.slice(at, rows));
+        at += rows;
+        let left = match wanted {
+            Some(wanted) => filter_record_batch(batch, &BooleanArray::from(wanted))
+                .map_err(DataFusionError::from)?,
+            None => batch.clone(),
+        };
         let mut start = 0;
-        while start < batch.num_rows() {
+        while start < left.num_rows() {
             node.idle().await;
-            let rows = slice_rows(expression).min(batch.num_rows() - start);
+            let rows = slice_rows(expression).min(left.num_rows() - start);
             let computed =
-                evaluate(node, expression, &expression.expr, &batch.slice(start, rows)).await?;
+                evaluate(node, expression, &expression.expr, &left.slice(start, rows)).await?;
             ns += computed.ns;
             pieces.push(computed.values);
             start += rows;
@@ -224,5 +255,9 @@ pub(super) async fn compute_segment(
     let schema = node.tables.store(&table).map(|store| store.table().schema.clone());
     let schema = schema.ok_or(ComputeError::NoTable { table })?;
     let values = join(pieces, &expression.expr.data_type(&schema)?)?;
-    Ok(Computed { values, ns })
+    let known = missing.unwrap_or_else(|| BooleanBuffer::new_set(at));
+    let (function, got, rows) = (expression.function.clone(), values.len(), known.count_set_bits());
+    let values =
+        OutputValues::of_rows(known, values).ok_or(ComputeError::Length { function, got, rows })?;
+    Ok(ComputedSegment { values, ns })
 }

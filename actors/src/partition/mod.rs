@@ -2,8 +2,14 @@
 
 mod actor;
 mod compute;
+mod distinct;
+mod output;
 mod view;
+mod worth;
 
-pub use actor::{OFFERS_MAX, Offer, Partition, PartitionArgs, PartitionMessage, PartitionRef};
+pub use actor::{
+    OFFERS_MAX, Offer, PartialOffer, Partition, PartitionArgs, PartitionMessage, PartitionRef,
+};
 pub use compute::{ComputeError, Computed, evaluate, read_columns};
-pub use view::{Held, Replica, ReplicaView, Resident, StoredOutput};
+pub use output::{OutputValues, Selected};
+pub use view::{Held, Replica, ReplicaView, Resident, StoredOutput, StoredPartial};

@@ -6,17 +6,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
-use arrow::array::ArrayRef;
+use arrow::record_batch::RecordBatch;
 use datafusion::execution::memory_pool::MemoryReservation;
-use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
+use foreshard_policy::calls::CallRecord;
+use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
 
+use crate::partition::output::OutputValues;
 use crate::segment::{Rows, Segment};
 
-/// The result column of one function expression over all rows of one segment.
+/// What is stored of one function expression over one segment.
 #[derive(Clone)]
 pub struct StoredOutput {
-    /// One value per row of the segment, in the order of its rows.
-    pub values: ArrayRef,
+    /// The values, of all rows of the segment or of some.
+    pub values: OutputValues,
     /// Bytes it is charged with.
     pub bytes: u64,
     /// How often a query read it.
@@ -27,7 +29,33 @@ pub struct StoredOutput {
 
 impl fmt::Debug for StoredOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StoredOutput({} rows, {} bytes)", self.values.len(), self.bytes)
+        let (known, rows) = (self.values.rows_known(), self.values.rows());
+        write!(f, "StoredOutput({known} of {rows} rows, {} bytes)", self.bytes)
+    }
+}
+
+/// The state of a partial aggregate over one segment, as rows.
+#[derive(Clone)]
+pub struct StoredPartial {
+    /// The state: what the final aggregate merges.
+    pub batches: Arc<[RecordBatch]>,
+    /// What the plan says it is, for people.
+    pub text: Arc<str>,
+    /// Nanoseconds that it took.
+    pub ns: u64,
+    /// The calls that were made for it: reading it spares them.
+    pub calls: Arc<[CallRecord]>,
+    /// Bytes it is charged with.
+    pub bytes: u64,
+    /// How often a query read it.
+    pub uses: Arc<AtomicU64>,
+    /// Gives the bytes back to the node's budget when the last reader lets go.
+    pub charge: Arc<MemoryReservation>,
+}
+
+impl fmt::Debug for StoredPartial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StoredPartial({}, {} bytes)", self.text, self.bytes)
     }
 }
 
@@ -40,6 +68,8 @@ pub struct Held {
     pub rows: Option<Resident>,
     /// Stored outputs of function expressions.
     pub outputs: HashMap<ExpressionId, StoredOutput>,
+    /// Stored partial aggregates.
+    pub partials: HashMap<FragmentId, StoredPartial>,
     /// Expressions that a query asked for on this segment before.
     asked: Arc<Mutex<HashSet<ExpressionId>>>,
 }
@@ -64,7 +94,8 @@ impl Held {
     #[must_use]
     pub fn new(segment: Arc<Segment>) -> Self {
         let rows = segment.pinned.clone().map(|rows| Resident { rows, charge: None });
-        Self { segment, rows, outputs: HashMap::new(), asked: Arc::default() }
+        let (outputs, partials) = (HashMap::new(), HashMap::new());
+        Self { segment, rows, outputs, partials, asked: Arc::default() }
     }
 
     /// Notes that a query asks for `expression` on this segment; true the first time.
@@ -78,7 +109,8 @@ impl Held {
     pub fn bytes_charged(&self) -> u64 {
         let charged = self.rows.as_ref().is_some_and(|resident| resident.charge.is_some());
         let rows = if charged { self.segment.bytes } else { 0 };
-        rows + self.outputs.values().map(|output| output.bytes).sum::<u64>()
+        let outputs = self.outputs.values().map(|output| output.bytes).sum::<u64>();
+        rows + outputs + self.partials.values().map(|partial| partial.bytes).sum::<u64>()
     }
 }
 

@@ -12,7 +12,7 @@ use super::Failure;
 use super::progress::Progress;
 use crate::encode::{Encoder, Format};
 use crate::error::EngineError;
-use crate::session::QueryStream;
+use crate::query_stream::QueryStream;
 
 /// Rows that are laid out as one table; a longer result goes on in further tables.
 const ROWS_PER_TABLE: usize = 10_000;

@@ -1,7 +1,6 @@
 //! Nodes inside this process.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
@@ -12,7 +11,7 @@ use foreshard_actors::table::{Committed, Snapshot};
 use foreshard_policy::cluster::NodeView;
 use foreshard_policy::ids::{ExpressionId, PartitionId};
 
-use crate::cluster::place::{HeldOutput, Place, PlaceError};
+use crate::cluster::place::{HeldOutput, HeldPartial, Place, PlaceError};
 
 /// Longest wait for a replica to load, in milliseconds.
 const LOAD_MS_MAX: u64 = 60_000;
@@ -45,16 +44,11 @@ impl Place for LocalNode {
     }
 
     fn outputs(&self, partition: &PartitionId) -> Vec<HeldOutput> {
-        let Some(view) = self.replica(partition) else { return vec![] };
-        let held = view.segments.iter().flat_map(|(segment, held)| {
-            held.outputs.iter().map(|(expression, output)| HeldOutput {
-                expression: *expression,
-                segment: *segment,
-                bytes: output.bytes,
-                uses: output.uses.load(Ordering::Relaxed),
-            })
-        });
-        held.collect()
+        self.replica(partition).map(|view| HeldOutput::list(&view)).unwrap_or_default()
+    }
+
+    fn partials(&self, partition: &PartitionId) -> Vec<HeldPartial> {
+        self.replica(partition).map(|view| HeldPartial::list(&view)).unwrap_or_default()
     }
 
     async fn open(

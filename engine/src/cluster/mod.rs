@@ -17,8 +17,8 @@ pub use endpoint::Endpoint;
 pub(crate) use endpoint::{incoming, url_of};
 pub use local::LocalNode;
 pub use members::{MemberError, Members, NodeBudget};
-pub use place::{HeldOutput, Place, PlaceError};
-pub use remote::{RemoteNode, RemoteView};
+pub use place::{HeldOutput, HeldPartial, Place, PlaceError};
+pub use remote::{RemoteNode, RemoteReplica, RemoteView};
 
 /// One node of a placement.
 #[derive(Clone, Debug)]

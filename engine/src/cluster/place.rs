@@ -2,13 +2,15 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
+use foreshard_actors::partition::ReplicaView;
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot, Table};
 use foreshard_policy::cluster::NodeView;
-use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
+use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
 
 /// A node did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +66,63 @@ pub struct HeldOutput {
     pub bytes: u64,
     /// Queries that read it.
     pub uses: u64,
+    /// Rows of the segment that have a value.
+    pub rows: u64,
+}
+
+impl HeldOutput {
+    /// Everything that a replica holds of this kind.
+    #[must_use]
+    pub fn list(view: &ReplicaView) -> Vec<Self> {
+        let held = view.segments.iter().flat_map(|(segment, held)| {
+            held.outputs.iter().map(|(expression, output)| Self {
+                expression: *expression,
+                segment: *segment,
+                bytes: output.bytes,
+                uses: output.uses.load(Ordering::Relaxed),
+                rows: output.values.rows_known() as u64,
+            })
+        });
+        held.collect()
+    }
+}
+
+/// A stored state of a partial aggregate over one segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldPartial {
+    /// What it is the state of.
+    pub fragment: FragmentId,
+    /// The same for people.
+    pub text: Arc<str>,
+    /// The segment.
+    pub segment: SegmentId,
+    /// Rows of the state.
+    pub rows: u64,
+    /// Bytes it takes.
+    pub bytes: u64,
+    /// Queries that read it.
+    pub uses: u64,
+    /// Nanoseconds that it took.
+    pub ns: u64,
+}
+
+impl HeldPartial {
+    /// Everything that a replica holds of this kind.
+    #[must_use]
+    pub fn list(view: &ReplicaView) -> Vec<Self> {
+        let held = view.segments.iter().flat_map(|(segment, held)| {
+            held.partials.iter().map(|(fragment, partial)| Self {
+                fragment: *fragment,
+                text: Arc::clone(&partial.text),
+                segment: *segment,
+                rows: partial.batches.iter().map(|batch| batch.num_rows() as u64).sum(),
+                bytes: partial.bytes,
+                uses: partial.uses.load(Ordering::Relaxed),
+                ns: partial.ns,
+            })
+        });
+        held.collect()
+    }
 }
 
 /// What the cluster does to one node.
@@ -74,6 +133,9 @@ pub trait Place: Debug + Send + Sync {
 
     /// Outputs that the replica of a partition holds; empty if there is none. No I/O.
     fn outputs(&self, partition: &PartitionId) -> Vec<HeldOutput>;
+
+    /// States of partial aggregates that the replica of a partition holds. No I/O.
+    fn partials(&self, partition: &PartitionId) -> Vec<HeldPartial>;
 
     /// Makes the node hold `partition` of `snapshot`; `from` is a node to copy from, if there is one
     /// in the same process. Returns when the rows are there.

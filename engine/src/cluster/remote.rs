@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use url::Url;
 
-use crate::cluster::place::{HeldOutput, Place, PlaceError};
+use crate::cluster::place::{HeldOutput, HeldPartial, Place, PlaceError};
 use crate::query::worker::process_id;
 use crate::serve::control::messages::{
     CommitMessage, DropOutputsRequest, ExpressionMessage, News, OpenRequest, PrecomputeRequest,
@@ -52,8 +52,21 @@ const ENDED_MAX: usize = 4_096;
 pub struct RemoteView {
     /// Bytes it holds.
     pub memory_bytes: u64,
-    /// Number of segments and of resident ones, and the stored outputs, by partition.
-    pub replicas: HashMap<PartitionId, (u64, u64, Vec<HeldOutput>)>,
+    /// What it holds of each partition.
+    pub replicas: HashMap<PartitionId, RemoteReplica>,
+}
+
+/// What a node reported of one replica.
+#[derive(Clone, Debug, Default)]
+pub struct RemoteReplica {
+    /// Number of segments.
+    pub segments: u64,
+    /// Of these, with rows in memory.
+    pub resident: u64,
+    /// Stored outputs.
+    pub outputs: Vec<HeldOutput>,
+    /// Stored states of partial aggregates.
+    pub partials: Vec<HeldPartial>,
 }
 
 /// A node of another process.
@@ -272,7 +285,12 @@ impl Place for RemoteNode {
 
     fn outputs(&self, partition: &PartitionId) -> Vec<HeldOutput> {
         let view = self.view.load();
-        view.replicas.get(partition).map(|(.., outputs)| outputs.clone()).unwrap_or_default()
+        view.replicas.get(partition).map(|replica| replica.outputs.clone()).unwrap_or_default()
+    }
+
+    fn partials(&self, partition: &PartitionId) -> Vec<HeldPartial> {
+        let view = self.view.load();
+        view.replicas.get(partition).map(|replica| replica.partials.clone()).unwrap_or_default()
     }
 
     async fn open(
@@ -353,7 +371,7 @@ impl Place for RemoteNode {
 
     fn segments(&self, partition: &PartitionId) -> (u64, u64) {
         let view = self.view.load();
-        view.replicas.get(partition).map_or((0, 0), |(held, resident, _)| (*held, *resident))
+        view.replicas.get(partition).map_or((0, 0), |replica| (replica.segments, replica.resident))
     }
 
     async fn table_created(&self, table: &Arc<Table>) -> Result<(), PlaceError> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use arrow::datatypes::Schema;
 use datafusion::common::{DataFusionError, Result, exec_datafusion_err, internal_err};
 use datafusion::execution::TaskContext;
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::projection::ProjectionExpr;
 use datafusion::physical_plan::ExecutionPlan;
@@ -18,11 +18,12 @@ use datafusion_proto::physical_plan::{
 };
 use datafusion_proto::protobuf;
 use foreshard_actors::segment::{Location, Segment};
-use foreshard_policy::ids::{NodeId, SegmentId};
-use foreshard_udfs::{FunctionVersion, Functions, registered};
+use foreshard_policy::ids::{FragmentId, NodeId, SegmentId};
+use foreshard_udfs::{FunctionError, FunctionVersion, Functions, registered};
 use prost::Message;
 
 use crate::query::context::QueryContext;
+use crate::query::partial::PartialReuseExec;
 use crate::query::scan::{PartitionScanExec, ScanSegment, ScanTable};
 
 /// Encodes functions by name and version, and finds them again in a registry.
@@ -37,6 +38,22 @@ impl FunctionCodec {
     pub fn new(functions: Arc<Functions>) -> Self {
         Self { functions: Some(functions) }
     }
+}
+
+impl FunctionCodec {
+    fn registry(&self, name: &str) -> Result<&Functions> {
+        match &self.functions {
+            Some(functions) => Ok(functions),
+            None => internal_err!("no registry to find function {name} in"),
+        }
+    }
+}
+
+fn version(name: &str, bytes: &[u8]) -> Result<FunctionVersion> {
+    let version: [u8; 16] = bytes.try_into().map_err(|_wrong_length| {
+        exec_datafusion_err!("function {name} came with {} bytes of version, not 16", bytes.len())
+    })?;
+    Ok(FunctionVersion(u128::from_be_bytes(version)))
 }
 
 impl PhysicalExtensionCodec for FunctionCodec {
@@ -67,19 +84,31 @@ impl PhysicalExtensionCodec for FunctionCodec {
     }
 
     fn try_decode_udf(&self, name: &str, bytes: &[u8]) -> Result<Arc<ScalarUDF>> {
-        let Some(functions) = &self.functions else {
-            return internal_err!("no registry to find function {name} in");
-        };
-        let version: [u8; 16] = bytes.try_into().map_err(|_wrong_length| {
-            exec_datafusion_err!(
-                "function {name} came with {} bytes of version, not 16",
-                bytes.len()
-            )
-        })?;
-        let version = FunctionVersion(u128::from_be_bytes(version));
-        functions
-            .get_versioned(name, version)
+        self.registry(name)?
+            .get_versioned(name, version(name, bytes)?)
             .map_err(|error| DataFusionError::External(Box::new(error)))
+    }
+
+    fn try_encode_udaf(&self, function: &AggregateUDF, bytes: &mut Vec<u8>) -> Result<()> {
+        let functions = self.functions.as_ref();
+        if let Some(version) = functions.and_then(|all| all.aggregate_version(function)) {
+            bytes.extend_from_slice(&version.0.to_be_bytes());
+        }
+        Ok(())
+    }
+
+    fn try_decode_udaf(&self, name: &str, bytes: &[u8]) -> Result<Arc<AggregateUDF>> {
+        let asked = version(name, bytes)?;
+        let functions = self.registry(name)?;
+        let found = functions.aggregate(name);
+        let current = found.as_ref().and_then(|found| functions.aggregate_version(found));
+        let name = name.to_owned();
+        let error = match (found, current) {
+            (Some(found), Some(current)) if current == asked => return Ok(found),
+            (_, Some(current)) => FunctionError::Version { name, asked, current },
+            _ => functions.unknown(&name),
+        };
+        Err(DataFusionError::External(Box::new(error)))
     }
 }
 
@@ -124,6 +153,24 @@ pub struct SegmentTicket {
 struct GroupTicket {
     #[prost(message, repeated, tag = "1")]
     segments: Vec<SegmentTicket>,
+}
+
+/// What one of our nodes is sent as: one of the two.
+#[derive(Clone, PartialEq, Message)]
+struct NodeTicket {
+    #[prost(message, optional, tag = "1")]
+    scan: Option<ScanTicket>,
+    #[prost(message, optional, tag = "2")]
+    reuse: Option<ReuseTicket>,
+}
+
+/// A [`PartialReuseExec`]; its child travels beside it.
+#[derive(Clone, PartialEq, Message)]
+struct ReuseTicket {
+    #[prost(bytes = "vec", tag = "1")]
+    fragment: Vec<u8>,
+    #[prost(string, tag = "2")]
+    text: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -210,12 +257,24 @@ impl PhysicalExtensionCodec for ScanCodec {
     fn try_decode(
         &self,
         bytes: &[u8],
-        _inputs: &[Arc<dyn ExecutionPlan>],
+        inputs: &[Arc<dyn ExecutionPlan>],
         context: &TaskContext,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let ticket = ScanTicket::decode(bytes)
-            .map_err(|error| exec_datafusion_err!("a scan ticket is unreadable: {error}"))?;
+        let ticket = NodeTicket::decode(bytes)
+            .map_err(|error| exec_datafusion_err!("a ticket is unreadable: {error}"))?;
+        let ticket = match (ticket.scan, ticket.reuse, inputs) {
+            (Some(scan), ..) => scan,
+            (None, Some(reuse), [input]) => {
+                let id: [u8; 16] = reuse.fragment.as_slice().try_into().map_err(|_length| {
+                    exec_datafusion_err!("a fragment has {} bytes, not 16", reuse.fragment.len())
+                })?;
+                let fragment = FragmentId(u128::from_be_bytes(id));
+                let input = Arc::clone(input);
+                return Ok(Arc::new(PartialReuseExec::new(input, fragment, reuse.text.into())));
+            }
+            _ => return internal_err!("a ticket is neither of a scan nor of a partial aggregate"),
+        };
         let Some(schema) = ticket.schema.as_ref() else {
             return internal_err!("the ticket of a scan of {} has no schema", ticket.table);
         };
@@ -254,6 +313,11 @@ impl PhysicalExtensionCodec for ScanCodec {
         bytes: &mut Vec<u8>,
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
+        if let Some(reuse) = node.downcast_ref::<PartialReuseExec>() {
+            let fragment = reuse.fragment.0.to_be_bytes().to_vec();
+            let reuse = ReuseTicket { fragment, text: reuse.text.to_string() };
+            return written(NodeTicket { scan: None, reuse: Some(reuse) }, bytes);
+        }
         let Some(scan) = node.downcast_ref::<PartitionScanExec>() else {
             return internal_err!("{} cannot be sent to another node", node.name());
         };
@@ -274,9 +338,15 @@ impl PhysicalExtensionCodec for ScanCodec {
             aliases: scan.outputs.iter().map(|output| output.alias.clone()).collect(),
             fetch: scan.fetch.map(|fetch| fetch as u64),
         };
-        ticket
-            .encode(bytes)
-            .map_err(|error| exec_datafusion_err!("a scan cannot be encoded: {error}"))
+        written(NodeTicket { scan: Some(ticket), reuse: None }, bytes)
+    }
+
+    fn try_encode_udaf(&self, function: &AggregateUDF, bytes: &mut Vec<u8>) -> Result<()> {
+        self.functions.try_encode_udaf(function, bytes)
+    }
+
+    fn try_decode_udaf(&self, name: &str, bytes: &[u8]) -> Result<Arc<AggregateUDF>> {
+        self.functions.try_decode_udaf(name, bytes)
     }
 
     fn try_encode_udf(&self, function: &ScalarUDF, bytes: &mut Vec<u8>) -> Result<()> {
@@ -286,4 +356,8 @@ impl PhysicalExtensionCodec for ScanCodec {
     fn try_decode_udf(&self, name: &str, bytes: &[u8]) -> Result<Arc<ScalarUDF>> {
         self.functions.try_decode_udf(name, bytes)
     }
+}
+
+fn written(ticket: NodeTicket, bytes: &mut Vec<u8>) -> Result<()> {
+    ticket.encode(bytes).map_err(|error| exec_datafusion_err!("a plan cannot be encoded: {error}"))
 }

@@ -30,6 +30,22 @@ pub fn is_storable(expr: &Arc<dyn PhysicalExpr>) -> bool {
     is_call && is_immutable(expr) && reads_a_column(expr)
 }
 
+/// Takes the functions of a call that gave two values for the same arguments out of those whose outputs
+/// are stored.
+///
+/// # Errors
+/// If the walk fails.
+pub fn quarantine(expr: &Arc<dyn PhysicalExpr>) -> Result<()> {
+    expr.apply(|node| {
+        let call = node.downcast_ref::<ScalarFunctionExpr>();
+        if let Some(function) = call.and_then(|call| registered(call.fun())) {
+            function.quarantine();
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(())
+}
+
 /// Whether any call below `expr` can be stored.
 #[must_use]
 pub fn contains_storable(expr: &Arc<dyn PhysicalExpr>) -> bool {
@@ -49,7 +65,9 @@ pub fn is_volatile(expr: &Arc<dyn PhysicalExpr>) -> bool {
     contains(expr, &|node| node.is_volatile_node())
 }
 
-fn is_immutable(expr: &Arc<dyn PhysicalExpr>) -> bool {
+/// Whether `expr` gives the same for the same arguments in every query.
+#[must_use]
+pub fn is_immutable(expr: &Arc<dyn PhysicalExpr>) -> bool {
     !contains(expr, &|node| {
         node.is_volatile_node()
             || node.downcast_ref::<ScalarFunctionExpr>().is_some_and(|call| {
@@ -144,49 +162,88 @@ fn calls<'a>(
     Ok(found)
 }
 
-/// Replaces calls by columns: `columns` says which.
+/// Replaces calls: `new` says which, and by what.
 ///
 /// # Errors
 /// If the walk fails.
 pub fn substitute(
     expr: &Arc<dyn PhysicalExpr>,
-    columns: &[(Arc<dyn PhysicalExpr>, Column)],
+    new: &[(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)],
 ) -> Result<Arc<dyn PhysicalExpr>> {
-    if columns.is_empty() {
-        return Ok(Arc::clone(expr));
-    }
     let replaced = Arc::clone(expr).transform_down(|node| {
-        let column = columns.iter().find(|(call, _)| call == &node).map(|(_, column)| column);
-        match column {
-            Some(column) => {
-                let column = Arc::new(column.clone()) as Arc<dyn PhysicalExpr>;
-                Ok(Transformed::new(column, true, TreeNodeRecursion::Jump))
-            }
+        match new.iter().find(|(call, _)| call == &node) {
+            Some((_, new)) => Ok(Transformed::new(Arc::clone(new), true, TreeNodeRecursion::Jump)),
             None => Ok(Transformed::no(node)),
         }
     })?;
     Ok(replaced.data)
 }
 
-/// Describes a storable call over the columns of `table`.
+/// A number that names an expression over `table`: the same for two that give the same values.
 ///
-/// The fingerprint covers the function's name and version, the argument expressions with the types
-/// of their literals and casts, the table's name, and the settings that change results.
+/// It covers the functions' names and versions, the argument expressions with the types of their
+/// literals and casts, the table's name, and the settings that change results. Operands of `+`, `*`,
+/// `=` and other symmetric operators have one order, so that `f(a + 1)` and `f(1 + a)` are the same.
 ///
 /// # Errors
 /// If the expression cannot be serialised.
-pub fn describe(
+pub fn fingerprint(
     expr: &Arc<dyn PhysicalExpr>,
-    table: &Arc<str>,
+    table: &str,
     settings: &ConfigOptions,
-) -> Result<FunctionExpression> {
-    let node = serialize_physical_expr(expr, &FunctionCodec::default())?;
+) -> Result<u128> {
+    let node = serialize_physical_expr(&normal_form(expr)?, &FunctionCodec::default())?;
     let mut hash = blake3::Hasher::new();
     hash.update(&node.encode_to_vec());
     hash.update(table.as_bytes());
     hash.update(format!("{:?}", settings.execution.time_zone).as_bytes());
     let mut id = [0; 16];
     id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
+    Ok(u128::from_be_bytes(id))
+}
+
+/// Symmetric operators with their operands in one order.
+fn normal_form(expr: &Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
+    let ordered = Arc::clone(expr).transform_up(|node| {
+        let Some(binary) = node.downcast_ref::<BinaryExpr>() else {
+            return Ok(Transformed::no(node));
+        };
+        let (left, right) = (binary.left(), binary.right());
+        if !is_symmetric(*binary.op()) || left.to_string() <= right.to_string() {
+            return Ok(Transformed::no(node));
+        }
+        let swapped = vec![Arc::clone(right), Arc::clone(left)];
+        Ok(Transformed::yes(Arc::clone(&node).with_new_children(swapped)?))
+    })?;
+    Ok(ordered.data)
+}
+
+/// Whether `a op b` is `b op a`, bit by bit. AND and OR are not: they may skip their right side.
+fn is_symmetric(op: Operator) -> bool {
+    matches!(
+        op,
+        Operator::Plus
+            | Operator::Multiply
+            | Operator::Eq
+            | Operator::NotEq
+            | Operator::IsDistinctFrom
+            | Operator::IsNotDistinctFrom
+            | Operator::BitwiseAnd
+            | Operator::BitwiseOr
+            | Operator::BitwiseXor
+    )
+}
+
+/// Describes a storable call over the columns of `table`.
+///
+/// # Errors
+/// As [`fingerprint`].
+pub fn describe(
+    expr: &Arc<dyn PhysicalExpr>,
+    table: &Arc<str>,
+    settings: &ConfigOptions,
+) -> Result<FunctionExpression> {
+    let id = fingerprint(expr, table, settings)?;
     let mut functions: Vec<Arc<str>> = vec![];
     expr.apply(|node| {
         if let Some(call) = node.downcast_ref::<ScalarFunctionExpr>() {
@@ -194,10 +251,5 @@ pub fn describe(
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
-    Ok(FunctionExpression::new(
-        ExpressionId(u128::from_be_bytes(id)),
-        functions,
-        Arc::clone(table),
-        Arc::clone(expr),
-    ))
+    Ok(FunctionExpression::new(ExpressionId(id), functions, Arc::clone(table), Arc::clone(expr)))
 }

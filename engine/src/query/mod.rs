@@ -9,6 +9,7 @@ pub mod context;
 pub mod functions;
 pub(crate) mod large_stack;
 pub mod options;
+pub mod partial;
 pub mod prune;
 pub mod push_functions;
 pub mod route;

@@ -16,6 +16,10 @@ extensions_options! {
         pub query: u64, default = 0
         /// Whether queries of the session use stored outputs.
         pub use_outputs: bool, default = true
+        /// Whether queries of the session use stored partial aggregates.
+        pub use_partials: bool, default = true
+        /// Of so many look-ups of stored values one is checked by calling the function again; 0 for none.
+        pub check_every: u64, default = 1_000
     }
 }
 

@@ -4,28 +4,34 @@
 //! After: `ProjectionExec[k, __f+1]` over `PartitionScanExec[k, x, y, f(x) as __f, filters=[y<2]]`.
 //!
 //! What it must not change: a call is evaluated on no row on which plain DataFusion would not evaluate
-//! it. So a filter between the call and the scan moves into the scan first; calls in CASE, AND, OR and
-//! other short-circuiting expressions stay where they are (the scan still uses their stored outputs
-//! when they are in its own filters); a call below a filtered aggregate stays; nothing passes a fetch.
+//! it. So a filter between the call and the scan moves into the scan first; CASE, AND, OR and other
+//! expressions that evaluate a call on some rows only move as a whole (the scan then looks up what is
+//! stored where DataFusion evaluates the call); the argument of a filtered aggregate becomes
+//! `CASE WHEN filter THEN argument END`; nothing passes a fetch.
 //!
 //! Counter-example: `SELECT f(x) FROM (SELECT x FROM t LIMIT 5)`: moved below the limit, `f` would run on
 //! a whole segment, and might fail on a row that the query never sees.
 
 use std::sync::Arc;
 
+use arrow::datatypes::{Field, Schema};
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::config::ConfigOptions;
-use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::expressions::{CaseExpr, Column};
 use datafusion::physical_expr::projection::ProjectionExpr;
 use datafusion::physical_expr::utils::split_conjunction;
-use datafusion::physical_expr::{Partitioning, PhysicalExpr};
+use datafusion::physical_expr::{LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
+use datafusion::physical_plan::analyze::AnalyzeExec;
 use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::limit::GlobalLimitExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
 use crate::query::functions::{
@@ -51,7 +57,7 @@ impl PhysicalOptimizerRule for PushFunctionsIntoScan {
         plan: Arc<dyn ExecutionPlan>,
         _config: &ConfigOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(|node| {
+        let plan = plan.transform_up(|node| {
             if let Some(projection) = node.downcast_ref::<ProjectionExec>() {
                 return Ok(changed(push_projection(projection)?, node));
             }
@@ -62,8 +68,8 @@ impl PhysicalOptimizerRule for PushFunctionsIntoScan {
                 return Ok(changed(push_aggregate(aggregate)?, node));
             }
             Ok(Transformed::no(node))
-        })
-        .data()
+        });
+        push_top_sort(plan.data()?)
     }
 }
 
@@ -151,17 +157,24 @@ fn push_aggregate(aggregate: &AggregateExec) -> Result<Option<Plan>> {
         .map(|(expr, name)| Ok((take_out(expr, &mut input)?, name.clone())))
         .collect::<Result<Vec<_>>>()?;
     let mut aggregates = Vec::with_capacity(aggregate.aggr_expr().len());
+    let mut filters = Vec::with_capacity(aggregate.filter_expr().len());
     for (expr, filter) in aggregate.aggr_expr().iter().zip(aggregate.filter_expr()) {
+        let new_filter = filter.as_ref().map(|filter| take_out(filter, &mut input));
+        filters.push(new_filter.transpose()?);
         let is_ordered = !expr.order_bys().is_empty();
-        if filter.is_some() || is_ordered {
+        if is_ordered || !expr.expressions().iter().any(contains_storable) {
             aggregates.push(Arc::clone(expr));
             continue;
         }
-        let arguments = expr
-            .expressions()
-            .iter()
-            .map(|argument| take_out(argument, &mut input))
-            .collect::<Result<Vec<_>>>()?;
+        let argument = |argument: &Arc<dyn PhysicalExpr>| match filter {
+            Some(filter) if contains_storable(argument) => {
+                let branch = (Arc::clone(filter), Arc::clone(argument));
+                let lazily = Arc::new(CaseExpr::try_new(None, vec![branch], None)?);
+                take_out(&(lazily as Arc<dyn PhysicalExpr>), &mut input)
+            }
+            _ => take_out(argument, &mut input),
+        };
+        let arguments = expr.expressions().iter().map(argument).collect::<Result<Vec<_>>>()?;
         aggregates.push(match expr.with_new_expressions(arguments, vec![]) {
             Some(new) => Arc::new(new),
             None => return Ok(None),
@@ -177,14 +190,96 @@ fn push_aggregate(aggregate: &AggregateExec) -> Result<Option<Plan>> {
         group_by.has_grouping_set(),
     );
     let schema = input.schema();
-    let filters = aggregate.filter_expr().to_vec();
     Ok(Some(Arc::new(AggregateExec::try_new(*mode, groups, aggregates, filters, input, schema)?)))
+}
+
+/// Sorts by calls that order the answer. Others stay: what stands above them, a window for example, may
+/// count on an order by the call itself.
+fn push_top_sort(plan: Plan) -> Result<Plan> {
+    if let Some(sort) = plan.downcast_ref::<SortExec>() {
+        return Ok(push_sort(sort)?.unwrap_or(plan));
+    }
+    let keeps_order = plan.is::<ProjectionExec>()
+        || plan.is::<SortPreservingMergeExec>()
+        || plan.is::<GlobalLimitExec>()
+        || plan.is::<AnalyzeExec>();
+    if !keeps_order {
+        return Ok(plan);
+    }
+    let child = plan.children()[0];
+    let new = push_top_sort(Arc::clone(child))?;
+    if Arc::ptr_eq(child, &new) {
+        return Ok(plan);
+    }
+    let plan = with_child(&plan, new)?;
+    match plan.downcast_ref::<SortPreservingMergeExec>() {
+        Some(merge) => Ok(push_merge(merge)?.unwrap_or(plan)),
+        None => Ok(plan),
+    }
+}
+
+/// A sort by a call sorts by a column, which goes away above it.
+fn push_sort(sort: &SortExec) -> Result<Option<Plan>> {
+    if !sort.expr().iter().any(|key| contains_storable(&key.expr)) {
+        return Ok(None);
+    }
+    let mut input = Arc::clone(sort.input());
+    let keys = sort
+        .expr()
+        .iter()
+        .map(|key| Ok(PhysicalSortExpr::new(take_out(&key.expr, &mut input)?, key.options)))
+        .collect::<Result<Vec<_>>>()?;
+    let Some(keys) = LexOrdering::new(keys).filter(|_| !Arc::ptr_eq(&input, sort.input())) else {
+        return Ok(None);
+    };
+    let sorted = SortExec::new(keys, input)
+        .with_preserve_partitioning(sort.preserve_partitioning())
+        .with_fetch(sort.fetch());
+    Ok(Some(first_columns(&sort.schema(), Arc::new(sorted))?))
+}
+
+/// A merge of what [`push_sort`] sorted merges by the same columns.
+fn push_merge(merge: &SortPreservingMergeExec) -> Result<Option<Plan>> {
+    let keys = merge.expr().len();
+    if !merge.expr().iter().any(|key| contains_storable(&key.expr)) {
+        return Ok(None);
+    }
+    let Some(projection) = merge.input().downcast_ref::<ProjectionExec>() else { return Ok(None) };
+    let Some(sort) = projection.input().downcast_ref::<SortExec>() else { return Ok(None) };
+    let is_same = |(ours, theirs): (&PhysicalSortExpr, &PhysicalSortExpr)| {
+        ours.options == theirs.options && (ours.expr.eq(&theirs.expr) || theirs.expr.is::<Column>())
+    };
+    if sort.expr().len() < keys || !merge.expr().iter().zip(sort.expr().iter()).all(is_same) {
+        return Ok(None);
+    }
+    let Some(by) = LexOrdering::new(sort.expr().iter().take(keys).cloned()) else {
+        return Ok(None);
+    };
+    let merged =
+        SortPreservingMergeExec::new(by, Arc::clone(projection.input())).with_fetch(merge.fetch());
+    Ok(Some(first_columns(&merge.schema(), Arc::new(merged))?))
+}
+
+/// The first columns of `plan`: those of `schema`.
+fn first_columns(schema: &Schema, plan: Plan) -> Result<Plan> {
+    let column = |(index, field): (usize, &Arc<Field>)| ProjectionExpr {
+        expr: Arc::new(Column::new(field.name(), index)),
+        alias: field.name().clone(),
+    };
+    let columns: Vec<ProjectionExpr> = schema.fields().iter().enumerate().map(column).collect();
+    Ok(Arc::new(ProjectionExec::try_new(columns, plan)?))
+}
+
+/// Whether the scan can do something with `expr`: a call whose output may be stored, or an expression
+/// with such calls in branches.
+fn is_wanted(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    is_storable(expr) || is_lazy(expr) && contains_storable(expr) && !is_volatile(expr)
 }
 
 /// Replaces the calls of `expr` that `input` can deliver by columns of it.
 fn take_out(expr: &Arc<dyn PhysicalExpr>, input: &mut Plan) -> Result<Arc<dyn PhysicalExpr>> {
     let taken = Arc::clone(expr).transform_down(|node| {
-        if is_storable(&node)
+        if is_wanted(&node)
             && let Some((plan, index)) = request(input, &node)?
         {
             let name = plan.schema().field(index).name().clone();
@@ -209,7 +304,7 @@ fn request(plan: &Plan, expr: &Arc<dyn PhysicalExpr>) -> Result<Option<(Plan, us
             return Ok(None);
         }
         let expr = compose(expr, &scan.outputs)?;
-        if !is_storable(&expr) {
+        if !is_wanted(&expr) {
             return Ok(None);
         }
         if let Some(index) = scan.outputs.iter().position(|output| output.expr.eq(&expr)) {
@@ -252,7 +347,7 @@ fn request_below_projection(
 ) -> Result<Option<(Plan, usize)>> {
     let inner = compose(expr, projection.expr())?;
     // Over `random() AS r` a call of `r` is a call of `random()`: asked for again, it would be another.
-    if !is_storable(&inner) {
+    if !is_wanted(&inner) {
         return Ok(None);
     }
     let Some((child, index)) = request(projection.input(), &inner)? else { return Ok(None) };

@@ -31,6 +31,7 @@ use foreshard_actors::segment::Segment;
 use foreshard_policy::ids::NodeId;
 
 use crate::query::functions::{compose, contains_storable};
+use crate::query::partial::Tap;
 use crate::query::stream;
 
 /// One segment, and the node it is to be read on.
@@ -68,6 +69,8 @@ pub struct PartitionScanExec {
     pub outputs: Vec<ProjectionExpr>,
     /// Most rows of each output partition.
     pub fetch: Option<usize>,
+    /// Who else wants to know of the calls that are made.
+    pub(crate) tap: Option<Tap>,
     pub(crate) metrics: ExecutionPlanMetricsSet,
     properties: Arc<PlanProperties>,
 }
@@ -103,7 +106,7 @@ impl PartitionScanExec {
         .with_scheduling_type(SchedulingType::Cooperative);
         let metrics = ExecutionPlanMetricsSet::new();
         let properties = Arc::new(properties);
-        Ok(Self { table, groups, filters, outputs, fetch, metrics, properties })
+        Ok(Self { table, groups, filters, outputs, fetch, tap: None, metrics, properties })
     }
 
     /// The same leaf over other segments.
@@ -113,6 +116,12 @@ impl PartitionScanExec {
     pub fn with_groups(&self, groups: Vec<Vec<ScanSegment>>) -> Result<Self> {
         let (filters, outputs) = (self.filters.clone(), self.outputs.clone());
         Self::try_new(Arc::clone(&self.table), groups, filters, outputs, self.fetch)
+    }
+
+    /// The same leaf, counting for another one.
+    pub(crate) fn sharing_metrics_of(mut self, other: &Self) -> Self {
+        self.metrics = other.metrics.clone();
+        self
     }
 
     /// The same leaf with other output columns.

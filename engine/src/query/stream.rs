@@ -1,44 +1,58 @@
 //! Runs a scan: segment by segment, batch by batch, with as little function work as possible.
 //!
-//! Per batch: filters one after the other, each on the rows that the ones before left; a function
-//! call becomes a column the first time something needs it, from its stored output if there is one,
-//! otherwise computed on the rows that are left. What was computed for all rows of a segment is offered
-//! to the partition actor. At the end of the task one bulk record per call and partition goes to the
-//! monitor.
+//! Per batch: filters one after the other, each on the rows that the ones before left, in the order that
+//! drops most rows per nanosecond; a function call becomes a column the first time something needs it,
+//! from its stored output where there is one, computed on the other rows that are left. A call in a
+//! branch that not all rows take looks its values up where DataFusion evaluates it. What was computed is
+//! offered to the partition actor. At the end of the task one bulk record per call and partition goes to
+//! the monitor.
 
+mod call;
+mod lazy;
 mod rest;
+mod rows;
+mod segment;
 mod work;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::compute::concat;
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::filter_record_batch;
 use datafusion::common::{DataFusionError, Result, exec_datafusion_err, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::metrics::{BaselineMetrics, Count, MetricBuilder};
+use datafusion::physical_plan::metrics::{BaselineMetrics, Count, MetricBuilder, Time};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use foreshard_actors::calls::Liar;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::NodeState;
-use foreshard_actors::partition::{ComputeError, Held, Offer, evaluate};
+use foreshard_actors::partition::{ComputeError, Held, PartitionMessage, Selected, evaluate};
 use foreshard_actors::trace;
 use foreshard_policy::calls::CallRecord;
 use foreshard_policy::ids::{ExpressionId, PartitionId};
-use futures::stream::{self, BoxStream};
+use futures::stream;
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::query::context::{LocalNodes, QueryContext};
+use crate::query::functions::quarantine;
+use crate::query::partial::Tap;
 use crate::query::scan::{PartitionScanExec, ScanSegment};
+use crate::query::stream::call::{SegmentCall, Used};
 use crate::query::stream::rest::Rest;
-use crate::query::stream::work::{Call, SegmentCall, Work};
+use crate::query::stream::rows::read;
+use crate::query::stream::segment::OpenSegment;
+use crate::query::stream::work::{Call, Step, Work};
 use crate::query::worker::TaskTrace;
+
+/// Rows that are computed again in one check.
+const ROWS_CHECKED: usize = 64;
 
 /// Opens the stream of one output partition.
 pub(super) fn open(
@@ -56,10 +70,10 @@ pub(super) fn open(
     let query = config.get_extension::<QueryContext>();
     let task = config.get_extension::<TaskTrace>().map(|task| task.0.clone());
     let traceparent = task.or_else(|| query.as_ref().and_then(|query| query.traceparent.clone()));
-    let work = Work::new(exec, config.options())?;
+    let work = Work::new(exec, config.options(), &nodes.own.expressions)?;
     let schema = exec.schema();
     let mut scan = Scan {
-        work,
+        work: Arc::new(work),
         nodes,
         cancel: query.as_ref().map(|query| query.cancel.clone()).unwrap_or_default(),
         query: query.map_or(0, |query| query.id),
@@ -67,11 +81,14 @@ pub(super) fn open(
         open: None,
         records: BTreeMap::new(),
         traceparent: None,
+        tap: exec.tap.clone(),
         left: exec.fetch.unwrap_or(usize::MAX),
         batch_rows: config.batch_size().max(1),
         baseline: BaselineMetrics::new(&exec.metrics, partition),
         rows_stored: MetricBuilder::new(&exec.metrics).counter("rows_stored", partition),
         rows_computed: MetricBuilder::new(&exec.metrics).counter("rows_computed", partition),
+        time_computing: MetricBuilder::new(&exec.metrics).subset_time("time_computing", partition),
+        time_saved: MetricBuilder::new(&exec.metrics).subset_time("time_saved", partition),
     };
     let span = tracing::debug_span!(
         "partition_scan",
@@ -106,21 +123,9 @@ fn in_span<S: futures::Stream + Send + 'static>(
     })
 }
 
-/// One segment that is being read.
-struct OpenSegment {
-    partition: PartitionId,
-    node: Arc<NodeState>,
-    scan: ScanSegment,
-    batches: Batches,
-    rows_done: usize,
-    calls: Vec<SegmentCall>,
-    filters: Vec<Arc<dyn PhysicalExpr>>,
-    outputs: Vec<Arc<dyn PhysicalExpr>>,
-}
-
 /// State of one running scan.
 struct Scan {
-    work: Work,
+    work: Arc<Work>,
     nodes: Arc<LocalNodes>,
     cancel: CancellationToken,
     query: u64,
@@ -128,17 +133,29 @@ struct Scan {
     open: Option<OpenSegment>,
     records: BTreeMap<(ExpressionId, PartitionId), CallRecord>,
     traceparent: Option<Arc<str>>,
+    tap: Option<Tap>,
     left: usize,
     batch_rows: usize,
     baseline: BaselineMetrics,
     rows_stored: Count,
     rows_computed: Count,
+    time_computing: Time,
+    time_saved: Time,
 }
 
 impl Drop for Scan {
     fn drop(&mut self) {
         self.report();
     }
+}
+
+/// In which order the filters of a batch are evaluated.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    /// The one that drops most rows per nanosecond.
+    Ranked,
+    /// The one of the plan.
+    Written,
 }
 
 impl Scan {
@@ -153,10 +170,11 @@ impl Scan {
                 self.open = Some(self.open_segment(segment).await?);
                 continue;
             };
-            let Some(batch) = open.batches.try_next().await? else {
-                self.close_segment(open);
-                continue;
+            let next = match open.pending.take() {
+                Some(rest) => Some(rest),
+                None => open.batches.try_next().await?,
             };
+            let Some(batch) = next else { continue };
             let batch = self.process(&mut open, batch).await;
             self.open = Some(open);
             let Some(batch) = batch? else { continue };
@@ -165,6 +183,7 @@ impl Scan {
             self.baseline.record_output(rows);
             return Ok(Some(batch.slice(0, rows)));
         }
+        self.open = None;
         self.report();
         Ok(None)
     }
@@ -179,14 +198,14 @@ impl Scan {
         let view = replica.map(|replica| replica.view());
         let held = view.as_ref().and_then(|view| view.segments.get(&scan.segment.id));
         let calls = self.segment_calls(&node, held);
-        let (filters, outputs) = self.work.rewrite(&calls)?;
         let reading = read(&self.work, self.batch_rows, &node, &scan, held);
         let batches = reading.await?;
-        Ok(OpenSegment { partition, node, scan, batches, rows_done: 0, calls, filters, outputs })
+        Ok(OpenSegment::new(partition, node, scan, batches, calls))
     }
 
-    fn segment_calls(&self, node: &NodeState, held: Option<&Held>) -> Vec<SegmentCall> {
-        let stores = self.work.uses_outputs && node.store_policy().enabled;
+    fn segment_calls(&self, node: &NodeState, held: Option<&Held>) -> Vec<Arc<SegmentCall>> {
+        let policy = node.store_policy();
+        let stores = self.work.uses_outputs && policy.enabled;
         let of_call = |call: &Call| {
             let expression = node.expressions.get(call.expression.id).or_else(|| {
                 let own = &call.expression;
@@ -202,14 +221,12 @@ impl Scan {
             if let Some(stored) = stored {
                 stored.uses.fetch_add(1, Ordering::Relaxed);
             }
-            SegmentCall {
-                column_from: if stored.is_some() { Some(0) } else { call.computed_from },
-                is_fresh: held.is_some_and(|held| held.is_first_ask(expression.id)),
-                computed: (stores && call.computed_from.is_some() && stored.is_none())
-                    .then(Vec::new),
-                stored: stored.cloned(),
-                expression,
-            }
+            let is_cheap =
+                expression.is_measured() && expression.ns_per_row() < policy.ns_per_row_min;
+            let is_fresh = held.is_some_and(|held| held.is_first_ask(expression.id));
+            let data_type = call.field.data_type().clone();
+            let collects = stores && !is_cheap;
+            Arc::new(SegmentCall::new(expression, stored.cloned(), is_fresh, data_type, collects))
         };
         self.work.calls.iter().map(of_call).collect()
     }
@@ -220,50 +237,85 @@ impl Scan {
         open: &mut OpenSegment,
         batch: RecordBatch,
     ) -> Result<Option<RecordBatch>> {
-        let rows = batch.num_rows();
-        let start = open.rows_done;
-        open.rows_done += rows;
-        if rows == 0 {
+        if batch.num_rows() == 0 {
             return Ok(None);
         }
-        if self.work.is_passthrough {
+        let work = Arc::clone(&self.work);
+        if work.is_passthrough {
             return self.pass(batch).map(Some);
         }
-        let _busy = open.node.user_task();
-        let mut rest = Rest::new(&self.work, &open.calls, batch, start)?;
-        for position in 0..open.filters.len() {
-            let predicate = Arc::clone(&open.filters[position]);
-            self.ensure(open, &mut rest, &predicate).await?;
+        let batch = open.cut(&work, batch);
+        let start = open.rows_done;
+        open.rows_done += batch.num_rows();
+        let node = Arc::clone(&open.node);
+        let _busy = node.user_task();
+        let mut is_as_written = true;
+        let done = self.run(open, &batch, start, Order::Ranked, &mut is_as_written).await;
+        let done = match done {
+            // Another order may meet an error that the written one does not.
+            Err(_) if !is_as_written && !self.cancel.is_cancelled() => {
+                self.run(open, &batch, start, Order::Written, &mut is_as_written).await
+            }
+            done => done,
+        };
+        let done = done?;
+        for i in 0..open.calls.len() {
+            let used = open.calls[i].end();
+            self.account(open, i, used);
+        }
+        Ok(done)
+    }
+
+    /// One attempt at [`process`](Self::process).
+    async fn run(
+        &mut self,
+        open: &mut OpenSegment,
+        batch: &RecordBatch,
+        start: usize,
+        order: Order,
+        is_as_written: &mut bool,
+    ) -> Result<Option<RecordBatch>> {
+        let work = Arc::clone(&self.work);
+        open.calls.iter().for_each(|call| call.begin(start, batch.num_rows()));
+        let nodes = Arc::clone(&self.nodes);
+        let mut rest = Rest::new(&work, batch)?;
+        let mut left: Vec<usize> = (0..work.filters.len()).collect();
+        while !left.is_empty() {
+            let position = match order {
+                Order::Ranked if left.len() > 1 => open.next_filter(&work, &left, &rest),
+                _ => 0,
+            };
+            *is_as_written &= position == 0;
+            let filter = left.remove(position);
+            ensure(&work, &nodes, open, &mut rest, &work.filters[filter]).await?;
+            let predicate = open.resolve(&work, filter, &rest)?;
+            let rows = rest.batch.num_rows() as u64;
+            let began = open.node.clock.monotonic_ns();
             rest.keep(&predicate)?;
+            let ns = open.node.clock.monotonic_ns().saturating_sub(began);
+            work.stats[filter].measured(rows, rest.batch.num_rows() as u64, ns);
             if rest.batch.num_rows() == 0 {
-                // Values of the rows that are gone are missing from here on.
-                open.calls.iter_mut().for_each(|call| call.computed = None);
                 return Ok(None);
             }
             if self.cancel.is_cancelled() {
                 return Err(exec_datafusion_err!("query was cancelled"));
             }
         }
-        let mut columns = Vec::with_capacity(open.outputs.len());
-        for position in 0..open.outputs.len() {
-            let output = Arc::clone(&open.outputs[position]);
-            self.ensure(open, &mut rest, &output).await?;
+        let mut columns = Vec::with_capacity(work.outputs.len());
+        for (number, output) in (work.filters.len()..).zip(&work.outputs) {
+            ensure(&work, &nodes, open, &mut rest, output).await?;
+            let output = open.resolve(&work, number, &rest)?;
             columns.push(output.evaluate(&rest.batch)?.into_array(rest.batch.num_rows())?);
         }
-        for (i, call) in open.calls.iter_mut().enumerate() {
-            if !rest.has[i] {
-                call.computed = None;
-            }
-        }
         let options = RecordBatchOptions::new().with_row_count(Some(rest.batch.num_rows()));
-        let schema = Arc::clone(&self.work.output_schema);
+        let schema = Arc::clone(&work.output_schema);
         Ok(Some(RecordBatch::try_new_with_options(schema, columns, &options)?))
     }
 
     /// Only columns: no copy, no evaluation.
     fn pass(&self, batch: RecordBatch) -> Result<RecordBatch> {
-        let column = |expr: &Arc<dyn PhysicalExpr>| {
-            let index = expr.downcast_ref::<Column>().map(Column::index);
+        let column = |output: &Step| {
+            let index = output.expr.downcast_ref::<Column>().map(Column::index);
             let position = self.work.columns.iter().position(|column| Some(*column) == index);
             position.map(|position| Arc::clone(batch.column(position)))
         };
@@ -274,60 +326,17 @@ impl Scan {
         Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
     }
 
-    /// Makes the columns of the calls that `expr` reads available in `rest`.
-    async fn ensure(
-        &mut self,
-        open: &mut OpenSegment,
-        rest: &mut Rest,
-        expr: &Arc<dyn PhysicalExpr>,
-    ) -> Result<()> {
-        let first = self.work.schema.fields().len();
-        let mut needed: Vec<usize> = collect_columns(expr)
-            .iter()
-            .filter_map(|column| column.index().checked_sub(first))
-            .filter(|call| !rest.has[*call])
-            .collect();
-        needed.sort_unstable();
-        for i in needed {
-            let rows = rest.batch.num_rows() as u64;
-            let call = &mut open.calls[i];
-            let (values, ns) = match &call.stored {
-                Some(_) => (None, 0),
-                None => {
-                    let node = &open.node;
-                    let expr = &self.work.calls[i].expr;
-                    let function = &call.expression.function;
-                    let span = tracing::debug_span!("function_call", %function, rows);
-                    let computed = evaluate(node, &call.expression, expr, &rest.batch);
-                    let computed = computed.instrument(span).await;
-                    let computed = computed.map_err(|error| match error {
-                        ComputeError::Evaluate(source) => source,
-                        other => DataFusionError::External(Box::new(other)),
-                    })?;
-                    (Some(computed.values), computed.ns)
-                }
-            };
-            let bytes = values.as_ref().map_or(0, |values| values.get_array_memory_size() as u64);
-            if let (Some(pieces), Some(values)) = (&mut call.computed, &values) {
-                pieces.push(Arc::clone(values));
-            }
-            if !rest.is_whole {
-                call.computed = None;
-            }
-            rest.add(i, values, self.work.calls[i].field.data_type())?;
-            self.record(open, i, rows, ns, bytes);
+    /// Counts what a call was used for in one batch.
+    fn account(&mut self, open: &OpenSegment, i: usize, used: Used) {
+        if used.rows == 0 {
+            return;
         }
-        Ok(())
-    }
-
-    fn record(&mut self, open: &OpenSegment, call: usize, rows: u64, ns: u64, bytes: u64) {
-        let call = &open.calls[call];
-        let is_stored = call.stored.is_some();
-        if is_stored {
-            self.rows_stored.add(rows as usize)
-        } else {
-            self.rows_computed.add(rows as usize)
-        };
+        let call = &open.calls[i];
+        let ns_saved = used.rows_stored * call.expression.ns_per_row();
+        self.rows_stored.add(used.rows_stored as usize);
+        self.rows_computed.add((used.rows - used.rows_stored) as usize);
+        self.time_computing.add_duration(Duration::from_nanos(used.ns));
+        self.time_saved.add_duration(Duration::from_nanos(ns_saved));
         let key = (call.expression.id, open.partition.clone());
         let record = self.records.entry(key).or_insert_with(|| CallRecord {
             at_ms: 0,
@@ -346,92 +355,112 @@ impl Scan {
             traceparent: self.traceparent.clone(),
         });
         record.at_ms = open.node.clock.now_ms();
-        record.rows += rows;
-        record.ns += ns;
-        record.bytes += bytes;
-        if is_stored {
-            record.rows_stored += rows;
-            record.would_be_ns += rows * call.expression.ns_per_row();
-        } else {
-            record.would_be_ns += ns;
-        }
+        record.rows += used.rows;
+        record.rows_stored += used.rows_stored;
+        record.ns += used.ns;
+        record.bytes += used.bytes;
+        record.would_be_ns += used.ns + ns_saved;
         if call.is_fresh {
-            record.rows_fresh += rows;
-            record.rows_fresh_stored += if is_stored { rows } else { 0 };
-        }
-    }
-
-    /// Offers what was computed for every row of the segment.
-    fn close_segment(&self, open: OpenSegment) {
-        let policy = open.node.store_policy();
-        for call in open.calls {
-            let Some(pieces) = call.computed else { continue };
-            let rows: usize = pieces.iter().map(|piece| piece.len()).sum();
-            let dear = call.expression.ns_per_row() >= policy.ns_per_row_min;
-            if rows == 0 || rows as u64 != open.scan.segment.rows || !dear {
-                continue;
-            }
-            let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
-            let Ok(values) = concat(&pieces) else { continue };
-            let Some(handle) = open.node.handle(&open.partition) else { continue };
-            let offer =
-                Offer { segment: open.scan.segment.id, expression: call.expression, values };
-            if !handle.actor.offer(offer) {
-                open.node.offers_dropped.fetch_add(1, Ordering::Relaxed);
-            }
+            record.rows_fresh += used.rows;
+            record.rows_fresh_stored += used.rows_stored;
         }
     }
 
     /// Sends the calls of this task to the monitor, in bulk and without waiting.
     fn report(&mut self) {
         let records: Vec<CallRecord> = std::mem::take(&mut self.records).into_values().collect();
+        if let Some(tap) = &self.tap {
+            tap.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&records);
+        }
         if !records.is_empty() {
             self.nodes.own.calls.offer(records);
         }
     }
 }
 
-/// The rows of a segment over the columns that are needed, in slices of at most a batch.
-///
-/// Looks at its arguments before the first wait, and holds none of them while it waits.
-fn read(
+/// Makes the calls that `step` needs on every row columns of `rest`.
+async fn ensure(
     work: &Work,
-    most: usize,
-    node: &NodeState,
-    scan: &ScanSegment,
-    held: Option<&Held>,
-) -> impl Future<Output = Result<Batches>> + Send + use<> {
-    let resident = held.and_then(|held| held.rows.as_ref()).map(|rows| Arc::clone(&rows.rows));
-    let resident = resident.or_else(|| scan.segment.pinned.clone());
-    let columns = work.columns.clone();
-    let store = node.tables.store(&work.table);
-    let (table, segment) = (Arc::clone(&work.table), Arc::clone(&scan.segment));
-    async move {
-        if let Some(rows) = resident {
-            return Ok(stream::iter(slices(rows, columns, most)).boxed());
+    nodes: &LocalNodes,
+    open: &mut OpenSegment,
+    rest: &mut Rest,
+    step: &Step,
+) -> Result<()> {
+    let node = Arc::clone(&open.node);
+    for i in open.columns_needed(step, rest) {
+        let call = Arc::clone(&open.calls[i]);
+        let wanted = rest.selected.clone();
+        let found = call.look(wanted.as_ref())?;
+        if !found.values.is_empty() && node.is_check_due(work.check_every) {
+            check(&work.calls[i].expr, nodes, open, &call, rest, &found)?;
         }
-        let store = store
-            .ok_or_else(|| DataFusionError::External(Box::new(ComputeError::NoTable { table })))?;
-        let read = store.read(&segment, Some(&columns)).await;
-        Ok(read.map_err(|error| DataFusionError::External(Box::new(error)))?.boxed())
+        let values = match &found.known {
+            None => {
+                call.answered(wanted.as_ref(), None, 0)?;
+                found.values
+            }
+            Some(known) => {
+                let missing = !known;
+                let rows = match known.count_set_bits() {
+                    0 => rest.batch.clone(),
+                    _ => {
+                        let missing = BooleanArray::from(missing.clone());
+                        filter_record_batch(&rest.batch, &missing)?
+                    }
+                };
+                let function = &call.expression.function;
+                let span = tracing::debug_span!("function_call", %function, rows = rows.num_rows());
+                let expr = &work.calls[i].expr;
+                let computed = evaluate(&node, &call.expression, expr, &rows);
+                let computed = computed.instrument(span).await;
+                let computed = computed.map_err(|error| match error {
+                    ComputeError::Evaluate(source) => source,
+                    other => DataFusionError::External(Box::new(other)),
+                })?;
+                let missing = rest.of_batch(missing);
+                let new = Some((missing, &computed.values));
+                call.answered(wanted.as_ref(), new, computed.ns)?;
+                found.complete(&computed.values)?
+            }
+        };
+        rest.add(i, values, work.calls[i].field.data_type())?;
     }
+    Ok(())
 }
 
-type Batches = BoxStream<'static, Result<RecordBatch>>;
-
-fn slices(
-    rows: foreshard_actors::segment::Rows,
-    columns: Vec<usize>,
-    most: usize,
-) -> impl Iterator<Item = Result<RecordBatch>> + Send {
-    (0..rows.len()).flat_map(move |i| {
-        let batch = rows[i].project(&columns);
-        let all = rows[i].num_rows();
-        (0..all).step_by(most).map(move |start| match &batch {
-            Ok(batch) => Ok(batch.slice(start, most.min(all - start))),
-            Err(error) => Err(exec_datafusion_err!("segment has no such column: {error}")),
-        })
-    })
+/// Calls a function again for some rows whose values are known. One that gives other values lied when it
+/// said that it was immutable: nothing of it is stored or read from here on.
+fn check(
+    expr: &Arc<dyn PhysicalExpr>,
+    nodes: &LocalNodes,
+    open: &OpenSegment,
+    call: &SegmentCall,
+    rest: &Rest,
+    found: &Selected,
+) -> Result<()> {
+    let rows = match &found.known {
+        None => rest.batch.clone(),
+        Some(known) => filter_record_batch(&rest.batch, &BooleanArray::from(known.clone()))?,
+    };
+    let count = rows.num_rows().min(ROWS_CHECKED);
+    let again = expr.evaluate(&rows.slice(0, count))?.into_array(count)?;
+    if again.to_data() == found.values.slice(0, count).to_data() {
+        return Ok(());
+    }
+    quarantine(expr)?;
+    let (function, text) = (Arc::clone(&call.expression.function), call.expression.text.clone());
+    tracing::warn!(%function, call = text, "a function that is declared immutable is not");
+    for node in nodes.nodes.values() {
+        for handle in node.replicas().values() {
+            if let Some(actor) = handle.actor.actor() {
+                drop(actor.cast(PartitionMessage::LiarFound(call.expression.id)));
+            }
+        }
+    }
+    let (at_ms, partition) = (open.node.clock.now_ms(), open.partition.clone());
+    let liar = Liar { at_ms, function, text, partition, rows: count as u64 };
+    open.node.calls.found_liar(liar);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use tracing::{Instrument, Span, info_span};
 
 use crate::engine::Engine;
 use crate::error::EngineError;
-use crate::session::{QueryStream, Session};
+use crate::query_stream::QueryStream;
+use crate::session::Session;
 
 /// A way in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! What each kind of statement does: queries are handed back to be run, everything else is done here.
 
+pub(crate) mod call;
 mod create;
 mod dml;
 
@@ -16,7 +17,8 @@ use datafusion::sql::parser::{DFParserBuilder, Statement};
 use crate::catalog::{Catalog, SCHEMA};
 use crate::error::EngineError;
 use crate::query::context::QueryContext;
-use crate::session::{QueryStream, Session};
+use crate::query_stream::QueryStream;
+use crate::session::Session;
 
 /// What is left to do for a statement.
 pub(crate) enum Done {

@@ -11,7 +11,7 @@ use foreshard_actors::calls::CallSink;
 use foreshard_actors::expressions::{Expressions, FunctionExpression};
 use foreshard_actors::node::{NodeState, NodeStateArgs, StorePolicy, Tables};
 use foreshard_actors::partition::{
-    OFFERS_MAX, Offer, Partition, PartitionArgs, PartitionRef, Replica,
+    OFFERS_MAX, Offer, OutputValues, Partition, PartitionArgs, PartitionRef, Replica,
 };
 use foreshard_actors::partitioning::Partitioning;
 use foreshard_actors::ports::SystemClock;
@@ -63,22 +63,22 @@ async fn works_as_before(rig: &Rig) {
         assert_eq!(rig.same(sql).await.0, 0, "{sql} finds all outputs");
     }
     rig.settle().await;
-    assert_eq!(rig.outputs_are_whole(), ROWS as usize);
+    assert_eq!(rig.outputs_are_right(), ROWS as usize);
     let partitions: Vec<PartitionId> = rig.engine.placement().partitions.into_keys().collect();
     for partition in partitions {
         rig.engine.members().drop_outputs(None, &partition).await.unwrap();
     }
-    assert_eq!(rig.outputs_are_whole(), 0);
+    assert_eq!(rig.outputs_are_right(), 0);
     rig.same(QUERIES[0]).await;
     rig.settle().await;
-    assert_eq!(rig.outputs_are_whole(), ROWS as usize);
+    assert_eq!(rig.outputs_are_right(), ROWS as usize);
 }
 
 async fn with_outputs(nodes: u32) -> Rig {
     let rig = Rig::start(nodes, 4).await;
     rig.same(QUERIES[0]).await;
     rig.settle().await;
-    assert_eq!(rig.outputs_are_whole(), ROWS as usize);
+    assert_eq!(rig.outputs_are_right(), ROWS as usize);
     rig
 }
 
@@ -227,7 +227,7 @@ fn an_offer_to_a_full_queue_is_refused_and_a_drained_one_takes_more() {
         let offer = || Offer {
             segment: SegmentId(1),
             expression: Arc::clone(&expression),
-            values: Arc::new(Int64Array::from(vec![1])),
+            values: OutputValues::whole(Arc::new(Int64Array::from(vec![1]))),
         };
         assert!(!reference.offer(offer()), "there is no actor yet");
         let args = PartitionArgs {
@@ -254,7 +254,7 @@ fn a_redefined_function_never_gives_an_old_value() {
             let (_, udf, rows) = of_int("f", move |value| Ok(Some(value + generation)));
             let card = Card::immutable("f", "1", CostClass::Dear, "made for tests", "f(1)");
             rig.engine.register_function(card, udf).unwrap();
-            for (turn, expected_rows) in [(0, ROWS as u64), (1, 0)] {
+            for (turn, is_new) in [(0, true), (1, false)] {
                 rows.store(0, Ordering::Relaxed);
                 let answer = rig.ask("SELECT x, f(x) FROM t").await.unwrap();
                 for batch in &answer.batches {
@@ -265,7 +265,7 @@ fn a_redefined_function_never_gives_an_old_value() {
                     }
                 }
                 let evaluated = rows.load(Ordering::Relaxed);
-                assert_eq!(evaluated, expected_rows, "generation {generation}, turn {turn}");
+                assert_eq!(evaluated > 0, is_new, "generation {generation}, turn {turn}");
                 rig.settle().await;
             }
         }

@@ -19,6 +19,7 @@ mod kill;
 mod oracle;
 mod plans;
 mod random_queries;
+mod reuse;
 mod rig;
 mod support;
 mod tables;

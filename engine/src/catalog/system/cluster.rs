@@ -9,7 +9,7 @@ use foreshard_actors::table::TableStore;
 use foreshard_policy::ids::PartitionId;
 
 use crate::catalog::system::sheet::Sheet;
-use crate::cluster::HeldOutput;
+use crate::cluster::{HeldOutput, HeldPartial};
 use crate::engine::Inner;
 
 /// `system.nodes`.
@@ -152,12 +152,38 @@ pub(super) fn outputs(engine: &Inner) -> Sheet {
             "text",
             rows().map(|(.., output)| known(output).map(|known| known.text.clone())),
         )
+        .count("rows", rows().map(|(.., output)| output.rows))
         .count("bytes", rows().map(|(.., output)| output.bytes))
         .count("uses", rows().map(|(.., output)| output.uses))
         .count(
             "ns_per_row",
             rows().map(|(.., output)| known(output).map_or(0, |known| known.ns_per_row())),
         )
+}
+
+/// `system.partials`: every stored state of a partial aggregate.
+pub(super) fn partials(engine: &Inner) -> Sheet {
+    let placement = engine.members.placement();
+    let mut held: Vec<(PartitionId, _, HeldPartial)> = vec![];
+    for (partition, nodes) in &placement.holders {
+        for node in nodes {
+            let Ok(place) = engine.members.place(*node) else { continue };
+            let partials = place.partials(partition).into_iter();
+            held.extend(partials.map(|partial| (partition.clone(), *node, partial)));
+        }
+    }
+    let rows = || held.iter();
+    Sheet::default()
+        .text("table_name", rows().map(|(partition, ..)| &partition.table))
+        .count("partition", rows().map(|(partition, ..)| u64::from(partition.ordinal)))
+        .text("node", rows().map(|(_, node, _)| node))
+        .text("segment", rows().map(|(.., partial)| partial.segment))
+        .text("fragment", rows().map(|(.., partial)| partial.fragment))
+        .text("text", rows().map(|(.., partial)| &partial.text))
+        .count("rows", rows().map(|(.., partial)| partial.rows))
+        .count("bytes", rows().map(|(.., partial)| partial.bytes))
+        .count("uses", rows().map(|(.., partial)| partial.uses))
+        .count("ns", rows().map(|(.., partial)| partial.ns))
 }
 
 /// `system.settings`.

@@ -20,7 +20,7 @@ use crate::engine::Inner;
 type Make = fn(&Inner) -> Sheet;
 
 /// Every table with what makes it.
-const TABLES: [(&str, Make); 12] = [
+const TABLES: [(&str, Make); 13] = [
     ("calls", history::calls),
     ("decisions", history::decisions),
     ("forecasts", history::forecasts),
@@ -28,6 +28,7 @@ const TABLES: [(&str, Make); 12] = [
     ("functions", cluster::functions),
     ("nodes", cluster::nodes),
     ("outputs", cluster::outputs),
+    ("partials", cluster::partials),
     ("partitions", cluster::partitions),
     ("replicas", cluster::replicas),
     ("scores", history::scores),

@@ -38,21 +38,23 @@ impl Cluster for Members {
                 .filter_map(|node| members.get(node))
                 .map(|member| {
                     let outputs = member.place.outputs(partition).into_iter();
-                    outputs.map(|held| ((held.expression, held.segment), held.bytes)).collect()
+                    outputs.map(|held| ((held.expression, held.segment), held)).collect()
                 })
                 .collect();
             for expression in expressions_of.get(&partition.table).into_iter().flatten() {
-                let stored_everywhere = |segment: &&Arc<Segment>| {
-                    !held.is_empty()
-                        && held.iter().all(|held| held.contains_key(&(expression.id, segment.id)))
+                // What the holder that has the least of a segment has of it.
+                let rows_stored_everywhere = |segment: &Arc<Segment>| {
+                    let rows = held.iter().map(|held| {
+                        held.get(&(expression.id, segment.id)).map_or(0, |output| output.rows)
+                    });
+                    rows.min().unwrap_or(0)
                 };
-                let rows_stored =
-                    segments.iter().filter(stored_everywhere).map(|segment| segment.rows).sum();
+                let rows_stored: u64 = segments.iter().map(rows_stored_everywhere).sum();
                 let bytes_held = held
                     .iter()
                     .flatten()
                     .filter(|((id, _), _)| *id == expression.id)
-                    .map(|(_, bytes)| bytes)
+                    .map(|(_, output)| output.bytes)
                     .sum();
                 let output = OutputView {
                     function: Arc::clone(&expression.function),

@@ -2,41 +2,35 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, NullArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter};
+use arrow::array::{
+    Array, ArrayRef, BooleanArray, NullArray, RecordBatch, RecordBatchOptions, UInt32Array,
+};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::{filter_record_batch, prep_null_mask_filter};
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::{Result, internal_err};
 use datafusion::physical_expr::PhysicalExpr;
 
-use crate::query::stream::work::{SegmentCall, Work};
+use crate::query::stream::work::Work;
 
 /// The rows of one batch that the filters left so far.
 pub(super) struct Rest {
-    /// Columns of the table (Null where nobody reads them), then one column per call (Null until
-    /// something needs it).
+    /// Columns of the table (Null where nobody reads them), one column per call (Null until something
+    /// needs it), and the number of the row within the batch if a call may be lazy.
     pub(super) batch: RecordBatch,
     /// Which calls are columns already.
     pub(super) has: Vec<bool>,
-    /// Whether all rows of the batch are still there.
-    pub(super) is_whole: bool,
-    pub(super) calls_at: usize,
-    pub(super) start: usize,
-    pub(super) rows: usize,
     /// Rows of the batch that are left; `None` as long as all are.
-    pub(super) mask: Option<BooleanArray>,
-    pub(super) stored: Vec<Option<ArrayRef>>,
+    pub(super) selected: Option<BooleanBuffer>,
+    calls_at: usize,
 }
 
 impl Rest {
-    pub(super) fn new(
-        work: &Work,
-        calls: &[SegmentCall],
-        batch: RecordBatch,
-        start: usize,
-    ) -> Result<Self> {
+    pub(super) fn new(work: &Work, batch: &RecordBatch) -> Result<Self> {
         let rows = batch.num_rows();
         let null: ArrayRef = Arc::new(NullArray::new(rows));
-        let width = work.schema.fields().len() + calls.len();
+        let calls_at = work.schema.fields().len();
+        let width = calls_at + work.calls.len();
         let mut columns = vec![null; width];
         let unused = Arc::new(Field::new("-", DataType::Null, true));
         let mut fields = vec![unused; width];
@@ -44,42 +38,27 @@ impl Rest {
             columns[*index] = Arc::clone(batch.column(position));
             fields[*index] = Arc::clone(&work.schema.fields()[*index]);
         }
-        let stored = calls
-            .iter()
-            .map(|call| call.stored.as_ref().map(|stored| Arc::clone(&stored.values)))
-            .collect();
+        if work.has_lazy_calls {
+            columns.push(Arc::new(UInt32Array::from_iter_values(0..rows as u32)));
+            fields.push(Arc::new(Field::new("row", DataType::UInt32, false)));
+        }
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let schema = Arc::new(Schema::new(fields));
         Ok(Self {
             batch: RecordBatch::try_new_with_options(schema, columns, &options)?,
-            has: vec![false; calls.len()],
-            is_whole: true,
-            calls_at: work.schema.fields().len(),
-            start,
-            rows,
-            mask: None,
-            stored,
+            has: vec![false; work.calls.len()],
+            selected: None,
+            calls_at,
         })
     }
 
-    /// Puts the values of a call in its place: the given ones, or a slice of the stored output.
+    /// Puts the values of a call in its place.
     pub(super) fn add(
         &mut self,
         call: usize,
-        values: Option<ArrayRef>,
+        values: ArrayRef,
         data_type: &DataType,
     ) -> Result<()> {
-        let values = match (values, &self.stored[call]) {
-            (Some(values), _) => values,
-            (None, Some(stored)) => {
-                let slice = stored.slice(self.start, self.rows);
-                match &self.mask {
-                    Some(mask) => filter(&slice, mask)?,
-                    None => slice,
-                }
-            }
-            (None, None) => return internal_err!("call {call} is neither stored nor computed"),
-        };
         let position = self.calls_at + call;
         let mut columns = self.batch.columns().to_vec();
         let mut fields: Vec<Arc<Field>> = self.batch.schema().fields().iter().cloned().collect();
@@ -104,24 +83,24 @@ impl Rest {
             return Ok(());
         }
         self.batch = filter_record_batch(&self.batch, &mask)?;
-        self.is_whole = false;
-        if self.stored.iter().zip(&self.has).any(|(stored, has)| stored.is_some() && !has) {
-            self.mask = Some(match &self.mask {
-                None => mask,
-                Some(before) => narrow(before, &mask),
-            });
-        }
+        self.selected = Some(match &self.selected {
+            None => mask.values().clone(),
+            Some(before) => narrow(before, mask.values()),
+        });
         Ok(())
+    }
+
+    /// The rows of the batch that stand behind some of the rows that are left.
+    pub(super) fn of_batch(&self, left: BooleanBuffer) -> BooleanBuffer {
+        match &self.selected {
+            None => left,
+            Some(selected) => narrow(selected, &left),
+        }
     }
 }
 
 /// The mask over all rows that keeps what `mask` keeps of the rows that `before` kept.
-pub(super) fn narrow(before: &BooleanArray, mask: &BooleanArray) -> BooleanArray {
-    let mut kept = mask.values().iter();
-    before
-        .values()
-        .iter()
-        .map(|is_kept| is_kept && kept.next().unwrap_or(false))
-        .map(Some)
-        .collect()
+pub(super) fn narrow(before: &BooleanBuffer, mask: &BooleanBuffer) -> BooleanBuffer {
+    let mut kept = mask.iter();
+    before.iter().map(|is_kept| is_kept && kept.next().unwrap_or(false)).collect()
 }

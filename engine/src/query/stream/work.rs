@@ -1,18 +1,18 @@
-//! What a scan has to do: its expressions, rewritten so that calls are columns where they can be.
+//! What a scan has to do: its expressions, and the calls in them.
 
 use std::sync::Arc;
 
-use arrow::array::ArrayRef;
 use arrow::datatypes::{Field, SchemaRef};
 use datafusion::common::Result;
+use datafusion::config::ConfigOptions;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::ExecutionPlan;
-use foreshard_actors::expressions::FunctionExpression;
-use foreshard_actors::partition::StoredOutput;
+use foreshard_actors::expressions::{Expressions, FunctionExpression};
+use foreshard_actors::predicates::PredicateStats;
 
-use crate::query::functions::{all_calls, describe, eager_calls, substitute};
+use crate::query::functions::{all_calls, describe, eager_calls, fingerprint};
 use crate::query::options::SessionOptions;
 use crate::query::scan::PartitionScanExec;
 
@@ -25,13 +25,20 @@ pub(super) struct Call {
     pub(super) expression: Arc<FunctionExpression>,
     /// Its type.
     pub(super) field: Arc<Field>,
-    /// The first filter (or the outputs, numbered after the last filter) that needs it on every row.
-    /// Before that it may stand in a branch that not all rows take, and is a column only where it is
-    /// stored.
-    pub(super) computed_from: Option<usize>,
 }
 
-/// The expressions of a scan, rewritten so that calls are columns behind those of the table.
+/// An expression that is evaluated on batches: a predicate or an output.
+#[derive(Debug)]
+pub(super) struct Step {
+    /// As in the plan.
+    pub(super) expr: Arc<dyn PhysicalExpr>,
+    /// The calls in it.
+    pub(super) calls: Vec<usize>,
+    /// Those of them that are evaluated on every row that the expression is evaluated on.
+    pub(super) eager: Vec<usize>,
+}
+
+/// The expressions of a scan.
 #[derive(Debug)]
 pub(super) struct Work {
     pub(super) table: Arc<str>,
@@ -40,35 +47,53 @@ pub(super) struct Work {
     /// Columns of the table that must be read, ascending.
     pub(super) columns: Vec<usize>,
     pub(super) calls: Vec<Call>,
-    pub(super) filters: Vec<Arc<dyn PhysicalExpr>>,
-    pub(super) outputs: Vec<Arc<dyn PhysicalExpr>>,
+    pub(super) filters: Vec<Step>,
+    /// What was measured of each filter.
+    pub(super) stats: Vec<Arc<PredicateStats>>,
+    pub(super) outputs: Vec<Step>,
+    /// Whether a call stands in a branch that not all rows take.
+    pub(super) has_lazy_calls: bool,
     /// Whether the session reads stored outputs and offers new ones.
     pub(super) uses_outputs: bool,
+    /// Of so many look-ups one is checked.
+    pub(super) check_every: u64,
     pub(super) is_passthrough: bool,
 }
 
 impl Work {
     pub(super) fn new(
         exec: &PartitionScanExec,
-        settings: &Arc<datafusion::config::ConfigOptions>,
+        settings: &Arc<ConfigOptions>,
+        known: &Expressions,
     ) -> Result<Self> {
         let outputs: Vec<_> = exec.outputs.iter().map(|output| Arc::clone(&output.expr)).collect();
         let exprs = || exec.filters.iter().chain(&outputs);
-        let eager_in = exec
-            .filters
+        let found = all_calls(exprs())?;
+        let calls = found
             .iter()
-            .map(|filter| eager_calls([filter]))
-            .chain([eager_calls(&outputs)])
-            .collect::<Result<Vec<_>>>()?;
-        let calls = all_calls(exprs())?
-            .into_iter()
             .map(|expr| {
-                let expression = Arc::new(describe(&expr, &exec.table.name, settings)?);
+                let expression = Arc::new(describe(expr, &exec.table.name, settings)?);
                 let field = expr.return_field(&exec.table.schema)?;
-                let computed_from = eager_in.iter().position(|eager| eager.contains(&expr));
-                Ok(Call { field, expression, computed_from, expr })
+                Ok(Call { field, expression, expr: Arc::clone(expr) })
             })
             .collect::<Result<Vec<_>>>()?;
+        let position = |call: &Arc<dyn PhysicalExpr>| found.iter().position(|it| it == call);
+        let step = |expr: &Arc<dyn PhysicalExpr>| {
+            let calls = all_calls([expr])?.iter().filter_map(position).collect();
+            let eager = eager_calls([expr])?.iter().filter_map(position).collect();
+            Ok(Step { expr: Arc::clone(expr), calls, eager })
+        };
+        let filters = exec.filters.iter().map(step).collect::<Result<Vec<_>>>()?;
+        let stats = |filter: &Arc<dyn PhysicalExpr>| {
+            let fingerprint = fingerprint(filter, &exec.table.name, settings)?;
+            Ok(known.predicates.stats(fingerprint))
+        };
+        let stats = match filters.len() {
+            0 | 1 => vec![Arc::default(); filters.len()],
+            _ => exec.filters.iter().map(stats).collect::<Result<_>>()?,
+        };
+        let steps = outputs.iter().map(step).collect::<Result<Vec<_>>>()?;
+        let is_lazy = |step: &Step| step.calls.len() > step.eager.len();
         let mut columns: Vec<usize> =
             exprs().flat_map(collect_columns).map(|column| column.index()).collect();
         columns.sort_unstable();
@@ -84,48 +109,25 @@ impl Work {
                 .extensions
                 .get::<SessionOptions>()
                 .is_none_or(|options| options.use_outputs),
+            check_every: settings
+                .extensions
+                .get::<SessionOptions>()
+                .map_or(0, |options| options.check_every),
             is_passthrough: exec.filters.is_empty() && outputs.iter().all(is_column),
-            filters: exec.filters.clone(),
-            outputs,
+            has_lazy_calls: filters.iter().chain(&steps).any(is_lazy),
+            filters,
+            stats,
+            outputs: steps,
         })
-    }
-
-    /// Filters and outputs of one segment, with calls replaced by their columns where they have one.
-    #[expect(clippy::type_complexity, reason = "two lists of expressions")]
-    pub(super) fn rewrite(
-        &self,
-        calls: &[SegmentCall],
-    ) -> Result<(Vec<Arc<dyn PhysicalExpr>>, Vec<Arc<dyn PhysicalExpr>>)> {
-        let columns_at = |step: usize| -> Vec<(Arc<dyn PhysicalExpr>, Column)> {
-            let is_column = |(_, call): &(usize, &SegmentCall)| {
-                call.column_from.is_some_and(|from| from <= step)
-            };
-            let column = |(i, _): (usize, &SegmentCall)| {
-                let name = self.calls[i].field.name();
-                (Arc::clone(&self.calls[i].expr), Column::new(name, self.position(i)))
-            };
-            calls.iter().enumerate().filter(is_column).map(column).collect()
-        };
-        let filters = self.filters.iter().enumerate();
-        let filters = filters.map(|(step, filter)| substitute(filter, &columns_at(step)));
-        let columns = columns_at(self.filters.len());
-        let outputs = self.outputs.iter().map(|output| substitute(output, &columns));
-        Ok((filters.collect::<Result<_>>()?, outputs.collect::<Result<_>>()?))
     }
 
     /// Position of a call's column behind those of the table.
     pub(super) fn position(&self, call: usize) -> usize {
         self.schema.fields().len() + call
     }
-}
 
-/// A call on one segment.
-pub(super) struct SegmentCall {
-    pub(super) expression: Arc<FunctionExpression>,
-    pub(super) stored: Option<StoredOutput>,
-    /// The first filter (or the outputs) that finds it as a column: all do if it is stored.
-    pub(super) column_from: Option<usize>,
-    pub(super) is_fresh: bool,
-    /// Values computed so far, as long as no row was left out.
-    pub(super) computed: Option<Vec<ArrayRef>>,
+    /// The column with the number of the row.
+    pub(super) fn row_column(&self) -> Column {
+        Column::new("row", self.position(self.calls.len()))
+    }
 }

@@ -26,7 +26,7 @@ use super::messages::{
     FetchRequest, Heard, JoinRequest, ReplicaMessage, ReportRequest, Settings, Welcome, fingerprint,
 };
 use super::{BEAT, BEATS_MISSED_MAX, MESSAGE_BYTES_MAX, NODES_MAX};
-use crate::cluster::{Place, RemoteNode, RemoteView};
+use crate::cluster::{Place, RemoteNode, RemoteReplica, RemoteView};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::query::worker::process_id;
@@ -277,7 +277,7 @@ impl Roster {
 
 type Rows = BoxStream<'static, Result<FlightData, Status>>;
 
-type Held = (foreshard_policy::ids::PartitionId, (u64, u64, Vec<crate::cluster::HeldOutput>));
+type Held = (foreshard_policy::ids::PartitionId, RemoteReplica);
 
 fn held(replica: &ReplicaMessage) -> datafusion::common::Result<Held> {
     let partition = super::messages::given(replica.partition.as_ref(), "partition")?.id();
@@ -286,7 +286,13 @@ fn held(replica: &ReplicaMessage) -> datafusion::common::Result<Held> {
         .iter()
         .map(super::messages::OutputMessage::held)
         .collect::<Result<_, _>>()?;
-    Ok((partition, (replica.segments, replica.resident, outputs)))
+    let partials = replica
+        .partials
+        .iter()
+        .map(super::messages::PartialMessage::held)
+        .collect::<Result<_, _>>()?;
+    let (segments, resident) = (replica.segments, replica.resident);
+    Ok((partition, RemoteReplica { segments, resident, outputs, partials }))
 }
 
 struct Service(Arc<Roster>);

@@ -1,5 +1,7 @@
 //! What nodes and their coordinator say to each other, and how it becomes the engine's own types.
 
+mod held;
+
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
@@ -12,9 +14,11 @@ use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::partitioning::Partitioning;
 use foreshard_actors::segment::Segment;
 use foreshard_actors::table::{Snapshot, Table, TableKind};
-use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
+use foreshard_policy::ids::{ExpressionId, PartitionId};
 use foreshard_udfs::Functions;
 use prost::Message;
+
+pub use held::{OutputMessage, PartialMessage, ReplicaMessage};
 
 use crate::query::codec::{FunctionCodec, SegmentTicket};
 
@@ -102,40 +106,6 @@ pub struct ReportRequest {
     /// Its replicas.
     #[prost(message, repeated, tag = "9")]
     pub replicas: Vec<ReplicaMessage>,
-}
-
-/// One replica as its node holds it.
-#[derive(Clone, PartialEq, Message)]
-pub struct ReplicaMessage {
-    /// Of what.
-    #[prost(message, optional, tag = "1")]
-    pub partition: Option<PartitionMessage>,
-    /// Number of segments.
-    #[prost(uint64, tag = "2")]
-    pub segments: u64,
-    /// Of these, with rows in memory.
-    #[prost(uint64, tag = "3")]
-    pub resident: u64,
-    /// Stored outputs.
-    #[prost(message, repeated, tag = "4")]
-    pub outputs: Vec<OutputMessage>,
-}
-
-/// One stored output.
-#[derive(Clone, PartialEq, Message)]
-pub struct OutputMessage {
-    /// The expression.
-    #[prost(bytes = "vec", tag = "1")]
-    pub expression: Vec<u8>,
-    /// The segment.
-    #[prost(bytes = "vec", tag = "2")]
-    pub segment: Vec<u8>,
-    /// Bytes it takes.
-    #[prost(uint64, tag = "3")]
-    pub bytes: u64,
-    /// Queries that read it.
-    #[prost(uint64, tag = "4")]
-    pub uses: u64,
 }
 
 /// The answer to a report.
@@ -432,21 +402,12 @@ impl ExpressionMessage {
     }
 }
 
-impl OutputMessage {
-    pub(crate) fn held(&self) -> Result<crate::cluster::HeldOutput> {
-        Ok(crate::cluster::HeldOutput {
-            expression: ExpressionId(fingerprint(&self.expression)?),
-            segment: SegmentId(fingerprint(&self.segment)?),
-            bytes: self.bytes,
-            uses: self.uses,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use arrow::datatypes::{DataType, Field};
     use foreshard_actors::segment::Location;
+
+    use foreshard_policy::ids::SegmentId;
 
     use super::*;
 

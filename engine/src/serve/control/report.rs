@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use foreshard_actors::node::NodeState;
@@ -12,7 +11,10 @@ use tonic::transport::Channel;
 
 use super::calls::CallBuffer;
 use super::generated::coordinator_client::CoordinatorClient;
-use super::messages::{ExpressionMessage, OutputMessage, ReplicaMessage, ReportRequest};
+use super::messages::{
+    ExpressionMessage, OutputMessage, PartialMessage, ReplicaMessage, ReportRequest,
+};
+use crate::cluster::{HeldOutput, HeldPartial};
 
 /// Longest wait for an answer.
 const REPORT_MAX: Duration = Duration::from_secs(2);
@@ -121,19 +123,12 @@ fn replicas(node: &NodeState) -> Vec<ReplicaMessage> {
     for (partition, handle) in node.replicas().iter() {
         let view = handle.replica.view();
         let resident = view.segments.values().filter(|held| held.rows.is_some()).count();
-        let outputs = view.segments.iter().flat_map(|(segment, held)| {
-            held.outputs.iter().map(|(expression, output)| OutputMessage {
-                expression: expression.0.to_be_bytes().to_vec(),
-                segment: segment.0.to_be_bytes().to_vec(),
-                bytes: output.bytes,
-                uses: output.uses.load(Ordering::Relaxed),
-            })
-        });
         replicas.push(ReplicaMessage {
             partition: Some(partition.into()),
             segments: view.segments.len() as u64,
             resident: resident as u64,
-            outputs: outputs.collect(),
+            outputs: HeldOutput::list(&view).iter().map(OutputMessage::new).collect(),
+            partials: HeldPartial::list(&view).iter().map(PartialMessage::new).collect(),
         });
     }
     replicas

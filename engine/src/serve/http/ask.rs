@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::encode::Format;
 use crate::error::EngineError;
-use crate::session::{QueryStream, Session};
+use crate::query_stream::QueryStream;
+use crate::session::Session;
 
 /// Media types that answers can have.
 const OFFERED: &str =

@@ -1,0 +1,258 @@
+//! Values of one function expression over the rows of a segment: of all rows, or of those that
+//! somebody needed so far.
+//!
+//! Queries with other filters complete each other: each computes only rows that nobody computed, and
+//! what is stored grows until the column is whole.
+
+use arrow::array::{Array, ArrayRef, BooleanArray, new_empty_array};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::{filter, interleave};
+use arrow::datatypes::DataType;
+use arrow::error::ArrowError;
+
+/// Values for some rows out of a fixed number.
+#[derive(Clone, Debug)]
+pub struct OutputValues {
+    /// Which rows have a value; `None` if all do.
+    known: Option<BooleanBuffer>,
+    /// One value per known row, in the order of the rows.
+    values: ArrayRef,
+}
+
+/// What [`OutputValues::select`] found.
+#[derive(Clone, Debug)]
+pub struct Selected {
+    /// One value per wanted row that has one, in the order of the rows.
+    pub values: ArrayRef,
+    /// Which of the wanted rows have one; `None` if all do.
+    pub known: Option<BooleanBuffer>,
+}
+
+impl OutputValues {
+    /// One value per row.
+    #[must_use]
+    pub fn whole(values: ArrayRef) -> Self {
+        Self { known: None, values }
+    }
+
+    /// Nothing is known of `rows` rows.
+    #[must_use]
+    pub fn nothing(rows: usize, data_type: &DataType) -> Self {
+        let known = (rows > 0).then(|| BooleanBuffer::new_unset(rows));
+        Self { known, values: new_empty_array(data_type) }
+    }
+
+    /// Values for the rows that are set in `known`; `None` if their number is another.
+    #[must_use]
+    pub fn of_rows(known: BooleanBuffer, values: ArrayRef) -> Option<Self> {
+        let count = known.count_set_bits();
+        if count != values.len() {
+            return None;
+        }
+        let known = (count < known.len()).then_some(known);
+        Some(Self { known, values })
+    }
+
+    /// Number of rows, with or without a value.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.known.as_ref().map_or(self.values.len(), BooleanBuffer::len)
+    }
+
+    /// Number of rows with a value.
+    #[must_use]
+    pub fn rows_known(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether every row has a value.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.known.is_none()
+    }
+
+    /// Which rows have a value; `None` if all do.
+    #[must_use]
+    pub fn known(&self) -> Option<&BooleanBuffer> {
+        self.known.as_ref()
+    }
+
+    /// The values of the known rows, in the order of the rows.
+    #[must_use]
+    pub fn values(&self) -> &ArrayRef {
+        &self.values
+    }
+
+    /// Bytes in memory.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let known = self.known.as_ref().map_or(0, |known| known.len().div_ceil(8));
+        (self.values.get_array_memory_size() + known) as u64
+    }
+
+    /// What is known of `rows` rows from `start` on. Copies no value.
+    #[must_use]
+    pub fn slice(&self, start: usize, rows: usize) -> Self {
+        let Some(known) = &self.known else {
+            return Self::whole(self.values.slice(start, rows));
+        };
+        let here = known.slice(start, rows);
+        let before = known.slice(0, start).count_set_bits();
+        let count = here.count_set_bits();
+        let values = self.values.slice(before, count);
+        Self { known: (count < rows).then_some(here), values }
+    }
+
+    /// The values of the rows that are set in `wanted`, or of all rows.
+    ///
+    /// # Errors
+    /// If Arrow cannot filter values of this type.
+    pub fn select(&self, wanted: Option<&BooleanBuffer>) -> Result<Selected, ArrowError> {
+        let Some(wanted) = wanted else {
+            return Ok(Selected { values: self.values.clone(), known: self.known.clone() });
+        };
+        let mask = BooleanArray::from(wanted.clone());
+        let Some(known) = &self.known else {
+            return Ok(Selected { values: filter(&self.values, &mask)?, known: None });
+        };
+        let is_known = BooleanArray::from(known.clone());
+        let values = filter(&self.values, as_boolean(&filter(&mask, &is_known)?)?)?;
+        let known = filter(&is_known, &mask)?;
+        let known = as_boolean(&known)?.values().clone();
+        let known = (known.count_set_bits() < known.len()).then_some(known);
+        Ok(Selected { values, known })
+    }
+
+    /// What either of the two knows of the same rows; where both do, the values of `self`.
+    ///
+    /// # Errors
+    /// If Arrow cannot copy values of this type.
+    pub fn merge(&self, other: &Self) -> Result<Self, ArrowError> {
+        let Some(mine) = self.known.as_ref().filter(|_| other.rows_known() > 0) else {
+            return Ok(self.clone());
+        };
+        if self.rows_known() == 0 {
+            return Ok(other.clone());
+        }
+        let all;
+        let theirs = match &other.known {
+            Some(known) => known,
+            None => {
+                all = BooleanBuffer::new_set(other.rows());
+                &all
+            }
+        };
+        let (mut first, mut second) = (0, 0);
+        let mut indices = Vec::with_capacity(self.rows_known() + other.rows_known());
+        for (mine, theirs) in mine.iter().zip(theirs.iter()) {
+            match (mine, theirs) {
+                (true, _) => indices.push((0, first)),
+                (false, true) => indices.push((1, second)),
+                (false, false) => {}
+            }
+            first += usize::from(mine);
+            second += usize::from(theirs);
+        }
+        let values = interleave(&[self.values.as_ref(), other.values.as_ref()], &indices)?;
+        let known = mine | theirs;
+        let known = (known.count_set_bits() < known.len()).then_some(known);
+        Ok(Self { known, values })
+    }
+}
+
+impl Selected {
+    /// One value per wanted row: the ones found, and `computed` for the others in their order.
+    ///
+    /// # Errors
+    /// If Arrow cannot copy values of this type.
+    pub fn complete(&self, computed: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+        let Some(known) = &self.known else { return Ok(self.values.clone()) };
+        if self.values.is_empty() {
+            return Ok(computed.clone());
+        }
+        let (mut found, mut new) = (0, 0);
+        let mut indices = Vec::with_capacity(known.len());
+        for is_known in known.iter() {
+            let (array, next) = if is_known { (0, &mut found) } else { (1, &mut new) };
+            indices.push((array, *next));
+            *next += 1;
+        }
+        interleave(&[self.values.as_ref(), computed.as_ref()], &indices)
+    }
+}
+
+fn as_boolean(array: &dyn Array) -> Result<&BooleanArray, ArrowError> {
+    array
+        .as_any()
+        .downcast_ref()
+        .ok_or_else(|| ArrowError::CastError("a filtered mask is no mask".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{AsArray, Int64Array};
+    use arrow::datatypes::Int64Type;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Values 0, 10, 20, .. of the rows that are set.
+    fn output(known: &[bool]) -> OutputValues {
+        let values = known.iter().enumerate().filter(|(_, known)| **known);
+        let values: Int64Array = values.map(|(row, _)| Some(row as i64 * 10)).collect();
+        OutputValues::of_rows(known.iter().copied().collect(), Arc::new(values)).unwrap()
+    }
+
+    fn numbers(values: &ArrayRef) -> Vec<i64> {
+        values.as_primitive::<Int64Type>().values().to_vec()
+    }
+
+    #[test]
+    fn as_many_values_as_known_rows_or_none_at_all() {
+        let values: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+        let known = |bits: &[bool]| bits.iter().copied().collect::<BooleanBuffer>();
+        assert!(OutputValues::of_rows(known(&[true, false, false]), values.clone()).is_none());
+        assert!(OutputValues::of_rows(known(&[true, true]), values).unwrap().is_whole());
+        let nothing = OutputValues::nothing(3, &DataType::Int64);
+        assert_eq!((nothing.rows(), nothing.rows_known(), nothing.is_whole()), (3, 0, false));
+        assert!(OutputValues::nothing(0, &DataType::Int64).is_whole());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_known_and_wanted_is_found_and_the_rest_is_named(
+            rows in prop::collection::vec((any::<bool>(), any::<bool>()), 1..60),
+            cut in (0usize..60, 0usize..60),
+        ) {
+            let (known, wanted): (Vec<bool>, Vec<bool>) = rows.into_iter().unzip();
+            let start = cut.0 % known.len();
+            let count = cut.1 % (known.len() - start + 1);
+            let here = output(&known).slice(start, count);
+            prop_assert_eq!(here.rows(), count);
+            let wanted: Vec<bool> = wanted[start..start + count].to_vec();
+            let mask: BooleanBuffer = wanted.iter().copied().collect();
+            let selected = here.select(Some(&mask)).unwrap();
+            let row = |i: usize| (start + i) as i64 * 10;
+            let rows: Vec<usize> = (0..count).filter(|i| wanted[*i]).collect();
+            let missing = rows.iter().filter(|i| !known[start + **i]);
+            // What is computed for a row is what would have been stored for it.
+            let computed: Int64Array = missing.map(|i| Some(row(*i))).collect();
+            let all = selected.complete(&(Arc::new(computed) as ArrayRef)).unwrap();
+            prop_assert_eq!(numbers(&all), rows.iter().map(|i| row(*i)).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn two_that_are_merged_know_what_either_knew(
+            rows in prop::collection::vec((any::<bool>(), any::<bool>()), 0..60),
+        ) {
+            let (one, other): (Vec<bool>, Vec<bool>) = rows.into_iter().unzip();
+            let merged = output(&one).merge(&output(&other)).unwrap();
+            let either: Vec<bool> = one.iter().zip(&other).map(|(a, b)| *a || *b).collect();
+            let expected = output(&either);
+            prop_assert_eq!(numbers(merged.values()), numbers(expected.values()));
+            prop_assert_eq!(merged.known(), expected.known());
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Runs a partial aggregate: stored states as they are, the others segment by segment.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arrow::record_batch::RecordBatch;
+use datafusion::common::{Result, internal_err};
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::metrics::{BaselineMetrics, Count, MetricBuilder, Time};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use foreshard_actors::node::NodeState;
+use foreshard_actors::partition::{PartialOffer, StoredPartial};
+use foreshard_policy::calls::CallRecord;
+use foreshard_policy::ids::PartitionId;
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::query::context::{LocalNodes, QueryContext};
+use crate::query::partial::{PartialReuseExec, scan_below, with_scan};
+use crate::query::scan::{PartitionScanExec, ScanSegment};
+
+/// Bytes of state that are always worth a try, however few rows they stand for.
+const STATE_BYTES_SMALL: u64 = 64 << 10;
+
+/// Beyond that, a state must be so many times smaller than its segment.
+const SHRINKS_BY_MIN: u64 = 8;
+
+/// The calls that a scan made, for whoever stores what comes of them.
+pub(in crate::query) type Tap = Arc<Mutex<Vec<CallRecord>>>;
+
+/// Opens the stream of one output partition.
+pub(super) fn open(
+    exec: &PartialReuseExec,
+    partition: usize,
+    context: &Arc<TaskContext>,
+) -> Result<SendableRecordBatchStream> {
+    let config = context.session_config();
+    let nodes = config.get_extension::<LocalNodes>();
+    let (Some(scan), Some(nodes)) = (scan_below(&exec.input), nodes) else {
+        return exec.input.execute(partition, Arc::clone(context));
+    };
+    let Some(segments) = scan.groups.get(partition) else {
+        return internal_err!("scan of {} has no partition {partition}", scan.table.name);
+    };
+    let counter = |name: &'static str| MetricBuilder::new(&exec.metrics).counter(name, partition);
+    let run = Run {
+        input: Arc::clone(&exec.input),
+        scan: scan.clone(),
+        exec: exec.clone(),
+        nodes,
+        query: config.get_extension::<QueryContext>().map_or(0, |query| query.id),
+        context: Arc::clone(context),
+        segments: segments.clone().into_iter(),
+        now: Now::Between,
+        baseline: BaselineMetrics::new(&exec.metrics, partition),
+        segments_stored: counter("segments_stored"),
+        segments_computed: counter("segments_computed"),
+        rows_stored: counter("rows_stored"),
+        time_saved: MetricBuilder::new(&exec.metrics).subset_time("time_saved", partition),
+    };
+    let batches = stream::try_unfold(run, |mut run| async move {
+        let next = run.next().await?;
+        Ok(next.map(|batch| (batch, run)))
+    });
+    Ok(Box::pin(RecordBatchStreamAdapter::new(exec.input.schema(), batches.boxed())))
+}
+
+/// What is being read.
+enum Now {
+    /// Nothing.
+    Between,
+    /// The rest of a state.
+    State(std::vec::IntoIter<RecordBatch>),
+    /// What is computed and not stored.
+    Stream(SendableRecordBatchStream),
+}
+
+struct Run {
+    input: Arc<dyn ExecutionPlan>,
+    scan: PartitionScanExec,
+    exec: PartialReuseExec,
+    nodes: Arc<LocalNodes>,
+    query: u64,
+    context: Arc<TaskContext>,
+    segments: std::vec::IntoIter<ScanSegment>,
+    now: Now,
+    baseline: BaselineMetrics,
+    segments_stored: Count,
+    segments_computed: Count,
+    rows_stored: Count,
+    time_saved: Time,
+}
+
+impl Run {
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        loop {
+            let batch = match &mut self.now {
+                Now::State(batches) => batches.next(),
+                Now::Stream(stream) => stream.try_next().await?,
+                Now::Between => None,
+            };
+            if let Some(batch) = batch {
+                self.baseline.record_output(batch.num_rows());
+                return Ok(Some(batch));
+            }
+            self.now = Now::Between;
+            let Some(segment) = self.segments.next() else { return Ok(None) };
+            let node = Arc::clone(self.nodes.node(segment.node));
+            match self.stored(&node, &segment) {
+                Some(stored) => self.take(&node, &segment, &stored),
+                None if node.store_policy().enabled => self.compute(&node, segment).await?,
+                None => self.compute_rest(segment)?,
+            }
+        }
+    }
+
+    fn partition_of(&self, segment: &ScanSegment) -> PartitionId {
+        PartitionId::new(Arc::clone(&self.scan.table.name), segment.segment.partition)
+    }
+
+    fn stored(&self, node: &NodeState, segment: &ScanSegment) -> Option<StoredPartial> {
+        if !node.store_policy().enabled {
+            return None;
+        }
+        let view = node.replica(&self.partition_of(segment))?.view();
+        view.segments.get(&segment.segment.id)?.partials.get(&self.exec.fragment).cloned()
+    }
+
+    /// Uses a stored state. Its calls count as if they had been made and answered from stored outputs:
+    /// else the forecast would take them to have ended.
+    fn take(&mut self, node: &NodeState, segment: &ScanSegment, stored: &StoredPartial) {
+        stored.uses.fetch_add(1, Ordering::Relaxed);
+        self.segments_stored.add(1);
+        self.rows_stored.add(segment.segment.rows as usize);
+        self.time_saved.add_duration(Duration::from_nanos(stored.ns));
+        let at_ms = node.clock.now_ms();
+        let calls = stored.calls.iter().map(|call| CallRecord {
+            at_ms,
+            query: self.query,
+            node: node.id,
+            rows_stored: call.rows,
+            rows_fresh: 0,
+            rows_fresh_stored: 0,
+            ns: 0,
+            bytes: 0,
+            ..call.clone()
+        });
+        self.nodes.own.calls.offer(calls.collect());
+        self.now = Now::State(stored.batches.to_vec().into_iter());
+    }
+
+    /// Computes the state of one segment and offers it, unless it grows too large.
+    async fn compute(&mut self, node: &NodeState, segment: ScanSegment) -> Result<()> {
+        let (id, partition) = (segment.segment.id, self.partition_of(&segment));
+        let small = (segment.segment.bytes / SHRINKS_BY_MIN).max(STATE_BYTES_SMALL);
+        let tap = Tap::default();
+        let mut one = self.scan.with_groups(vec![vec![segment]])?.sharing_metrics_of(&self.scan);
+        one.tap = Some(Arc::clone(&tap));
+        let start = node.clock.monotonic_ns();
+        let plan = with_scan(&self.input, &one)?;
+        let mut stream = plan.execute(0, Arc::clone(&self.context))?;
+        let (mut batches, mut bytes) = (vec![], 0);
+        while let Some(batch) = stream.try_next().await? {
+            bytes += batch.get_array_memory_size() as u64;
+            batches.push(batch);
+            if bytes > small {
+                let schema = self.exec.input.schema();
+                let all = stream::iter(batches.into_iter().map(Ok)).chain(stream);
+                let all = Box::pin(RecordBatchStreamAdapter::new(schema, all.boxed()));
+                let rest = self.segments.by_ref().collect();
+                self.now = Now::Stream(self.followed_by(all, rest)?);
+                return Ok(());
+            }
+        }
+        drop(stream);
+        let ns = node.clock.monotonic_ns().saturating_sub(start);
+        self.segments_computed.add(1);
+        let calls = std::mem::take(&mut *tap.lock().unwrap_or_else(PoisonError::into_inner));
+        let offer = PartialOffer {
+            segment: id,
+            fragment: self.exec.fragment,
+            text: Arc::clone(&self.exec.text),
+            batches: batches.clone(),
+            ns,
+            calls,
+        };
+        let handle = node.handle(&partition);
+        if handle.is_some_and(|handle| !handle.actor.offer_partial(offer)) {
+            node.offers_dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        self.now = Now::State(batches.into_iter());
+        Ok(())
+    }
+
+    /// Computes this and all segments that are left in one go.
+    fn compute_rest(&mut self, segment: ScanSegment) -> Result<()> {
+        let segments: Vec<ScanSegment> =
+            std::iter::once(segment).chain(self.segments.by_ref()).collect();
+        self.now = Now::Stream(self.together(segments)?);
+        Ok(())
+    }
+
+    fn together(&self, segments: Vec<ScanSegment>) -> Result<SendableRecordBatchStream> {
+        let rest = self.scan.with_groups(vec![segments])?.sharing_metrics_of(&self.scan);
+        with_scan(&self.input, &rest)?.execute(0, Arc::clone(&self.context))
+    }
+
+    /// A stream, and after it the segments that are left in one go.
+    fn followed_by(
+        &self,
+        first: SendableRecordBatchStream,
+        segments: Vec<ScanSegment>,
+    ) -> Result<SendableRecordBatchStream> {
+        if segments.is_empty() {
+            return Ok(first);
+        }
+        let schema = first.schema();
+        let both = first.chain(self.together(segments)?);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, both.boxed())))
+    }
+}

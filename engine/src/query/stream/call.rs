@@ -1,0 +1,182 @@
+//! One function call on one segment: the values that are known, those a scan computes, and what it took.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arrow::array::{Array, ArrayRef, BooleanBufferBuilder};
+use arrow::buffer::BooleanBuffer;
+use arrow::compute::concat;
+use arrow::datatypes::DataType;
+use datafusion::common::Result;
+use foreshard_actors::expressions::FunctionExpression;
+use foreshard_actors::partition::{OutputValues, Selected, StoredOutput};
+
+/// A call on one segment.
+pub(super) struct SegmentCall {
+    pub(super) expression: Arc<FunctionExpression>,
+    pub(super) stored: Option<StoredOutput>,
+    pub(super) is_fresh: bool,
+    data_type: DataType,
+    state: Mutex<State>,
+}
+
+/// What changes while the segment is read.
+#[derive(Default)]
+struct State {
+    /// First row of the current batch within the segment.
+    start: usize,
+    /// Rows of the current batch.
+    rows: usize,
+    /// What is known of the current batch; `None` if nothing is.
+    here: Option<OutputValues>,
+    /// Rows of the current batch that were asked for.
+    asked: Option<BooleanBuffer>,
+    /// Whether values of the current batch were computed.
+    has_new: bool,
+    /// What was computed, if it is to be offered.
+    collected: Option<Collected>,
+    used: Used,
+}
+
+/// Values computed so far, batch after batch.
+#[derive(Default)]
+struct Collected {
+    known: Option<BooleanBufferBuilder>,
+    pieces: Vec<ArrayRef>,
+}
+
+/// What a call was asked for and what that took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Used {
+    /// Rows asked for.
+    pub(super) rows: u64,
+    /// Of these, rows whose value was stored.
+    pub(super) rows_stored: u64,
+    /// Nanoseconds spent computing the others.
+    pub(super) ns: u64,
+    /// Bytes of what was computed.
+    pub(super) bytes: u64,
+}
+
+impl SegmentCall {
+    pub(super) fn new(
+        expression: Arc<FunctionExpression>,
+        stored: Option<StoredOutput>,
+        is_fresh: bool,
+        data_type: DataType,
+        collects: bool,
+    ) -> Self {
+        let is_whole = stored.as_ref().is_some_and(|stored| stored.values.is_whole());
+        let collected = (collects && !is_whole).then(Collected::default);
+        let state = Mutex::new(State { collected, ..State::default() });
+        Self { expression, stored, is_fresh, data_type, state }
+    }
+
+    /// Whether the values of all rows are stored.
+    pub(super) fn is_whole(&self) -> bool {
+        self.stored.as_ref().is_some_and(|stored| stored.values.is_whole())
+    }
+
+    /// Share of the segment's rows that must be computed when they are asked for.
+    pub(super) fn share_missing(&self) -> f64 {
+        self.stored.as_ref().map_or(1.0, |stored| {
+            1.0 - stored.values.rows_known() as f64 / stored.values.rows().max(1) as f64
+        })
+    }
+
+    /// Rows of the current batch.
+    pub(super) fn batch_rows(&self) -> usize {
+        self.state().rows
+    }
+
+    /// Goes on to the next batch.
+    pub(super) fn begin(&self, start: usize, rows: usize) {
+        let mut state = self.state();
+        state.start = start;
+        state.rows = rows;
+        state.here = self.stored.as_ref().map(|stored| stored.values.slice(start, rows));
+        state.asked = None;
+        state.has_new = false;
+    }
+
+    /// What is known of the rows of the batch that are `wanted` (`None`: all).
+    pub(super) fn look(&self, wanted: Option<&BooleanBuffer>) -> Result<Selected> {
+        let state = self.state();
+        let selected = match &state.here {
+            Some(here) => here.select(wanted)?,
+            None => {
+                let rows = wanted.map_or(state.rows, BooleanBuffer::count_set_bits);
+                OutputValues::nothing(rows, &self.data_type).select(None)?
+            }
+        };
+        Ok(selected)
+    }
+
+    /// Takes note of an answer for the `wanted` rows, of which `missing` (rows of the batch) had to be
+    /// computed, to `computed`, in `ns` nanoseconds.
+    pub(super) fn answered(
+        &self,
+        wanted: Option<&BooleanBuffer>,
+        computed: Option<(BooleanBuffer, &ArrayRef)>,
+        ns: u64,
+    ) -> Result<()> {
+        let mut state = self.state();
+        let rows_new = match (&state.asked, wanted) {
+            (Some(asked), Some(wanted)) => (wanted & &!asked).count_set_bits(),
+            (Some(asked), None) => state.rows - asked.count_set_bits(),
+            (None, Some(wanted)) => wanted.count_set_bits(),
+            (None, None) => state.rows,
+        };
+        state.asked = Some(match (&state.asked, wanted) {
+            (Some(asked), Some(wanted)) => asked | wanted,
+            (None, Some(wanted)) => wanted.clone(),
+            (_, None) => BooleanBuffer::new_set(state.rows),
+        });
+        let rows_computed = computed.as_ref().map_or(0, |(missing, _)| missing.count_set_bits());
+        state.used.rows += rows_new as u64;
+        state.used.rows_stored += rows_new.saturating_sub(rows_computed) as u64;
+        state.used.ns += ns;
+        if let Some((missing, values)) = computed {
+            state.used.bytes += values.get_array_memory_size() as u64;
+            let new = OutputValues::of_rows(missing, Arc::clone(values));
+            state.here = match (state.here.take(), new) {
+                (Some(here), Some(new)) => Some(here.merge(&new)?),
+                (here, new) => new.or(here),
+            };
+            state.has_new = true;
+        }
+        Ok(())
+    }
+
+    /// Ends the batch; returns what the call was asked for in it.
+    pub(super) fn end(&self) -> Used {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        if state.has_new
+            && let (Some(collected), Some(here)) = (&mut state.collected, state.here.take())
+        {
+            let known = collected.known.get_or_insert_with(|| BooleanBufferBuilder::new(0));
+            known.append_n(state.start - known.len(), false);
+            match here.known() {
+                Some(bits) => known.append_buffer(bits),
+                None => known.append_n(state.rows, true),
+            }
+            collected.pieces.push(Arc::clone(here.values()));
+        }
+        state.here = None;
+        std::mem::take(&mut state.used)
+    }
+
+    /// What was computed for a segment of `rows` rows, if anything was.
+    pub(super) fn collected(&self, rows: usize) -> Option<OutputValues> {
+        let Collected { known, pieces } = self.state().collected.take()?;
+        let mut known = known?;
+        known.append_n(rows.checked_sub(known.len())?, false);
+        let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
+        OutputValues::of_rows(known.finish(), concat(&pieces).ok()?)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change leaves the state whole; after a panic of the function the batch is not used.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,160 @@
+//! One segment that is being read: its rows, its calls, and its expressions as they stand at the moment.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrow::array::RecordBatch;
+use datafusion::common::Result;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column;
+use foreshard_actors::node::NodeState;
+use foreshard_actors::partition::Offer;
+use foreshard_policy::ids::PartitionId;
+use foreshard_policy::predicates::{self, Predicate};
+
+use crate::query::functions::{is_storable, substitute};
+use crate::query::scan::ScanSegment;
+use crate::query::stream::call::SegmentCall;
+use crate::query::stream::lazy::LazyCall;
+use crate::query::stream::rest::Rest;
+use crate::query::stream::rows::Batches;
+use crate::query::stream::work::{Step, Work};
+
+/// Rows of a batch that are tried first while nothing is known of the predicates.
+const ROWS_TRIED: usize = 64;
+
+/// Such tries per segment: a predicate that never sees a row stays unknown.
+const TRIES_MAX: usize = 16;
+
+/// The segment.
+pub(super) struct OpenSegment {
+    pub(super) partition: PartitionId,
+    pub(super) node: Arc<NodeState>,
+    pub(super) scan: ScanSegment,
+    pub(super) batches: Batches,
+    pub(super) rows_done: usize,
+    pub(super) calls: Vec<Arc<SegmentCall>>,
+    /// Rows of a batch that are still to come.
+    pub(super) pending: Option<RecordBatch>,
+    tries: usize,
+    /// Expressions with some of their calls replaced, by step and the calls that were lazy.
+    resolved: Vec<(usize, Vec<usize>, Arc<dyn PhysicalExpr>)>,
+}
+
+impl OpenSegment {
+    pub(super) fn new(
+        partition: PartitionId,
+        node: Arc<NodeState>,
+        scan: ScanSegment,
+        batches: Batches,
+        calls: Vec<Arc<SegmentCall>>,
+    ) -> Self {
+        let (pending, resolved) = (None, vec![]);
+        Self { partition, node, scan, batches, rows_done: 0, calls, pending, tries: 0, resolved }
+    }
+
+    /// Cuts some rows off a batch if predicates are to be tried before all of it goes through them.
+    pub(super) fn cut(&mut self, work: &Work, batch: RecordBatch) -> RecordBatch {
+        let is_unknown = |(filter, stats): (&Step, &Arc<_>)| {
+            let stats: &foreshard_actors::predicates::PredicateStats = stats;
+            !filter.calls.is_empty() && stats.rows() < ROWS_TRIED as f64
+        };
+        let with_calls = work.filters.iter().filter(|filter| !filter.calls.is_empty());
+        let tries = with_calls.count() > 1
+            && self.tries < TRIES_MAX
+            && batch.num_rows() > ROWS_TRIED
+            && work.filters.iter().zip(&work.stats).any(is_unknown);
+        if !tries {
+            return batch;
+        }
+        self.tries += 1;
+        self.pending = Some(batch.slice(ROWS_TRIED, batch.num_rows() - ROWS_TRIED));
+        batch.slice(0, ROWS_TRIED)
+    }
+
+    /// The position in `left` of the filter to evaluate next.
+    pub(super) fn next_filter(&self, work: &Work, left: &[usize], rest: &Rest) -> usize {
+        let view = |filter: &usize| {
+            let ns = work.filters[*filter].eager.iter().map(|call| match rest.has[*call] {
+                true => 0.0,
+                false => {
+                    let call = &self.calls[*call];
+                    call.expression.ns_per_row() as f64 * call.share_missing()
+                }
+            });
+            let stats = &work.stats[*filter];
+            let ns_per_row = ns.sum::<f64>() + stats.ns_per_row();
+            Predicate { ns_per_row, passes: stats.passes() }
+        };
+        predicates::next(left.iter().map(view)).unwrap_or(0)
+    }
+
+    /// Calls that are to be columns before `step` is evaluated.
+    pub(super) fn columns_needed(&self, step: &Step, rest: &Rest) -> Vec<usize> {
+        let is_needed = |call: &&usize| {
+            !rest.has[**call] && (step.eager.contains(call) || self.calls[**call].is_whole())
+        };
+        step.calls.iter().filter(is_needed).copied().collect()
+    }
+
+    /// The expression of a step with its calls replaced: by their columns where they have one, else by
+    /// calls that look up what is known. Steps are numbered filters first.
+    pub(super) fn resolve(
+        &mut self,
+        work: &Work,
+        number: usize,
+        rest: &Rest,
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        let step = match number.checked_sub(work.filters.len()) {
+            None => &work.filters[number],
+            Some(output) => &work.outputs[output],
+        };
+        if step.calls.is_empty() {
+            return Ok(Arc::clone(&step.expr));
+        }
+        let lazy: Vec<usize> =
+            step.calls.iter().filter(|call| !rest.has[**call]).copied().collect();
+        let known = self.resolved.iter().find(|(of, calls, _)| *of == number && *calls == lazy);
+        if let Some((.., expr)) = known {
+            return Ok(Arc::clone(expr));
+        }
+        let replaced = step.calls.iter().map(|call| {
+            let expr = &work.calls[*call].expr;
+            let new: Arc<dyn PhysicalExpr> = match rest.has[*call] {
+                true => Arc::new(Column::new(work.calls[*call].field.name(), work.position(*call))),
+                false => Arc::new(LazyCall::new(
+                    Arc::clone(expr),
+                    Arc::new(work.row_column()),
+                    Arc::clone(&self.calls[*call]),
+                    Arc::clone(&self.node.clock),
+                )),
+            };
+            (Arc::clone(expr), new)
+        });
+        let expr = substitute(&step.expr, &replaced.collect::<Vec<_>>())?;
+        self.resolved.push((number, lazy, Arc::clone(&expr)));
+        Ok(expr)
+    }
+}
+
+/// What was computed is offered also when the query ends early: the next one computes only the rest.
+impl Drop for OpenSegment {
+    fn drop(&mut self) {
+        let policy = self.node.store_policy();
+        let rows = self.scan.segment.rows as usize;
+        for call in self.calls.drain(..) {
+            let expression = &call.expression;
+            let is_dear = expression.ns_per_row() >= policy.ns_per_row_min;
+            if !is_dear || !is_storable(&expression.expr) {
+                continue;
+            }
+            let Some(values) = call.collected(rows) else { continue };
+            let Some(handle) = self.node.handle(&self.partition) else { continue };
+            let offer =
+                Offer { segment: self.scan.segment.id, expression: Arc::clone(expression), values };
+            if !handle.actor.offer(offer) {
+                self.node.offers_dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}

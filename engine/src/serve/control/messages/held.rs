@@ -1,0 +1,122 @@
+//! What a node reports of the replicas that it holds.
+
+use datafusion::common::Result;
+use foreshard_policy::ids::{ExpressionId, FragmentId, SegmentId};
+use prost::Message;
+
+use super::{PartitionMessage, fingerprint};
+use crate::cluster::{HeldOutput, HeldPartial};
+
+/// One replica as its node holds it.
+#[derive(Clone, PartialEq, Message)]
+pub struct ReplicaMessage {
+    /// Of what.
+    #[prost(message, optional, tag = "1")]
+    pub partition: Option<PartitionMessage>,
+    /// Number of segments.
+    #[prost(uint64, tag = "2")]
+    pub segments: u64,
+    /// Of these, with rows in memory.
+    #[prost(uint64, tag = "3")]
+    pub resident: u64,
+    /// Stored outputs.
+    #[prost(message, repeated, tag = "4")]
+    pub outputs: Vec<OutputMessage>,
+    /// Stored states of partial aggregates.
+    #[prost(message, repeated, tag = "5")]
+    pub partials: Vec<PartialMessage>,
+}
+
+/// One stored state of a partial aggregate.
+#[derive(Clone, PartialEq, Message)]
+pub struct PartialMessage {
+    /// What it is the state of.
+    #[prost(bytes = "vec", tag = "1")]
+    pub fragment: Vec<u8>,
+    /// The same for people.
+    #[prost(string, tag = "2")]
+    pub text: String,
+    /// The segment.
+    #[prost(bytes = "vec", tag = "3")]
+    pub segment: Vec<u8>,
+    /// Rows of the state.
+    #[prost(uint64, tag = "4")]
+    pub rows: u64,
+    /// Bytes it takes.
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
+    /// Queries that read it.
+    #[prost(uint64, tag = "6")]
+    pub uses: u64,
+    /// Nanoseconds that it took.
+    #[prost(uint64, tag = "7")]
+    pub ns: u64,
+}
+
+/// One stored output.
+#[derive(Clone, PartialEq, Message)]
+pub struct OutputMessage {
+    /// The expression.
+    #[prost(bytes = "vec", tag = "1")]
+    pub expression: Vec<u8>,
+    /// The segment.
+    #[prost(bytes = "vec", tag = "2")]
+    pub segment: Vec<u8>,
+    /// Bytes it takes.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+    /// Queries that read it.
+    #[prost(uint64, tag = "4")]
+    pub uses: u64,
+    /// Rows of the segment that have a value.
+    #[prost(uint64, tag = "5")]
+    pub rows: u64,
+}
+
+impl PartialMessage {
+    pub(crate) fn new(held: &HeldPartial) -> Self {
+        Self {
+            fragment: held.fragment.0.to_be_bytes().to_vec(),
+            text: held.text.to_string(),
+            segment: held.segment.0.to_be_bytes().to_vec(),
+            rows: held.rows,
+            bytes: held.bytes,
+            uses: held.uses,
+            ns: held.ns,
+        }
+    }
+
+    pub(crate) fn held(&self) -> Result<HeldPartial> {
+        Ok(HeldPartial {
+            fragment: FragmentId(fingerprint(&self.fragment)?),
+            text: self.text.as_str().into(),
+            segment: SegmentId(fingerprint(&self.segment)?),
+            rows: self.rows,
+            bytes: self.bytes,
+            uses: self.uses,
+            ns: self.ns,
+        })
+    }
+}
+
+impl OutputMessage {
+    pub(crate) fn new(held: &HeldOutput) -> Self {
+        Self {
+            expression: held.expression.0.to_be_bytes().to_vec(),
+            segment: held.segment.0.to_be_bytes().to_vec(),
+            bytes: held.bytes,
+            uses: held.uses,
+            rows: held.rows,
+        }
+    }
+
+    pub(crate) fn held(&self) -> Result<HeldOutput> {
+        Ok(HeldOutput {
+            expression: ExpressionId(fingerprint(&self.expression)?),
+            segment: SegmentId(fingerprint(&self.segment)?),
+            bytes: self.bytes,
+            uses: self.uses,
+            rows: self.rows,
+        })
+    }
+}

@@ -1,0 +1,149 @@
+//! `CALL precompute('table', 'f(x)')` and `CALL drop_stored(['table'])`: what people do by hand to stored
+//! outputs and partial aggregates.
+
+use std::sync::Arc;
+
+use arrow::array::UInt64Array;
+use arrow::datatypes::{DataType, Field, Schema};
+use arrow::record_batch::RecordBatch;
+use datafusion::common::DFSchema;
+use datafusion::execution::SessionState;
+use datafusion::sql::parser::Statement;
+use datafusion::sql::sqlparser::ast::{
+    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Statement as SqlStatement,
+    Value,
+};
+use foreshard_actors::node::Tables;
+use foreshard_actors::ports::Outcome;
+use foreshard_policy::ids::PartitionId;
+
+use crate::error::EngineError;
+use crate::query::functions::{describe, is_storable};
+use crate::query_stream::QueryStream;
+use crate::session::Session;
+use crate::statements::parse_one;
+
+/// A call with its arguments, all of them texts.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Call {
+    name: String,
+    arguments: Vec<String>,
+}
+
+const USAGE: &str = "CALL precompute('table', 'expression'), CALL drop_stored('table') or \
+                     CALL drop_stored()";
+
+/// The call that `sql` is; `None` if it is another statement.
+pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Option<Call>, EngineError> {
+    let is_call =
+        sql.split_whitespace().next().is_some_and(|word| word.eq_ignore_ascii_case("call"));
+    if !is_call {
+        return Ok(None);
+    }
+    let Statement::Statement(statement) = parse_one(state, sql)? else { return Ok(None) };
+    let SqlStatement::Call(Function { name, args, .. }) = *statement else { return Ok(None) };
+    let arguments = match args {
+        FunctionArguments::List(list) => list.args,
+        _ => vec![],
+    };
+    let text = |argument: FunctionArg| match argument {
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value))) => match value.value {
+            Value::SingleQuotedString(text) => Some(text),
+            _ => None,
+        },
+        _ => None,
+    };
+    let arguments: Option<Vec<String>> = arguments.into_iter().map(text).collect();
+    let arguments = arguments.ok_or_else(|| invalid(format!("arguments are texts: {USAGE}")))?;
+    Ok(Some(Call { name: name.to_string().to_ascii_lowercase(), arguments }))
+}
+
+fn invalid(message: String) -> EngineError {
+    EngineError::Invalid { message }
+}
+
+/// Does it.
+pub(crate) async fn run(
+    session: &Session,
+    state: &SessionState,
+    call: Call,
+) -> Result<QueryStream, EngineError> {
+    let arguments: Vec<&str> = call.arguments.iter().map(String::as_str).collect();
+    match (call.name.as_str(), arguments.as_slice()) {
+        ("precompute", [table, expression]) => precompute(session, state, table, expression).await,
+        ("drop_stored", []) => drop_stored(session, None).await,
+        ("drop_stored", [table]) => drop_stored(session, Some(table)).await,
+        (name, arguments) => {
+            let given = arguments.len();
+            Err(invalid(format!("there is no procedure {name} with {given} arguments: {USAGE}")))
+        }
+    }
+}
+
+/// Computes and stores an expression on every partition of a table that lacks it.
+async fn precompute(
+    session: &Session,
+    state: &SessionState,
+    table: &str,
+    expression: &str,
+) -> Result<QueryStream, EngineError> {
+    let store = session.inner.catalog.store(table);
+    let unknown = || EngineError::UnknownTable { name: table.to_owned(), nearest: None };
+    let store = store.ok_or_else(unknown)?;
+    let columns = DFSchema::try_from(store.table().schema.as_ref().clone())?;
+    let explain = |error| session.explain(error);
+    let planned = state.create_logical_expr(expression, &columns).map_err(explain)?;
+    let planned = state.create_physical_expr(planned, &columns).map_err(explain)?;
+    if !is_storable(&planned) {
+        return Err(invalid(format!(
+            "{expression} is not stored: it must be a call of a registered immutable function of columns"
+        )));
+    }
+    let name = Arc::clone(&store.table().name);
+    let expression = describe(&planned, &name, state.config_options())?;
+    let id = expression.id;
+    let members = &session.inner.members;
+    drop(members.expressions().remember(expression));
+    let (mut rows, mut bytes, mut ns) = (0, 0, 0);
+    for ordinal in 0..store.table().partitioning.partitions() {
+        let partition = PartitionId::new(Arc::clone(&name), ordinal);
+        match members.precompute(id, &partition).await {
+            Outcome::Done { rows: r, bytes: b, ns: n } => {
+                rows += r;
+                bytes += b;
+                ns += n;
+            }
+            Outcome::Failed { code, reason } => {
+                return Err(invalid(format!("{partition}: {reason} ({code})")));
+            }
+        }
+    }
+    counts(&[("rows", rows), ("bytes", bytes), ("ns", ns)])
+}
+
+/// Throws away what is stored for a table, or for all.
+async fn drop_stored(session: &Session, table: Option<&str>) -> Result<QueryStream, EngineError> {
+    let members = &session.inner.members;
+    if let Some(name) = table
+        && session.inner.catalog.store(name).is_none()
+    {
+        return Err(EngineError::UnknownTable { name: name.to_owned(), nearest: None });
+    }
+    let mut dropped = 0;
+    for partition in members.placement().holders.keys() {
+        if table.is_none_or(|table| *partition.table == *table) {
+            let done = members.drop_outputs(None, partition).await;
+            dropped += done.map_err(|error| invalid(format!("{partition}: {error}")))?;
+        }
+    }
+    counts(&[("dropped", dropped)])
+}
+
+/// One row of numbers.
+fn counts(columns: &[(&str, u64)]) -> Result<QueryStream, EngineError> {
+    let field = |(name, _): &(&str, u64)| Field::new(*name, DataType::UInt64, false);
+    let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
+    let value = |(_, value): &(&str, u64)| Arc::new(UInt64Array::from(vec![*value])) as _;
+    let batch = RecordBatch::try_new(Arc::clone(&schema), columns.iter().map(value).collect())?;
+    Ok(QueryStream::of(schema, vec![batch]))
+}

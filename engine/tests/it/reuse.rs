@@ -1,0 +1,270 @@
+//! What queries leave behind for each other: values of rows, whoever asked for them, and states of partial
+//! aggregates. Each answer is compared with plain DataFusion's.
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+
+use crate::rig::{ROWS, Rig, batch};
+use crate::support::oracle::{Rows, compare};
+use crate::support::runtime;
+
+/// Evaluated rows of `sql`, after the same answer as plain DataFusion's.
+async fn evaluated(rig: &Rig, sql: &str) -> u64 {
+    let (ours, plain) = rig.same(sql).await;
+    assert!(ours <= plain, "{sql}: {ours} rows evaluated, plain evaluates {plain}");
+    rig.settle().await;
+    ours
+}
+
+#[test]
+fn a_query_computes_only_rows_that_nobody_computed() {
+    runtime::run(async {
+        for nodes in [1, 3] {
+            let rig = Rig::start(nodes, 4).await;
+            for (sql, is_new) in [
+                ("SELECT id, f(x) FROM t WHERE y < 2", true),
+                ("SELECT id, f(x) FROM t WHERE y = 1", false),
+                ("SELECT sum(f(x)) FROM t WHERE y IN (0, 1) AND id > 300", false),
+                ("SELECT id FROM t WHERE y BETWEEN 1 AND 3 AND f(x) > 7", true),
+                ("SELECT CASE WHEN y = 5 THEN f(x) WHEN y = 2 THEN -f(x) END FROM t", true),
+                ("SELECT id FROM t WHERE y = 5 OR (y = 3 AND f(x) > 4)", false),
+                (
+                    "SELECT count(*) FILTER (WHERE f(x) > 9), sum(f(x)) FILTER (WHERE y < 4) FROM t",
+                    true,
+                ),
+                ("SELECT id, f(x) FROM t ORDER BY f(x) DESC, id LIMIT 9", false),
+                ("SELECT a.id FROM t a JOIN t b ON f(a.x) = b.id WHERE a.y = 6", false),
+            ] {
+                assert_eq!(evaluated(&rig, sql).await > 0, is_new, "{sql} on {nodes} nodes");
+                assert_eq!(evaluated(&rig, sql).await, 0, "{sql} again on {nodes} nodes");
+                rig.outputs_are_right();
+            }
+        }
+    });
+}
+
+#[test]
+fn what_a_query_computed_before_it_was_dropped_is_kept() {
+    runtime::run(async {
+        let rig = Rig::start(1, 1).await;
+        rig.ask("SET datafusion.execution.batch_size = 10").await.unwrap();
+        let answer = rig.ask("SELECT id FROM t WHERE f(x) > 0 LIMIT 3").await.unwrap();
+        assert_eq!(answer.batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 3);
+        rig.settle().await;
+        let kept = rig.outputs_are_right();
+        assert!((3..ROWS as usize).contains(&kept), "{kept} rows");
+    });
+}
+
+#[test]
+fn one_value_has_one_name_however_it_is_written() {
+    runtime::run(async {
+        let rig = Rig::start(1, 4).await;
+        assert!(evaluated(&rig, "SELECT f(x + 1) FROM t").await > 0);
+        for sql in [
+            "SELECT f(1 + x) AS other, id FROM t",
+            "SELECT id FROM (SELECT *, 1 + x AS z FROM t) WHERE f(z) > 3",
+        ] {
+            assert_eq!(evaluated(&rig, sql).await, 0, "{sql}");
+        }
+        assert!(evaluated(&rig, "SELECT f(x - 1) FROM t").await > 0, "another value");
+    });
+}
+
+#[test]
+fn rows_with_equal_arguments_are_evaluated_once() {
+    runtime::run(async {
+        let rig = Rig::start(1, 1).await;
+        let rows = evaluated(&rig, "SELECT f(y) FROM t").await;
+        // Seven values in each of six segments.
+        assert_eq!(rows, 7 * 6);
+    });
+}
+
+/// The counters of `sql`'s partial aggregates, summed up.
+async fn counted(rig: &Rig, sql: &str, counter: &str) -> u64 {
+    let answer = rig.ask(&format!("EXPLAIN ANALYZE {sql}")).await.unwrap();
+    let mut sum = 0;
+    for batch in &answer.batches {
+        for plan in batch.column(1).as_string::<i32>().iter().flatten() {
+            let reuse = plan.lines().filter(|line| line.contains("PartialReuseExec"));
+            let found = reuse.filter_map(|line| line.split(&format!("{counter}=")).nth(1));
+            let digits = |rest: &str| {
+                let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+                rest[..end].parse::<u64>().unwrap()
+            };
+            sum += found.map(digits).sum::<u64>();
+        }
+    }
+    sum
+}
+
+#[test]
+fn a_repeated_aggregate_reads_its_states_and_an_append_adds_one_each() {
+    let queries = [
+        "SELECT y, count(*), sum(x), avg(x), min(x), max(id) FROM t GROUP BY y",
+        "SELECT count(x), sum(id) FROM t WHERE y > 2",
+        "SELECT y % 2 AS odd, sum(f(x)) FROM t WHERE id > 40 GROUP BY y % 2",
+        "SELECT count(DISTINCT y), stddev(x), bool_and(x > 0), median(x) FROM t",
+        "SELECT y, x % 2, count(*) FROM t GROUP BY ROLLUP (y, x % 2)",
+        "SELECT DISTINCT y FROM t",
+        "SELECT sum(x) FILTER (WHERE y = 1), count(*) FROM t HAVING count(*) > 3",
+    ];
+    runtime::run(async move {
+        for (nodes, partitions) in [(1, 1), (1, 4), (3, 4)] {
+            let rig = Rig::start(nodes, partitions).await;
+            for sql in queries {
+                rig.same(sql).await;
+                rig.settle().await;
+                let (again, _) = rig.same(sql).await;
+                assert_eq!(again, 0, "{sql}");
+                assert_eq!(counted(&rig, sql, "segments_computed").await, 0, "{sql}");
+                let stored = counted(&rig, sql, "segments_stored").await;
+                assert!(stored >= 6, "{sql}: {stored} states on {nodes} nodes");
+            }
+            rig.append(batch(ROWS..ROWS + 50)).await;
+            for sql in queries {
+                let before = counted(&rig, sql, "segments_stored").await;
+                rig.settle().await;
+                rig.same(sql).await;
+                assert!(before >= 6 && counted(&rig, sql, "segments_computed").await == 0, "{sql}");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_state_is_stored_for_nothing_that_could_make_it_another() {
+    runtime::run(async {
+        let rig = Rig::start(1, 4).await;
+        for sql in [
+            "SELECT y FROM t GROUP BY y LIMIT 2",
+            "SELECT count(*) FROM (SELECT * FROM t LIMIT 50)",
+            "SELECT sum(CAST(random() * 10 AS BIGINT)) FROM t",
+            "SELECT array_agg(x) FROM t WHERE y = 1",
+            "SELECT count(*) FROM t a JOIN t b ON a.id = b.x",
+        ] {
+            let plan = rig.plan(sql).await;
+            assert!(!plan.contains("PartialReuseExec"), "{sql}\n{plan}");
+        }
+        rig.ask("SET foreshard.use_partials = false").await.unwrap();
+        let plan = rig.plan("SELECT count(x) FROM t").await;
+        assert!(!plan.contains("PartialReuseExec"), "{plan}");
+    });
+}
+
+#[test]
+fn a_redefined_function_has_no_old_states() {
+    use crate::support::functions::of_int;
+    use foreshard_udfs::{Card, CostClass};
+
+    runtime::run(async {
+        let rig = Rig::start(3, 4).await;
+        let sql = "SELECT sum(f(x)) FROM t WHERE y < 5";
+        let sum = |rows: &Rows| rows.batches[0].column(0).as_primitive::<Int64Type>().value(0);
+        let first = sum(&rig.ask(sql).await.unwrap());
+        let rows = rig.ask("SELECT count(x) FROM t WHERE y < 5").await.unwrap();
+        let rows = sum(&rows);
+        for more in 2..5 {
+            rig.settle().await;
+            let (_, udf, _) = of_int("f", move |value| Ok(Some(value + more)));
+            let card = Card::immutable("f", "1", CostClass::Dear, "made for tests", "f(1)");
+            rig.engine.register_function(card, udf).unwrap();
+            for _ in 0..2 {
+                assert_eq!(sum(&rig.ask(sql).await.unwrap()), first + rows * (more - 1));
+                rig.settle().await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_change_of_rows_replaces_the_states_of_their_segments() {
+    runtime::run(async {
+        let rig = Rig::start(1, 4).await;
+        let sql = "SELECT y, count(*), sum(x) FROM t GROUP BY y";
+        rig.same(sql).await;
+        rig.settle().await;
+        for change in ["UPDATE t SET x = x + 100 WHERE y = 3", "DELETE FROM t WHERE id % 5 = 0"] {
+            rig.ask(change).await.unwrap();
+            let unstored = "SELECT y, count(*), sum(x) FROM (SELECT *, random() AS r FROM t) \
+                            WHERE r >= 0 GROUP BY y";
+            let plain = rig.ask(unstored).await.unwrap();
+            for _ in 0..2 {
+                let ours = rig.ask(sql).await.unwrap();
+                compare(&Ok(plain.clone()), &Ok(ours), false).unwrap();
+                rig.settle().await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_function_that_only_pretends_to_be_immutable_is_found_out() {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use crate::support::functions::of_int;
+    use foreshard_udfs::{Card, CostClass};
+
+    runtime::run(async {
+        let drift = Arc::new(AtomicI64::new(0));
+        let outer = Arc::clone(&drift);
+        let (_, udf, _) =
+            of_int("moody", move |value| Ok(Some(value + outer.load(Ordering::Relaxed))));
+        let card = Card::immutable("moody", "1", CostClass::Dear, "made for tests", "moody(1)");
+        let rig = Rig::start_with(3, 4, &[], vec![(card, udf)]).await;
+        rig.ask("SET foreshard.check_every = 1").await.unwrap();
+        let sql = "SELECT id, moody(id) FROM t ORDER BY id LIMIT 1";
+        let value = async || {
+            let rows = rig.ask(sql).await.unwrap();
+            rig.settle().await;
+            rows.batches[0].column(1).as_primitive::<Int64Type>().value(0)
+        };
+        let found = async || {
+            let sql = "SELECT count(*) FROM system.decisions WHERE kind = 'quarantine'";
+            let rows = rig.ask(sql).await.unwrap();
+            rows.batches[0].column(0).as_primitive::<Int64Type>().value(0)
+        };
+        assert_eq!((value().await, value().await, found().await), (0, 0, 0));
+        drift.store(7, Ordering::Relaxed);
+        value().await;
+        while found().await == 0 {
+            tokio::task::yield_now().await;
+        }
+        rig.settle().await;
+        let rows = rig.ask("SELECT * FROM system.outputs").await.unwrap();
+        assert!(rows.batches.iter().all(|batch| batch.num_rows() == 0), "nothing of it is left");
+        assert_eq!(value().await, 7, "it is called again");
+        drift.store(8, Ordering::Relaxed);
+        assert_eq!(value().await, 8, "and not stored");
+    });
+}
+
+#[test]
+fn outputs_are_computed_and_thrown_away_by_hand() {
+    runtime::run(async {
+        for nodes in [1, 3] {
+            let rig = Rig::start(nodes, 4).await;
+            rig.ask("CALL precompute('t', 'f(x)')").await.unwrap();
+            rig.settle().await;
+            assert_eq!(rig.outputs_are_right(), ROWS as usize);
+            assert_eq!(evaluated(&rig, "SELECT f(x) FROM t").await, 0);
+            rig.ask("call drop_stored('t')").await.unwrap();
+            assert_eq!(rig.outputs_are_right(), 0);
+            assert!(evaluated(&rig, "SELECT f(x) FROM t").await > 0);
+            rig.ask("CALL drop_stored()").await.unwrap();
+            for (sql, code) in [
+                ("CALL precompute('nowhere', 'f(x)')", "unknown table nowhere"),
+                ("CALL precompute('t', 'f(z)')", "unknown column z"),
+                ("CALL precompute('t', 'x + 1')", "x + 1 is not stored"),
+                ("CALL precompute('t')", "no procedure precompute with 1 arguments"),
+                ("CALL drop_stored(t)", "arguments are texts"),
+                ("CALL nothing()", "no procedure nothing"),
+            ] {
+                let error = rig.ask(sql).await.unwrap_err();
+                assert!(error.contains(code), "{sql}: {error}");
+            }
+        }
+    });
+}
