@@ -3,9 +3,14 @@
 //! `foreshard-benchmarks list` names the benchmarks, `foreshard-benchmarks run NAME` runs one. Each is a file of its own and ends
 //! in a [`Report`](report::Report): rows for reading, figures with bounds for judging.
 
+pub mod answers;
 pub mod arms;
+pub mod counted;
 pub mod demo_day;
+pub mod hits;
 pub mod machine;
 pub mod overhead;
+pub mod posts;
 pub mod program;
 pub mod report;
+pub mod sides;

@@ -53,7 +53,7 @@ pub struct Benchmark {
 pub const BENCHMARKS: [Benchmark; 2] = [
     Benchmark {
         name: "overhead",
-        summary: "TPC-H with everything on against plain DataFusion on the same rows in memory",
+        summary: "TPC-H and ClickBench, which call no function, with nothing stored",
         run: |options| Box::pin(overhead::run(options)),
     },
     Benchmark {
