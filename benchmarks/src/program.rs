@@ -12,7 +12,7 @@ use futures::future::LocalBoxFuture;
 
 use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
-use crate::{demo_day, overhead};
+use crate::{dashboard, demo_day, drill_down, overhead, reuse};
 
 /// Exit code if a bound was missed.
 pub const EXIT_MISSED: u8 = 1;
@@ -50,11 +50,26 @@ pub struct Benchmark {
 }
 
 /// All benchmarks.
-pub const BENCHMARKS: [Benchmark; 2] = [
+pub const BENCHMARKS: [Benchmark; 5] = [
     Benchmark {
         name: "overhead",
         summary: "TPC-H and ClickBench, which call no function, with nothing stored",
         run: |options| Box::pin(overhead::run(options)),
+    },
+    Benchmark {
+        name: "reuse",
+        summary: "six functions over the same rows twice, and once more after an append",
+        run: |options| Box::pin(reuse::run(options)),
+    },
+    Benchmark {
+        name: "drill-down",
+        summary: "an analyst's session of 30 questions about overlapping rows",
+        run: |options| Box::pin(drill_down::run(options)),
+    },
+    Benchmark {
+        name: "dashboard",
+        summary: "twelve aggregate queries again and again while rows are appended",
+        run: |options| Box::pin(dashboard::run(options)),
     },
     Benchmark {
         name: "demo-day",
@@ -199,7 +214,7 @@ mod tests {
         let error = parsed(&["run", "overhaed"]).unwrap_err();
         assert!(error.to_string().contains("did you mean overhead?"), "{error}");
         let error = parsed(&["run", "zzzzzzzzzzzzzzzz"]).unwrap_err();
-        assert!(error.to_string().contains("overhead, demo-day"), "{error}");
+        assert!(error.to_string().contains("dashboard, demo-day"), "{error}");
     }
 
     #[test]
