@@ -3,6 +3,7 @@
 //! `foreshard-benchmarks list` names the benchmarks, `foreshard-benchmarks run NAME` runs one. Each is a file of its own and ends
 //! in a [`Report`](report::Report): rows for reading, figures with bounds for judging.
 
+pub mod adversarial;
 pub mod analyst;
 pub mod answers;
 pub mod arms;
@@ -12,8 +13,10 @@ pub mod demo_day;
 pub mod drill_down;
 pub mod hits;
 pub mod machine;
+pub mod orders;
 pub mod overhead;
 pub mod posts;
+pub mod predicates;
 pub mod program;
 pub mod report;
 pub mod reuse;
