@@ -7,6 +7,8 @@
 use anyhow::Result;
 use foreshard_actors::ports::Clock;
 
+use crate::report::Row;
+
 /// How often the arms are run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rounds {
@@ -14,6 +16,20 @@ pub struct Rounds {
     pub warm_up: usize,
     /// Rounds that count; at least one.
     pub counted: usize,
+}
+
+impl Rounds {
+    /// Rounds of something long, which is played whole in each: enough to be believed, or just enough
+    /// to see that it works.
+    #[must_use]
+    pub fn long(quick: bool) -> Self {
+        if quick { Self { warm_up: 0, counted: 2 } } else { Self { warm_up: 1, counted: 5 } }
+    }
+
+    /// All rounds, each with whether it counts.
+    pub fn all(self) -> impl Iterator<Item = (usize, bool)> {
+        (0..self.warm_up + self.counted.max(1)).map(move |round| (round, round >= self.warm_up))
+    }
 }
 
 /// The order in which `arms` arms run in `round`: forwards in even rounds, backwards in odd ones.
@@ -33,12 +49,12 @@ pub async fn interleave<const ARMS: usize>(
     mut run: impl AsyncFnMut(usize) -> Result<()>,
 ) -> Result<[Samples; ARMS]> {
     let mut samples = std::array::from_fn(|_| Samples::default());
-    for round in 0..rounds.warm_up + rounds.counted.max(1) {
+    for (round, counts) in rounds.all() {
         for arm in order(round, ARMS) {
             let start = clock.monotonic_ns();
             run(arm).await?;
             let ns = clock.monotonic_ns().saturating_sub(start);
-            if round >= rounds.warm_up {
+            if counts {
                 samples[arm].push(ns);
             }
         }
@@ -103,6 +119,58 @@ impl Ratio {
     }
 }
 
+/// The times of both sides of one thing, measured in the same rounds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pair {
+    /// Times of the engine.
+    pub ours: Samples,
+    /// Times of plain DataFusion.
+    pub plain: Samples,
+}
+
+impl Pair {
+    /// Adds one round.
+    pub fn push(&mut self, ours_ns: u64, plain_ns: u64) {
+        self.ours.push(ours_ns);
+        self.plain.push(plain_ns);
+    }
+
+    /// Our time over plain's: below 1 is faster.
+    #[must_use]
+    pub fn ratio(&self) -> Ratio {
+        Ratio::of(&self.ours, &self.plain)
+    }
+
+    /// Plain's time over ours: above 1 is faster.
+    #[must_use]
+    pub fn speedup(&self) -> Ratio {
+        Ratio::of(&self.plain, &self.ours)
+    }
+
+    fn beside(&self, row: Row, name: &'static str, compared: Ratio) -> Row {
+        row.with("foreshard_ms", self.ours.median() / 1e6)
+            .with("datafusion_ms", self.plain.median() / 1e6)
+            .with(name, compared.median)
+            .with("min", compared.min)
+            .with("max", compared.max)
+            .with("foreshard_spread", self.ours.spread())
+            .with("datafusion_spread", self.plain.spread())
+            .with("runs", self.ours.ns().len() as u64)
+    }
+
+    /// Adds both medians and spreads, and our time over plain's in the column `ratio`.
+    #[must_use]
+    pub fn with_ratio(&self, row: Row) -> Row {
+        self.beside(row, "ratio", self.ratio())
+    }
+
+    /// Adds both medians and spreads, and plain's time over ours in the column `speedup`.
+    #[must_use]
+    pub fn with_speedup(&self, row: Row) -> Row {
+        self.beside(row, "speedup", self.speedup())
+    }
+}
+
 /// Geometric mean of positive numbers; NaN if there are none.
 #[must_use]
 pub fn geometric_mean(values: &[f64]) -> f64 {
@@ -151,6 +219,16 @@ mod tests {
         let ratio = Ratio::of(&ours, &theirs);
         assert_eq!(ratio, Ratio { median: 2.0, min: 0.5, max: 3.0 });
         assert!((ours.spread() - 0.5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_pair_is_as_many_times_faster_as_the_other_is_slower() {
+        let mut pair = Pair::default();
+        pair.push(10, 40);
+        pair.push(20, 80);
+        assert_eq!((pair.ratio().median, pair.speedup().median), (0.25, 4.0));
+        let counts: Vec<_> = Rounds { warm_up: 1, counted: 2 }.all().collect();
+        assert_eq!(counts, [(0, false), (1, true), (2, true)]);
     }
 
     #[test]

@@ -3,9 +3,21 @@
 //! `foreshard-benchmarks list` names the benchmarks, `foreshard-benchmarks run NAME` runs one. Each is a file of its own and ends
 //! in a [`Report`](report::Report): rows for reading, figures with bounds for judging.
 
+pub mod adversarial;
+pub mod analyst;
+pub mod answers;
 pub mod arms;
+pub mod counted;
+pub mod dashboard;
 pub mod demo_day;
+pub mod drill_down;
+pub mod hits;
 pub mod machine;
+pub mod orders;
 pub mod overhead;
+pub mod posts;
+pub mod predicates;
 pub mod program;
 pub mod report;
+pub mod reuse;
+pub mod sides;

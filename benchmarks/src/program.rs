@@ -12,7 +12,7 @@ use futures::future::LocalBoxFuture;
 
 use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
-use crate::{demo_day, overhead};
+use crate::{adversarial, dashboard, demo_day, drill_down, overhead, predicates, reuse};
 
 /// Exit code if a bound was missed.
 pub const EXIT_MISSED: u8 = 1;
@@ -50,11 +50,36 @@ pub struct Benchmark {
 }
 
 /// All benchmarks.
-pub const BENCHMARKS: [Benchmark; 2] = [
+pub const BENCHMARKS: [Benchmark; 7] = [
     Benchmark {
         name: "overhead",
-        summary: "TPC-H with everything on against plain DataFusion on the same rows in memory",
+        summary: "TPC-H and ClickBench, which call no function, with nothing stored",
         run: |options| Box::pin(overhead::run(options)),
+    },
+    Benchmark {
+        name: "reuse",
+        summary: "six functions over the same rows twice, and once more after an append",
+        run: |options| Box::pin(reuse::run(options)),
+    },
+    Benchmark {
+        name: "drill-down",
+        summary: "an analyst's session of 30 questions about overlapping rows",
+        run: |options| Box::pin(drill_down::run(options)),
+    },
+    Benchmark {
+        name: "dashboard",
+        summary: "twelve aggregate queries again and again while rows are appended",
+        run: |options| Box::pin(dashboard::run(options)),
+    },
+    Benchmark {
+        name: "predicates",
+        summary: "two to five function predicates against every fixed order of them",
+        run: |options| Box::pin(predicates::run(options)),
+    },
+    Benchmark {
+        name: "adversarial",
+        summary: "four loads for which nothing that is stored is worth its place",
+        run: |options| Box::pin(adversarial::run(options)),
     },
     Benchmark {
         name: "demo-day",
@@ -118,7 +143,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Command::List => {
             for Benchmark { name, summary, .. } in BENCHMARKS {
-                println!("{name:<10} {summary}");
+                println!("{name:<11} {summary}");
             }
             ExitCode::SUCCESS
         }
@@ -199,7 +224,7 @@ mod tests {
         let error = parsed(&["run", "overhaed"]).unwrap_err();
         assert!(error.to_string().contains("did you mean overhead?"), "{error}");
         let error = parsed(&["run", "zzzzzzzzzzzzzzzz"]).unwrap_err();
-        assert!(error.to_string().contains("overhead, demo-day"), "{error}");
+        assert!(error.to_string().contains("adversarial, demo-day"), "{error}");
     }
 
     #[test]

@@ -137,6 +137,8 @@ pub enum Bound {
     Below(f64),
     /// At least this.
     AtLeast(f64),
+    /// This and nothing else: for counts and their quotients.
+    Exactly(f64),
 }
 
 impl Bound {
@@ -147,6 +149,7 @@ impl Bound {
             Self::AtMost(bound) => value <= bound,
             Self::Below(bound) => value < bound,
             Self::AtLeast(bound) => value >= bound,
+            Self::Exactly(bound) => value == bound,
         }
     }
 }
@@ -157,6 +160,7 @@ impl fmt::Display for Bound {
             Self::AtMost(bound) => write!(f, "<= {bound}"),
             Self::Below(bound) => write!(f, "< {bound}"),
             Self::AtLeast(bound) => write!(f, ">= {bound}"),
+            Self::Exactly(bound) => write!(f, "= {bound}"),
         }
     }
 }
@@ -267,9 +271,11 @@ mod tests {
         assert!(report(1.1).holds());
         assert!(!report(1.1001).holds());
         assert!(!report(f64::NAN).holds());
-        for bound in [Bound::AtMost(1.0), Bound::Below(1.0), Bound::AtLeast(1.0)] {
+        let bounds = [Bound::AtMost(1.0), Bound::Below(1.0), Bound::AtLeast(1.0)];
+        for bound in bounds.into_iter().chain([Bound::Exactly(1.0)]) {
             assert!(!bound.admits(f64::NAN), "{bound}");
         }
+        assert!(Bound::Exactly(1.0).admits(1.0) && !Bound::Exactly(1.0).admits(1.01));
         assert!(!Bound::Below(1.0).admits(1.0));
         assert!(Bound::AtLeast(1.0).admits(1.0));
     }

@@ -12,6 +12,7 @@
 //! | `jaro_winkler(a, b)` | Float64, 0 to 1 | free |
 //! | `best_match(text, candidates)` | Utf8 | dear |
 //! | `best_match_score(text, candidates)` | Float64, 0 to 1 | dear |
+//! | `ncd(a, b)` | Float64, 0 to about 1 | dear |
 //! | `double_metaphone(name)` | Utf8 | free |
 //! | `soundex(name)` | Utf8 | free |
 //! | `h3_cell(latitude, longitude, resolution)` | Utf8, hexadecimal | free |
@@ -62,6 +63,7 @@
 
 mod aggregate;
 mod card;
+mod compression;
 mod embed;
 mod error;
 mod geo;
@@ -96,6 +98,7 @@ pub use version::FunctionVersion;
 fn scalars() -> Vec<(Card, ScalarUDF)> {
     let families = [
         text::functions(),
+        compression::functions(),
         phonetic::functions(),
         geo::functions(),
         pattern::functions(),
