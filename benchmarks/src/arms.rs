@@ -39,18 +39,21 @@ pub fn order(round: usize, arms: usize) -> Vec<usize> {
     if round.is_multiple_of(2) { forwards.collect() } else { forwards.rev().collect() }
 }
 
-/// Runs `ARMS` arms in turns and times them; `run` gets the position of the arm.
+/// Runs `ARMS` arms in turns and times them; `run` gets the position of the arm, and so does `prepare`,
+/// whose time belongs to nobody.
 ///
 /// # Errors
-/// The first error of `run`; nothing is retried.
+/// The first error of either; nothing is retried.
 pub async fn interleave<const ARMS: usize>(
     clock: &dyn Clock,
     rounds: Rounds,
+    mut prepare: impl AsyncFnMut(usize) -> Result<()>,
     mut run: impl AsyncFnMut(usize) -> Result<()>,
 ) -> Result<[Samples; ARMS]> {
     let mut samples = std::array::from_fn(|_| Samples::default());
     for (round, counts) in rounds.all() {
         for arm in order(round, ARMS) {
+            prepare(arm).await?;
             let start = clock.monotonic_ns();
             run(arm).await?;
             let ns = clock.monotonic_ns().saturating_sub(start);
@@ -201,11 +204,16 @@ mod tests {
         let clock = HandClock::default();
         let mut played = Vec::new();
         let rounds = Rounds { warm_up: 1, counted: 3 };
-        let samples = futures::executor::block_on(interleave::<2>(&clock, rounds, async |arm| {
-            played.push(arm);
-            clock.0.fetch_add(10 * (arm as u64 + 1), Ordering::Relaxed);
-            Ok(())
-        }))
+        let samples = futures::executor::block_on(interleave::<2>(
+            &clock,
+            rounds,
+            async |_| Ok(()),
+            async |arm| {
+                played.push(arm);
+                clock.0.fetch_add(10 * (arm as u64 + 1), Ordering::Relaxed);
+                Ok(())
+            },
+        ))
         .unwrap();
         assert_eq!(played, [0, 1, 1, 0, 0, 1, 1, 0]);
         assert_eq!(samples[0].ns(), [10, 10, 10]);

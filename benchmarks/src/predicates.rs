@@ -116,7 +116,7 @@ async fn compare(options: &Options, sides: &Sides, predicates: &[&str]) -> Resul
         same(&ours, &sides.plain(rival).await?).with_context(|| format!("{rival} differs"))?;
     }
     let rounds = Rounds { warm_up: 1, counted: if options.quick { 2 } else { 5 } };
-    let times = interleave::<{ 2 + BEST }>(&*options.clock, rounds, async |arm| {
+    let times = interleave::<{ 2 + BEST }>(&*options.clock, rounds, async |_| Ok(()), async |arm| {
         match arm {
             0 => drop(sides.engine().sql(&written).await?),
             1 => drop(sides.plain(&written).await?),

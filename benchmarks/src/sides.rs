@@ -157,6 +157,17 @@ impl Sides {
         &self.engine
     }
 
+    /// Throws away what the engine has stored, and checks that nothing is left.
+    ///
+    /// # Errors
+    /// What the engine says, or if something is left.
+    pub async fn empty(&self) -> Result<()> {
+        self.engine.sql("CALL drop_stored()").await?;
+        let bytes = self.stored_bytes().await?;
+        ensure!(bytes == 0.0, "{bytes} bytes are still stored");
+        Ok(())
+    }
+
     /// Rows that the engine evaluated counted functions on.
     #[must_use]
     pub fn rows_ours(&self) -> u64 {
@@ -273,7 +284,11 @@ impl Sides {
     /// # Errors
     /// What the engine says.
     pub async fn stored_bytes(&self) -> Result<f64> {
-        self.number("SELECT sum(bytes) FROM system.outputs").await
+        self.number(
+            "SELECT sum(bytes) FROM (SELECT bytes FROM system.outputs \
+             UNION ALL SELECT bytes FROM system.partials)",
+        )
+        .await
     }
 
     /// Stops the engine.
