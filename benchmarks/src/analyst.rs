@@ -55,7 +55,7 @@ pub enum Shape {
     ByRegion,
     /// The same by week.
     ByWeek,
-    /// The ten rows with the lowest value.
+    /// Lowest value by category and region.
     Lowest,
     /// How many rows of each region have a low value.
     LowByRegion,
@@ -118,8 +118,11 @@ impl Ask {
             Shape::ByCategory => by("category"),
             Shape::ByRegion => by("region"),
             Shape::ByWeek => by("day / 7"),
+            // Not the ten lowest rows: plain DataFusion would push the top ten's bound down as a filter
+            // and evaluate the function twice, which is its own fault and not what is compared.
             Shape::Lowest => format!(
-                "SELECT id, day, {call} AS value FROM {table} WHERE {rows} ORDER BY value, id LIMIT 10"
+                "SELECT category, region, min({call}) AS value FROM {table} WHERE {rows} \
+                 GROUP BY category, region"
             ),
             Shape::LowByRegion => format!(
                 "SELECT region, count(*) AS posts FROM {table} WHERE {rows} AND {call} < {low} \
