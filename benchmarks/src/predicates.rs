@@ -116,15 +116,20 @@ async fn compare(options: &Options, sides: &Sides, predicates: &[&str]) -> Resul
         same(&ours, &sides.plain(rival).await?).with_context(|| format!("{rival} differs"))?;
     }
     let rounds = Rounds { warm_up: 1, counted: if options.quick { 2 } else { 5 } };
-    let times = interleave::<{ 2 + BEST }>(&*options.clock, rounds, async |_| Ok(()), async |arm| {
-        match arm {
-            0 => drop(sides.engine().sql(&written).await?),
-            1 => drop(sides.plain(&written).await?),
-            // Two predicates have two orders: the first one is measured twice.
-            arm => drop(sides.plain(&candidates[(arm - 2) % candidates.len()]).await?),
-        }
-        Ok(())
-    })
+    let times = interleave::<{ 2 + BEST }>(
+        &*options.clock,
+        rounds,
+        async |_| Ok(()),
+        async |arm| {
+            match arm {
+                0 => drop(sides.engine().sql(&written).await?),
+                1 => drop(sides.plain(&written).await?),
+                // Two predicates have two orders: the first one is measured twice.
+                arm => drop(sides.plain(&candidates[(arm - 2) % candidates.len()]).await?),
+            }
+            Ok(())
+        },
+    )
     .await?;
     let [ours, plain, best @ ..] = times;
     let fastest = (0..BEST).min_by(|a, b| best[*a].median().total_cmp(&best[*b].median()));

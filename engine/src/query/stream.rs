@@ -259,8 +259,9 @@ impl Scan {
             done => done,
         };
         let done = done?;
+        let ns_per_row_min = node.store_policy().ns_per_row_min;
         for i in 0..open.calls.len() {
-            let used = open.calls[i].end();
+            let used = open.calls[i].end(ns_per_row_min);
             self.account(open, i, used);
         }
         Ok(done)

@@ -24,7 +24,7 @@ use crate::query::scan::{PartitionScanExec, ScanSegment};
 const STATE_BYTES_SMALL: u64 = 64 << 10;
 
 /// Beyond that, a state must be so many times smaller than its segment.
-const SHRINKS_BY_MIN: u64 = 8;
+const SHRINKS_BY_MIN: u64 = 2;
 
 /// The calls that a scan made, for whoever stores what comes of them.
 pub(in crate::query) type Tap = Arc<Mutex<Vec<CallRecord>>>;

@@ -147,10 +147,14 @@ impl SegmentCall {
         Ok(())
     }
 
-    /// Ends the batch; returns what the call was asked for in it.
-    pub(super) fn end(&self) -> Used {
+    /// Ends the batch; returns what the call was asked for in it. What is cheaper than `ns_per_row_min`
+    /// is not collected any longer.
+    pub(super) fn end(&self, ns_per_row_min: u64) -> Used {
         let mut guard = self.state();
         let state = &mut *guard;
+        if self.expression.is_measured() && self.expression.ns_per_row() < ns_per_row_min {
+            state.collected = None;
+        }
         if state.has_new
             && let (Some(collected), Some(here)) = (&mut state.collected, state.here.take())
         {

@@ -135,7 +135,7 @@ fn only_what_is_missing_is_computed_and_only_what_was_computed_is_offered() {
     let stored = [true, false, false, false, true, false, false, false, false, false];
     let call = call(&work, Some(values(&stored)));
     call.begin(0, 4);
-    assert_eq!(call.end(), Used::default(), "nothing was asked of the first batch");
+    assert_eq!(call.end(0), Used::default(), "nothing was asked of the first batch");
     call.begin(4, 4);
     let wanted = mask(&[true, true, false, true]);
     let found = call.look(Some(&wanted)).unwrap();
@@ -149,7 +149,7 @@ fn only_what_is_missing_is_computed_and_only_what_was_computed_is_offered() {
     let again = call.look(Some(&wanted)).unwrap();
     assert!(again.known.is_none());
     call.answered(Some(&wanted), None, 0).unwrap();
-    let used = call.end();
+    let used = call.end(0);
     assert_eq!((used.rows, used.rows_stored, used.ns), (3, 1, 30));
     let offered = call.collected(10).unwrap();
     let rows = [4, 5, 7].map(|row| (row, 100 + row as i64));
