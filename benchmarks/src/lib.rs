@@ -9,3 +9,4 @@ pub mod machine;
 pub mod overhead;
 pub mod program;
 pub mod report;
+pub mod slt;
