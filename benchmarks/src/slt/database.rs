@@ -275,6 +275,17 @@ fn sorted(
 mod tests {
     use super::*;
 
+    /// Runs a test on a thread whose stack is large enough to plan queries in a debug build.
+    fn run(test: impl Future<Output = ()> + Send + 'static) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_stack_size(32 << 20)
+            .build()
+            .unwrap();
+        let task = runtime.spawn(test);
+        runtime.block_on(task).unwrap();
+    }
+
     async fn text(database: &mut Database, sql: &str) -> String {
         match database.run(sql).await {
             Ok(DBOutput::Rows { rows, .. }) => rows.concat().join(" "),
@@ -283,32 +294,36 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn rearranged_rows_come_in_another_order() {
-        let arranged = [Arrangement::AsTheyCame, Arrangement::Ascending, Arrangement::Descending];
-        for (arrangement, expected) in arranged.into_iter().zip(["2 1 3", "1 2 3", "3 2 1"]) {
-            let mut database = Database::plain(arrangement);
-            text(&mut database, "CREATE TABLE t AS VALUES (2), (1)").await;
-            text(&mut database, "INSERT INTO t VALUES (3)").await;
-            assert_eq!(text(&mut database, "SELECT * FROM t").await, expected);
-        }
+    #[test]
+    fn rearranged_rows_come_in_another_order() {
+        run(async {
+            let arranged =
+                [Arrangement::AsTheyCame, Arrangement::Ascending, Arrangement::Descending];
+            for (arrangement, expected) in arranged.into_iter().zip(["2 1 3", "1 2 3", "3 2 1"]) {
+                let mut database = Database::plain(arrangement);
+                text(&mut database, "CREATE TABLE t AS VALUES (2), (1)").await;
+                text(&mut database, "INSERT INTO t VALUES (3)").await;
+                assert_eq!(text(&mut database, "SELECT * FROM t").await, expected);
+            }
+        });
     }
 
-    #[tokio::test]
-    async fn tables_of_ours_are_in_partitions_and_errors_have_the_code_that_plain_errors_would_have()
-     {
-        let folder = tempfile::tempdir().unwrap();
-        let mut ours = Database::ours(folder.path()).await.unwrap();
-        text(&mut ours, "CREATE TABLE t (k INT, v TEXT) AS VALUES (2, 'b'), (1, 'a')").await;
-        text(&mut ours, "INSERT INTO t VALUES (3, 'c')").await;
-        assert_eq!(text(&mut ours, "SELECT * FROM t ORDER BY k").await, "1 a 2 b 3 c");
-        let partitions = "SELECT count(*) FROM system.partitions";
-        assert_eq!(text(&mut ours, partitions).await, "3");
-        let mut plain = Database::plain(Arrangement::AsTheyCame);
-        for database in [&mut ours, &mut plain] {
-            text(database, "SELECT * FROM u").await;
-            assert_eq!(database.last_failure().unwrap().code, "FS-SQL-2");
-        }
-        ours.stop().await;
+    #[test]
+    fn tables_of_ours_are_in_partitions_and_errors_have_the_code_that_plain_errors_would_have() {
+        run(async {
+            let folder = tempfile::tempdir().unwrap();
+            let mut ours = Database::ours(folder.path()).await.unwrap();
+            text(&mut ours, "CREATE TABLE t (k INT, v TEXT) AS VALUES (2, 'b'), (1, 'a')").await;
+            text(&mut ours, "INSERT INTO t VALUES (3, 'c')").await;
+            assert_eq!(text(&mut ours, "SELECT * FROM t ORDER BY k").await, "1 a 2 b 3 c");
+            let partitions = "SELECT count(*) FROM system.partitions";
+            assert_eq!(text(&mut ours, partitions).await, "3");
+            let mut plain = Database::plain(Arrangement::AsTheyCame);
+            for database in [&mut ours, &mut plain] {
+                text(database, "SELECT * FROM u").await;
+                assert_eq!(database.last_failure().unwrap().code, "FS-SQL-2");
+            }
+            ours.stop().await;
+        });
     }
 }
