@@ -21,3 +21,4 @@ pub mod program;
 pub mod report;
 pub mod reuse;
 pub mod sides;
+pub mod slt;

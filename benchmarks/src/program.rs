@@ -12,7 +12,7 @@ use futures::future::LocalBoxFuture;
 
 use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
-use crate::{adversarial, dashboard, demo_day, drill_down, overhead, predicates, reuse};
+use crate::{adversarial, dashboard, demo_day, drill_down, overhead, predicates, reuse, slt};
 
 /// Exit code if a bound was missed.
 pub const EXIT_MISSED: u8 = 1;
@@ -50,7 +50,7 @@ pub struct Benchmark {
 }
 
 /// All benchmarks.
-pub const BENCHMARKS: [Benchmark; 7] = [
+pub const BENCHMARKS: [Benchmark; 8] = [
     Benchmark {
         name: "overhead",
         summary: "TPC-H and ClickBench, which call no function, with nothing stored",
@@ -85,6 +85,11 @@ pub const BENCHMARKS: [Benchmark; 7] = [
         name: "demo-day",
         summary: "a day played twice: off, reactive, forecast and inverted forecast",
         run: |options| Box::pin(demo_day::run(options)),
+    },
+    Benchmark {
+        name: "slt",
+        summary: "DataFusion's own SQL logic tests, on plain DataFusion and on us, twice",
+        run: |options| Box::pin(slt::run(options)),
     },
 ];
 

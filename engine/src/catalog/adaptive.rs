@@ -9,7 +9,9 @@ use async_trait::async_trait;
 use datafusion::catalog::{ScanArgs, ScanResult, Session, TableProvider};
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::common::{ColumnStatistics, Result, ScalarValue, Statistics, internal_err};
+use datafusion::common::{
+    ColumnStatistics, Constraints, Result, ScalarValue, Statistics, internal_err,
+};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::projection::ProjectionExpr;
@@ -18,6 +20,7 @@ use foreshard_actors::segment::{ColumnRange, Segment};
 use foreshard_actors::table::{Snapshot, TableStore};
 use foreshard_policy::ids::{NodeId, PartitionId};
 
+use crate::catalog::Declared;
 use crate::query::context::QueryContext;
 use crate::query::prune::prune;
 use crate::query::scan::{PartitionScanExec, ScanSegment, ScanTable};
@@ -29,13 +32,21 @@ use crate::query::scan::{PartitionScanExec, ScanSegment, ScanTable};
 #[derive(Debug)]
 pub struct AdaptiveTable {
     store: Arc<dyn TableStore>,
+    declared: Arc<Declared>,
 }
 
 impl AdaptiveTable {
     /// The table that `store` keeps.
     #[must_use]
     pub fn new(store: Arc<dyn TableStore>) -> Self {
-        Self { store }
+        Self { store, declared: Arc::default() }
+    }
+
+    /// Adds what was declared about its columns.
+    #[must_use]
+    pub fn with_declared(mut self, declared: Arc<Declared>) -> Self {
+        self.declared = declared;
+        self
     }
 
     /// The store.
@@ -53,6 +64,14 @@ impl TableProvider for AdaptiveTable {
 
     fn table_type(&self) -> TableType {
         TableType::Base
+    }
+
+    fn constraints(&self) -> Option<&Constraints> {
+        Some(&self.declared.constraints)
+    }
+
+    fn get_column_default(&self, column: &str) -> Option<&Expr> {
+        self.declared.defaults.get(column)
     }
 
     /// Filters are only used to leave segments out: DataFusion keeps each one above the scan, and

@@ -4,15 +4,15 @@ mod adaptive;
 mod definitions;
 mod system;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DataFusionError, Result, exec_err};
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::{Constraints, DataFusionError, Result, exec_err};
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use foreshard_actors::node::Tables;
 use foreshard_actors::table::TableStore;
 
@@ -34,6 +34,16 @@ pub const SYSTEM: &str = "system";
 pub struct Catalog {
     tables: RwLock<BTreeMap<String, Arc<dyn TableStore>>>,
     views: RwLock<BTreeMap<String, Arc<dyn TableProvider>>>,
+    declared: RwLock<BTreeMap<String, Arc<Declared>>>,
+}
+
+/// What the statement that made a table says of its columns besides their types.
+#[derive(Debug, Default)]
+pub struct Declared {
+    /// Keys. As in plain DataFusion nobody checks them; plans rely on them.
+    pub constraints: Constraints,
+    /// Values of columns that an INSERT leaves out.
+    pub defaults: HashMap<String, Expr>,
 }
 
 impl fmt::Debug for Catalog {
@@ -64,7 +74,19 @@ impl Catalog {
 
     /// Removes a table and returns it.
     pub fn remove(&self, table: &str) -> Option<Arc<dyn TableStore>> {
+        self.declared.write().unwrap_or_else(PoisonError::into_inner).remove(table);
         self.tables.write().unwrap_or_else(PoisonError::into_inner).remove(table)
+    }
+
+    /// Keeps what was declared about a table for as long as the table is there.
+    pub fn declare(&self, table: &str, declared: Declared) {
+        let mut all = self.declared.write().unwrap_or_else(PoisonError::into_inner);
+        all.insert(table.to_owned(), Arc::new(declared));
+    }
+
+    fn declared(&self, table: &str) -> Arc<Declared> {
+        let all = self.declared.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(table).cloned().unwrap_or_default()
     }
 
     /// Names of the views that read a table.
@@ -115,7 +137,8 @@ impl SchemaProvider for PublicSchema {
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
         if let Some(store) = self.0.store(name) {
-            return Ok(Some(Arc::new(AdaptiveTable::new(store))));
+            let declared = self.0.declared(name);
+            return Ok(Some(Arc::new(AdaptiveTable::new(store).with_declared(declared))));
         }
         Ok(self.0.views.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned())
     }

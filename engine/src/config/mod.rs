@@ -139,6 +139,8 @@ section! {
         "nodes" nodes with_nodes: u32 => u32 = 1, "nodes", Bound::Within(1, 1_024);
         /// Partitions of a query's operators on each node.
         "partitions" partitions with_partitions: usize => usize = cores(), "partitions", Bound::Within(1, 1_024);
+        /// Partitions of a table that CREATE TABLE makes, by the hash of its first column that has one.
+        "table-partitions" table_partitions with_table_partitions: u32 => u32 = 1, "partitions", Bound::Within(1, 4_096);
         /// Memory of one node for running queries: sorts, joins, groups.
         "memory-bytes" memory_bytes with_memory_bytes: usize => usize = 1 << 30, "bytes", Bound::Within(1 << 20, 1 << 50);
     }

@@ -9,6 +9,7 @@ use datafusion::logical_expr::{CreateExternalTable, CreateMemoryTable, LogicalPl
 use foreshard_actors::partitioning::Partitioning;
 use futures::TryStreamExt;
 
+use crate::catalog::Declared;
 use crate::error::EngineError;
 use crate::query::context::QueryContext;
 use crate::session::Session;
@@ -95,10 +96,24 @@ pub(super) async fn memory(
     }
     let schema: SchemaRef = Arc::new(create.input.schema().as_arrow().clone());
     let batches = rows(session, state, create.input.as_ref().clone()).await?;
-    memory_table(session, &name, schema, Partitioning::single()).await?;
+    let partitions = session.inner.config.table_partitions();
+    memory_table(session, &name, Arc::clone(&schema), spread(&schema, partitions)).await?;
+    let declared = Declared {
+        constraints: create.constraints,
+        defaults: create.column_defaults.into_iter().collect(),
+    };
+    session.inner.catalog.declare(&name, declared);
     let store = session.inner.writable(&name)?;
     let batches = dml::fit_all(&store.table().schema, batches)?;
     session.inner.append(&store, batches).await
+}
+
+/// Partitions by the hash of the first column that has one; a single partition if none has.
+fn spread(schema: &SchemaRef, partitions: u32) -> Partitioning {
+    let by = |name: &String| Partitioning::Hash { columns: vec![name.clone()], partitions };
+    let mut keys = schema.fields().iter().map(|field| by(field.name()));
+    let key = keys.find(|key| partitions > 1 && key.check(schema).is_ok());
+    key.unwrap_or_else(Partitioning::single)
 }
 
 /// Runs a plan to its end.

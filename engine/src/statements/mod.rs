@@ -13,6 +13,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement as PlannedStatement};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::sqlparser::dialect::dialect_from_str;
 
 use crate::catalog::{Catalog, SCHEMA};
 use crate::error::EngineError;
@@ -30,9 +31,14 @@ pub(crate) enum Done {
 
 /// Parses exactly one statement.
 pub(crate) fn parse_one(state: &SessionState, sql: &str) -> Result<Statement, EngineError> {
-    let limit = state.config_options().sql_parser.recursion_limit;
+    let options = &state.config_options().sql_parser;
+    let dialect = dialect_from_str(options.dialect.as_ref());
+    let dialect = dialect.ok_or_else(|| EngineError::NotSupported {
+        message: format!("SQL dialect {}", options.dialect.as_ref()),
+    })?;
     let mut statements = DFParserBuilder::new(sql)
-        .with_recursion_limit(limit.get())
+        .with_dialect(dialect.as_ref())
+        .with_recursion_limit(options.recursion_limit.get())
         .build()
         .and_then(|mut parser| parser.parse_statements())
         .map_err(EngineError::from_datafusion)?;

@@ -336,3 +336,40 @@ fn a_table_describes_itself() {
         assert!(columns.contains("name"), "{columns}");
     });
 }
+
+#[test]
+fn create_table_keeps_defaults_and_keys_and_makes_as_many_partitions_as_the_settings_say() {
+    runtime::run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let config = rig::config(1, folder.path(), &[("table-partitions", "3")]);
+        let engine = Engine::builder().config(config).manual_ticks(true).start().await.unwrap();
+        let create = "CREATE TABLE t (l BIGINT[], k BIGINT PRIMARY KEY, v BIGINT DEFAULT 2 * 21)";
+        engine.sql(create).await.unwrap();
+        assert_eq!(engine.placement().partitions.len(), 3);
+        engine.sql("INSERT INTO t (k) VALUES (1), (2), (3), (4)").await.unwrap();
+        assert_eq!(numbers(&engine, "SELECT v FROM t GROUP BY k ORDER BY k").await, [42; 4]);
+        engine.sql("CREATE OR REPLACE TABLE t (k BIGINT, v BIGINT)").await.unwrap();
+        engine.sql("INSERT INTO t (k) VALUES (1)").await.unwrap();
+        assert_eq!(numbers(&engine, "SELECT k FROM t WHERE v IS NULL").await, [1]);
+        let error = engine.sql("SELECT v FROM t GROUP BY k").await.unwrap_err();
+        assert!(error.to_string().contains("GROUP BY"), "{error}");
+        // A list has no hash.
+        engine.sql("CREATE TABLE only_lists (l BIGINT[])").await.unwrap();
+        assert_eq!(engine.placement().partitions.len(), 4);
+    });
+}
+
+#[test]
+fn statements_are_read_in_the_dialect_of_their_session() {
+    runtime::run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = start(folder.path()).await;
+        let session = engine.session();
+        let query = "SELECT array_transform([1, 2], v -> v * 10)";
+        assert_eq!(session.sql(query).await.unwrap_err().code(), "FS-SQL-3");
+        session.sql("SET datafusion.sql_parser.dialect = 'databricks'").await.unwrap();
+        let rows = session.sql(query).await.unwrap().collect().await.unwrap();
+        let text = pretty_format_batches(&rows).unwrap().to_string();
+        assert!(text.contains("[10, 20]"), "{text}");
+    });
+}
