@@ -35,6 +35,7 @@ use crate::query::partial::StorePartials;
 use crate::query::push_functions::PushFunctionsIntoScan;
 use crate::query::route::{PlacementResolver, Routing};
 use crate::query::scan::PartitionScanExec;
+use crate::query::single_row::{ScalarSubqueriesGiveOneRow, single_value};
 use crate::query::window_order::SortAsWindowsPartition;
 use crate::query::worker::task_headers;
 use crate::query_stream::QueryStream;
@@ -71,6 +72,7 @@ impl Template {
             .with_runtime_env(Arc::clone(runtime))
             .with_catalog_list(Arc::clone(schemas))
             .with_default_features()
+            .with_analyzer_rule(Arc::new(ScalarSubqueriesGiveOneRow))
             .with_physical_optimizer_rule(Arc::new(PushFunctionsIntoScan))
             .with_physical_optimizer_rule(Arc::new(SortAsWindowsPartition))
             .with_physical_optimizer_rule(Arc::new(StorePartials::new(Arc::clone(functions))))
@@ -153,6 +155,7 @@ fn end(inner: &Inner, query: &QueryContext) {
 impl Session {
     pub(crate) fn new(inner: Arc<Inner>) -> Self {
         let context = SessionContext::new_with_state(inner.planning.0.clone());
+        context.register_udaf(single_value());
         inner.functions.install(&context);
         Self { inner, context, traceparent: None }
     }

@@ -14,6 +14,7 @@ pub mod prune;
 pub mod push_functions;
 pub mod route;
 pub mod scan;
+pub mod single_row;
 mod stream;
 pub mod window_order;
 pub mod worker;

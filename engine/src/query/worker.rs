@@ -23,6 +23,7 @@ use crate::query::channel::Channels;
 use crate::query::codec::ScanCodec;
 use crate::query::context::{LocalNodes, Queries, QueryContext};
 use crate::query::options::{SessionOptions, apply_entries};
+use crate::query::single_row::single_value;
 
 /// The `traceparent` of one task on one node: what its scans are children of.
 #[derive(Debug)]
@@ -106,6 +107,7 @@ impl WorkerParts {
             .with_distributed_channel_resolver(self.channels.clone())
             .build();
         let session = SessionContext::new_with_state(state);
+        session.register_udaf(single_value());
         self.functions.install(&session);
         Ok(session.state())
     }

@@ -260,3 +260,29 @@ fn a_session_that_wants_no_stored_outputs_computes_all() {
         assert!(rig.same("SELECT f(x) FROM t").await.0 > 0);
     });
 }
+
+#[test]
+fn a_scalar_sub_query_gives_one_row_or_an_error_on_any_number_of_nodes() {
+    runtime::run(async {
+        for nodes in [1, 3] {
+            let rig = Rig::start(nodes, 4).await;
+            for sql in [
+                "SELECT (SELECT x FROM t)",
+                "SELECT id FROM t WHERE x = (SELECT y FROM t WHERE id < 2)",
+                "SELECT id, (SELECT x FROM t WHERE y < 3 ORDER BY id LIMIT 2) FROM t",
+            ] {
+                let error = rig.ask(sql).await.unwrap_err();
+                assert!(error.contains("more than one row"), "{sql}: {error}");
+            }
+            for sql in [
+                "SELECT (SELECT x FROM t WHERE id = 7) AS seven, (SELECT x FROM t WHERE id < 0) AS none",
+                "SELECT id FROM t WHERE x = (SELECT x FROM t WHERE id = 5) AND y > (SELECT min(y) FROM t)",
+                "SELECT id FROM t WHERE x > (SELECT id FROM t WHERE id = (SELECT max(y) FROM t))",
+                "SELECT a.id FROM t a WHERE a.x > (SELECT avg(b.x) FROM t b WHERE b.y = a.y)",
+                "SELECT id + (SELECT y FROM t WHERE id = 4) AS more FROM t ORDER BY more LIMIT 3",
+            ] {
+                rig.same(sql).await;
+            }
+        }
+    });
+}
