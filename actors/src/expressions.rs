@@ -20,6 +20,12 @@ const UNIQUE_PERMILLE_MAX: u64 = 900;
 /// One batch in so many is then still looked at.
 const SEARCH_EVERY: u64 = 16;
 
+/// Evaluations from which on a measurement counts in full: with few, what comes once weighs too much.
+const ROWS_OF_FULL_WEIGHT: u64 = 256;
+
+/// Nanoseconds that weigh as much as one evaluation: a millisecond is enough for full weight.
+const NS_PER_ROW_OF_WEIGHT: u64 = 4_000;
+
 /// Nanoseconds a row is taken to cost before anything was measured.
 const NS_PER_ROW_UNKNOWN: u64 = 1_000;
 
@@ -101,14 +107,20 @@ impl FunctionExpression {
         self.ns_per_row.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes a measurement of `rows` rows that took `ns` nanoseconds into the average.
+    /// Takes a measurement of `rows` evaluations that took `ns` nanoseconds into the average: a quarter of
+    /// it if they are many or took long, less otherwise.
     pub fn measured(&self, rows: u64, ns: u64) {
         if rows == 0 {
             return;
         }
         let now = (ns / rows).max(1);
         let before = self.ns_per_row.load(Ordering::Relaxed);
-        let mean = if before == 0 { now } else { before - before / 4 + now / 4 };
+        let weight = rows.max(ns / NS_PER_ROW_OF_WEIGHT).min(ROWS_OF_FULL_WEIGHT);
+        let whole = 4 * ROWS_OF_FULL_WEIGHT;
+        let mean = match before {
+            0 => now,
+            _ => (before.saturating_mul(whole - weight) + now.saturating_mul(weight)) / whole,
+        };
         self.ns_per_row.store(mean.max(1), Ordering::Relaxed);
     }
 
@@ -180,5 +192,47 @@ impl Expressions {
         let mut list: Vec<_> = known.values().cloned().collect();
         list.sort_by_key(|expression| expression.id);
         list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::physical_expr::expressions::Column;
+
+    use super::*;
+
+    fn expression() -> FunctionExpression {
+        let column = Arc::new(Column::new("x", 0));
+        FunctionExpression::new(ExpressionId(1), vec!["f".into()], "t".into(), column)
+    }
+
+    #[test]
+    fn a_few_quick_rows_do_not_upset_what_many_rows_told() {
+        let expression = expression();
+        expression.measured(10_000, 10_000 * 500);
+        expression.measured(4, 4 * 50_000);
+        assert!((500..1_500).contains(&expression.ns_per_row()), "{}", expression.ns_per_row());
+        for _ in 0..20 {
+            expression.measured(10_000, 10_000 * 50_000);
+        }
+        assert!(expression.ns_per_row() > 45_000, "it got dear: {}", expression.ns_per_row());
+    }
+
+    #[test]
+    fn a_first_call_that_loaded_a_model_is_soon_forgotten() {
+        let expression = expression();
+        expression.measured(32, 1_000_000_000);
+        for _ in 0..30 {
+            expression.measured(10, 10 * 2_000_000);
+        }
+        assert!(expression.ns_per_row() < 2_100_000, "{}", expression.ns_per_row());
+    }
+
+    #[test]
+    fn a_row_costs_less_than_an_evaluation_where_rows_share_their_arguments() {
+        let expression = expression();
+        expression.measured(10_000, 10_000 * 40_000);
+        expression.saw_arguments(25, 100);
+        assert_eq!((expression.ns_per_evaluation(), expression.ns_per_row()), (40_000, 10_000));
     }
 }
