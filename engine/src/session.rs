@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, SchemaRef};
@@ -94,6 +94,8 @@ impl Template {
 pub struct Session {
     pub(crate) inner: Arc<Inner>,
     pub(crate) context: SessionContext,
+    /// Revision of the functions that the context has.
+    installed: Arc<AtomicU64>,
     traceparent: Option<String>,
 }
 
@@ -156,8 +158,8 @@ impl Session {
     pub(crate) fn new(inner: Arc<Inner>) -> Self {
         let context = SessionContext::new_with_state(inner.planning.0.clone());
         context.register_udaf(single_value());
-        inner.functions.install(&context);
-        Self { inner, context, traceparent: None }
+        let installed = Arc::new(AtomicU64::new(inner.functions.install(&context)));
+        Self { inner, context, installed, traceparent: None }
     }
 
     /// Makes the session's queries part of a trace that a client started (W3C `traceparent`).
@@ -298,8 +300,11 @@ impl Session {
 
     /// A copy of the session's state that belongs to one query.
     pub(crate) fn state(&self, query: &Arc<QueryContext>) -> Result<SessionState, EngineError> {
-        // Registered again for each query: a redefined function must be the new one at once.
-        self.inner.functions.install(&self.context);
+        // A redefined function must be the new one at once.
+        let functions = &self.inner.functions;
+        if functions.revision() != self.installed.load(Ordering::Acquire) {
+            self.installed.store(functions.install(&self.context), Ordering::Release);
+        }
         let mut state = self.context.state();
         let changed = changed_entries(state.config_options());
         let nodes = self.inner.members.local_states();

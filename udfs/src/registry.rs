@@ -65,6 +65,8 @@ struct Shelves {
     tables: HashMap<String, Described<Arc<TableFunction>>>,
     /// How often each name was registered, of whatever kind.
     generations: HashMap<String, u64>,
+    /// Grows with each registration.
+    revision: u64,
 }
 
 /// The functions of one engine. Shared by `Arc`; every method may be called from any thread.
@@ -260,8 +262,15 @@ impl Functions {
         FunctionError::Unknown { name: name.to_owned(), nearest: self.nearest(name) }
     }
 
-    /// Makes all functions, as they are defined now, callable in `context`.
-    pub fn install(&self, context: &SessionContext) {
+    /// A number that grows with each registration.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.read().revision
+    }
+
+    /// Makes all functions, as they are defined now, callable in `context`; returns the revision that
+    /// they are of.
+    pub fn install(&self, context: &SessionContext) -> u64 {
         let shelves = self.read();
         for udf in shelves.scalars.values() {
             context.register_udf(udf.as_ref().clone());
@@ -272,6 +281,7 @@ impl Functions {
         for (name, described) in &shelves.tables {
             context.register_udtf(name, Arc::clone(described.function.function()));
         }
+        shelves.revision
     }
 
     fn put_scalar(&self, card: Card, udf: Arc<ScalarUDF>) -> FunctionVersion {
@@ -308,6 +318,7 @@ impl Shelves {
     fn next_version(&mut self, card: &Card) -> FunctionVersion {
         let generation = self.generations.entry(card.name.clone()).or_default();
         *generation += 1;
+        self.revision += 1;
         FunctionVersion::new(&card.name, &card.version, *generation)
     }
 }

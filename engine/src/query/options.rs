@@ -3,6 +3,9 @@
 //! A worker starts from default options; without this it would use another batch size, another time
 //! zone, another dialect, and answer differently.
 
+use std::collections::HashMap;
+use std::sync::OnceLock;
+
 use datafusion::common::{Result, extensions_options};
 use datafusion::config::{ConfigExtension, ConfigOptions};
 
@@ -30,10 +33,14 @@ impl ConfigExtension for SessionOptions {
 /// The entries of `options` that differ from DataFusion's defaults, as one text.
 #[must_use]
 pub fn changed_entries(options: &ConfigOptions) -> String {
-    let defaults = ConfigOptions::new().entries();
+    // Written down once: it takes as long as planning a small query.
+    static DEFAULTS: OnceLock<HashMap<String, Option<String>>> = OnceLock::new();
+    let defaults = DEFAULTS.get_or_init(|| {
+        let entries = ConfigOptions::new().entries();
+        entries.into_iter().map(|entry| (entry.key, entry.value)).collect()
+    });
     let is_changed = |key: &str, value: &Option<String>| {
-        key.starts_with("datafusion.")
-            && !defaults.iter().any(|default| default.key == key && default.value == *value)
+        key.starts_with("datafusion.") && defaults.get(key) != Some(value)
     };
     let mut encoded = url::form_urlencoded::Serializer::new(String::new());
     for entry in options.entries() {
