@@ -162,13 +162,16 @@ fn calls<'a>(
     Ok(found)
 }
 
+/// A call, and what takes its place.
+pub type Replacement = (Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>);
+
 /// Replaces calls: `new` says which, and by what.
 ///
 /// # Errors
 /// If the walk fails.
 pub fn substitute(
     expr: &Arc<dyn PhysicalExpr>,
-    new: &[(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)],
+    new: &[Replacement],
 ) -> Result<Arc<dyn PhysicalExpr>> {
     let replaced = Arc::clone(expr).transform_down(|node| {
         match new.iter().find(|(call, _)| call == &node) {

@@ -147,7 +147,7 @@ impl Run {
             ..call.clone()
         });
         self.nodes.own.calls.offer(calls.collect());
-        self.now = Now::State(stored.batches.to_vec().into_iter());
+        self.now = Now::State(Vec::from(stored.batches.as_ref()).into_iter());
     }
 
     /// Computes the state of one segment and offers it, unless it grows too large.
