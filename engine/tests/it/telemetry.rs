@@ -76,11 +76,24 @@ fn paths(spans: &[Span]) -> Vec<String> {
     spans.iter().map(path).collect()
 }
 
+/// The attribute `key` of `span`, which is text.
+fn text<'a>(span: &'a Span, key: &str) -> &'a str {
+    let value = span.attributes.iter().find(|attribute| attribute.key == key);
+    match value.and_then(|attribute| attribute.value.as_ref()?.value.as_ref()) {
+        Some(Value::StringValue(text)) => text,
+        other => panic!("{} has {key} {other:?}", span.name),
+    }
+}
+
 /// Each of `decided` decisions has a span of its own, linked to a scan of the query that caused it.
-fn decisions_are_linked_to_scans(spans: &[Span], decided: usize) {
+///
+/// Spans of other tests' engines come too, for they share this process: those of `table` count.
+fn decisions_are_linked_to_scans(spans: &[Span], table: &str, decided: usize) {
     let scans: Vec<_> = spans.iter().filter(|span| span.name == "partition_scan").collect();
-    let decisions: Vec<_> = spans.iter().filter(|span| span.name == "decision").collect();
-    assert!(decisions.len() >= decided, "{} spans of {decided} decisions", decisions.len());
+    let decisions = spans.iter().filter(|span| span.name == "decision");
+    let decisions: Vec<_> =
+        decisions.filter(|span| text(span, "step").contains(&format!(" {table}/"))).collect();
+    assert_eq!(decisions.len(), decided, "a span for each decision");
     for decision in decisions {
         assert_ne!(hex(&decision.trace_id), TRACE, "it is no part of the query");
         assert!(decision.parent_span_id.is_empty(), "{decision:?}");
@@ -120,11 +133,11 @@ fn a_query_over_two_nodes_is_one_tree_from_the_client_to_the_function_calls() {
         let rows = rows.await.unwrap();
         let schema = rows[0].schema();
         let by_id = Partitioning::Hash { columns: vec!["id".into()], partitions: 4 };
-        engine.create_memory_table("visits", schema, by_id, rows).await.unwrap();
+        engine.create_memory_table("traced_visits", schema, by_id, rows).await.unwrap();
 
         let traceparent = format!("00-{TRACE}-{CLIENT}-01");
         let session = engine.session().with_trace_parent(Some(traceparent));
-        let sql = "SELECT url_host(url) AS host, count(*) FROM visits GROUP BY 1";
+        let sql = "SELECT url_host(url) AS host, count(*) FROM traced_visits GROUP BY 1";
         session.sql(sql).await.unwrap().collect().await.unwrap();
         // The load of the query makes the loop copy the partitions; the copies follow the second turn.
         engine.tick().await;
@@ -135,7 +148,7 @@ fn a_query_over_two_nodes_is_one_tree_from_the_client_to_the_function_calls() {
 
         let mut spans = collector.0.lock().unwrap().clone();
         assert!(decided.iter().any(|row| row.kind == "copy"), "{decided:?}");
-        decisions_are_linked_to_scans(&spans, decided.len());
+        decisions_are_linked_to_scans(&spans, "traced_visits", decided.len());
         spans.retain(|span| hex(&span.trace_id) == TRACE);
         let mut paths = paths(&spans);
         paths.sort();
