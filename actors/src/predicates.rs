@@ -11,6 +11,9 @@ pub const PREDICATES_MAX: usize = 10_000;
 /// After so many rows older ones count half, so that a change of the data is noticed.
 const ROWS_MAX: f64 = 65_536.0;
 
+/// A row that cost so many times more or less than others is an outlier: a thread that had to wait.
+const OUTLIER: f64 = 4.0;
+
 /// Measurements of one predicate.
 #[derive(Debug, Default)]
 pub struct PredicateStats(Mutex<Seen>);
@@ -23,15 +26,25 @@ struct Seen {
 }
 
 impl PredicateStats {
-    /// Takes in that `passed` of `rows` rows passed and that this took `ns` nanoseconds.
+    /// Takes in that `passed` of `rows` rows passed and that this took `ns` nanoseconds. Times are wall
+    /// times, so what is far above all others is cut down, be it new or remembered.
     pub fn measured(&self, rows: u64, passed: u64, ns: u64) {
+        if rows == 0 {
+            return;
+        }
+        let (rows, mut ns) = (rows as f64, ns as f64);
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.rows > ROWS_MAX {
             *seen = Seen { rows: seen.rows / 2.0, passed: seen.passed / 2.0, ns: seen.ns / 2.0 };
         }
-        seen.rows += rows as f64;
+        if seen.rows > 0.0 {
+            let (before, now) = (seen.ns / seen.rows, ns / rows);
+            ns = ns.min(OUTLIER * before.max(1.0) * rows);
+            seen.ns = seen.ns.min(OUTLIER * now.max(1.0) * seen.rows);
+        }
+        seen.rows += rows;
         seen.passed += passed as f64;
-        seen.ns += ns as f64;
+        seen.ns += ns;
     }
 
     /// Rows that count at present.
@@ -101,10 +114,26 @@ mod tests {
         assert_eq!(predicates.stats(1).passes(), Some(1.0));
         assert!((predicates.stats(1).ns_per_row() - 2.0).abs() < 1e-9);
         for _ in 0..10 {
-            predicates.stats(1).measured(50_000, 0, 0);
+            predicates.stats(1).measured(50_000, 0, 50_000);
         }
         assert!(predicates.stats(1).passes().is_some_and(|passes| passes < 0.02));
         assert_eq!(predicates.stats(2).rows(), 0.0, "another predicate");
+    }
+
+    #[test]
+    fn a_thread_that_had_to_wait_does_not_make_a_predicate_dear() {
+        let predicates = Predicates::default();
+        let stats = predicates.stats(1);
+        stats.measured(64, 10, 4_000_000);
+        stats.measured(64, 10, 640);
+        assert!(stats.ns_per_row() < 30.0, "what was first: {}", stats.ns_per_row());
+        let before = stats.ns_per_row();
+        stats.measured(64, 10, 4_000_000);
+        assert!(stats.ns_per_row() < OUTLIER * before, "what came later: {}", stats.ns_per_row());
+        for _ in 0..30 {
+            stats.measured(8_192, 10, 8_192 * 5_000);
+        }
+        assert!(stats.ns_per_row() > 4_000.0, "it got dear: {}", stats.ns_per_row());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use arrow::array::{
     Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_empty_array,
 };
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{concat, filter_record_batch, take};
+use arrow::compute::{concat, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
@@ -17,6 +17,7 @@ use crate::expressions::FunctionExpression;
 use crate::node::NodeState;
 use crate::partition::Held;
 use crate::partition::distinct::distinct;
+use crate::partition::keep::keep_rows;
 use crate::partition::output::OutputValues;
 use crate::segment::{Rows, Segment};
 use crate::store::StoreError;
@@ -237,7 +238,7 @@ pub(super) async fn compute_segment(
         let wanted = missing.as_ref().map(|missing| missing.slice(at, rows));
         at += rows;
         let left = match wanted {
-            Some(wanted) => filter_record_batch(batch, &BooleanArray::from(wanted))
+            Some(wanted) => keep_rows(batch, &BooleanArray::from(wanted), |_| true)
                 .map_err(DataFusionError::from)?,
             None => batch.clone(),
         };

@@ -3,6 +3,7 @@
 mod actor;
 mod compute;
 mod distinct;
+mod keep;
 mod output;
 mod view;
 mod worth;
@@ -11,5 +12,6 @@ pub use actor::{
     OFFERS_MAX, Offer, PartialOffer, Partition, PartitionArgs, PartitionMessage, PartitionRef,
 };
 pub use compute::{ComputeError, Computed, evaluate, read_columns};
+pub use keep::keep_rows;
 pub use output::{OutputValues, Selected};
 pub use view::{Held, Replica, ReplicaView, Resident, StoredOutput, StoredPartial};

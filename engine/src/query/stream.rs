@@ -20,7 +20,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
-use arrow::compute::filter_record_batch;
 use datafusion::common::{DataFusionError, Result, exec_datafusion_err, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
@@ -31,7 +30,9 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use foreshard_actors::calls::Liar;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::NodeState;
-use foreshard_actors::partition::{ComputeError, Held, PartitionMessage, Selected, evaluate};
+use foreshard_actors::partition::{
+    ComputeError, Held, PartitionMessage, Selected, evaluate, keep_rows,
+};
 use foreshard_actors::trace;
 use foreshard_policy::calls::CallRecord;
 use foreshard_policy::ids::{ExpressionId, PartitionId};
@@ -292,7 +293,7 @@ impl Scan {
             let predicate = open.resolve(&work, filter, &rest)?;
             let rows = rest.batch.num_rows() as u64;
             let began = open.node.clock.monotonic_ns();
-            rest.keep(&predicate)?;
+            rest.keep(&predicate, &work.read_by(&left))?;
             let ns = open.node.clock.monotonic_ns().saturating_sub(began);
             work.stats[filter].measured(rows, rest.batch.num_rows() as u64, ns);
             if rest.batch.num_rows() == 0 {
@@ -406,7 +407,7 @@ async fn ensure(
                     0 => rest.batch.clone(),
                     _ => {
                         let missing = BooleanArray::from(missing.clone());
-                        filter_record_batch(&rest.batch, &missing)?
+                        keep_rows(&rest.batch, &missing, |_| true)?
                     }
                 };
                 let function = &call.expression.function;
@@ -441,7 +442,7 @@ fn check(
 ) -> Result<()> {
     let rows = match &found.known {
         None => rest.batch.clone(),
-        Some(known) => filter_record_batch(&rest.batch, &BooleanArray::from(known.clone()))?,
+        Some(known) => keep_rows(&rest.batch, &BooleanArray::from(known.clone()), |_| true)?,
     };
     let count = rows.num_rows().min(ROWS_CHECKED);
     let again = expr.evaluate(&rows.slice(0, count))?.into_array(count)?;

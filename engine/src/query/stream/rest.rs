@@ -6,10 +6,11 @@ use arrow::array::{
     Array, ArrayRef, BooleanArray, NullArray, RecordBatch, RecordBatchOptions, UInt32Array,
 };
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{filter_record_batch, prep_null_mask_filter};
+use arrow::compute::prep_null_mask_filter;
 use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::{Result, internal_err};
 use datafusion::physical_expr::PhysicalExpr;
+use foreshard_actors::partition::keep_rows;
 
 use crate::query::stream::work::Work;
 
@@ -71,8 +72,12 @@ impl Rest {
         Ok(())
     }
 
-    /// Keeps the rows for which `predicate` is true.
-    pub(super) fn keep(&mut self, predicate: &Arc<dyn PhysicalExpr>) -> Result<()> {
+    /// Keeps the rows for which `predicate` is true, and the columns that something after it reads.
+    pub(super) fn keep(
+        &mut self,
+        predicate: &Arc<dyn PhysicalExpr>,
+        is_read: &[bool],
+    ) -> Result<()> {
         let rows = self.batch.num_rows();
         let values = predicate.evaluate(&self.batch)?.into_array(rows)?;
         let Some(mask) = values.as_any().downcast_ref::<BooleanArray>() else {
@@ -82,7 +87,7 @@ impl Rest {
         if mask.true_count() == rows {
             return Ok(());
         }
-        self.batch = filter_record_batch(&self.batch, &mask)?;
+        self.batch = keep_rows(&self.batch, &mask, |position| is_read[position])?;
         self.selected = Some(match &self.selected {
             None => mask.values().clone(),
             Some(before) => narrow(before, mask.values()),

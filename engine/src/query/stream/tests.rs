@@ -16,6 +16,9 @@ use arrow::datatypes::Int64Type;
 use datafusion::physical_expr::PhysicalExpr;
 use foreshard_actors::partition::{OutputValues, StoredOutput};
 
+/// Every column is read later on.
+const ALL: [bool; 4] = [true; 4];
+
 fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("unread", DataType::Utf8, true),
@@ -98,17 +101,17 @@ fn a_stored_output_is_cut_to_the_rows_that_several_filters_left() {
     call.begin(4, 6);
     let batch = read(vec![Some(1), None, Some(7), Some(8), None, Some(9)]);
     let mut rest = Rest::new(&work, &batch).unwrap();
-    rest.keep(&x_is(Operator::GtEq, 1)).unwrap();
+    rest.keep(&x_is(Operator::GtEq, 1), &ALL).unwrap();
     assert_eq!(rest.batch.num_rows(), 4, "NULL is not true");
-    rest.keep(&x_is(Operator::Gt, 0)).unwrap();
-    rest.keep(&x_is(Operator::NotEq, 8)).unwrap();
+    rest.keep(&x_is(Operator::Gt, 0), &ALL).unwrap();
+    rest.keep(&x_is(Operator::NotEq, 8), &ALL).unwrap();
     let found = call.look(rest.selected.as_ref()).unwrap();
     assert!(found.known.is_none());
     rest.add(0, found.values, &DataType::Int64).unwrap();
     assert_eq!(numbers(rest.batch.column(1)), [Some(1), Some(7), Some(9)]);
     assert_eq!(numbers(rest.batch.column(2)), [Some(104), Some(106), Some(109)]);
     // From here on it is filtered with the others.
-    rest.keep(&x_is(Operator::Gt, 1)).unwrap();
+    rest.keep(&x_is(Operator::Gt, 1), &ALL).unwrap();
     assert_eq!(numbers(rest.batch.column(2)), [Some(106), Some(109)]);
     assert_eq!(
         rest.of_batch(mask(&[true, false])),
@@ -123,9 +126,9 @@ fn a_batch_without_columns_keeps_its_rows() {
     let none = Arc::new(Schema::empty());
     let batch = RecordBatch::try_new_with_options(none, vec![], &options).unwrap();
     let mut rest = Rest::new(&work, &batch).unwrap();
-    rest.keep(&lit(true)).unwrap();
+    rest.keep(&lit(true), &ALL).unwrap();
     assert!(rest.selected.is_none());
-    rest.keep(&lit(false)).unwrap();
+    rest.keep(&lit(false), &ALL).unwrap();
     assert_eq!(rest.batch.num_rows(), 0);
 }
 

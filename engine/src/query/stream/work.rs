@@ -36,6 +36,8 @@ pub(super) struct Step {
     pub(super) calls: Vec<usize>,
     /// Those of them that are evaluated on every row that the expression is evaluated on.
     pub(super) eager: Vec<usize>,
+    /// Columns of the table in it.
+    pub(super) columns: Vec<usize>,
 }
 
 /// The expressions of a scan.
@@ -81,7 +83,8 @@ impl Work {
         let step = |expr: &Arc<dyn PhysicalExpr>| {
             let calls = all_calls([expr])?.iter().filter_map(position).collect();
             let eager = eager_calls([expr])?.iter().filter_map(position).collect();
-            Ok(Step { expr: Arc::clone(expr), calls, eager })
+            let columns = collect_columns(expr).iter().map(Column::index).collect();
+            Ok(Step { expr: Arc::clone(expr), calls, eager, columns })
         };
         let filters = exec.filters.iter().map(step).collect::<Result<Vec<_>>>()?;
         let stats = |filter: &Arc<dyn PhysicalExpr>| {
@@ -119,6 +122,18 @@ impl Work {
             stats,
             outputs: steps,
         })
+    }
+
+    /// Which columns on the way through the scan are read by some of the filters or by an output.
+    pub(super) fn read_by(&self, filters: &[usize]) -> Vec<bool> {
+        let mut is_read = vec![false; self.position(self.calls.len()) + 1];
+        for step in filters.iter().map(|filter| &self.filters[*filter]).chain(&self.outputs) {
+            let calls = step.calls.iter().map(|call| self.position(*call));
+            step.columns.iter().copied().chain(calls).for_each(|position| is_read[position] = true);
+        }
+        // The number of the row.
+        is_read[self.position(self.calls.len())] = true;
+        is_read
     }
 
     /// Position of a call's column behind those of the table.
