@@ -21,6 +21,8 @@ fn main() {
         .method(method("open", "Open", "OpenRequest", "Done"))
         .method(method("close", "Close", "PartitionMessage", "Done"))
         .method(method("precompute", "Precompute", "PrecomputeRequest", "Computed"))
+        .method(method("output", "Output", "OutputRequest", "OutputReply"))
+        .method(method("adopt", "Adopt", "AdoptRequest", "Done"))
         .method(method("drop_outputs", "DropOutputs", "DropOutputsRequest", "Dropped"))
         .build();
     Builder::new().compile(&[coordinator, node]);

@@ -136,6 +136,7 @@ impl EngineBuilder {
                 queries: Arc::clone(&queries),
                 channels: channels.clone(),
                 runtime: Arc::clone(&runtime),
+                query_bytes_max: self.config.query_bytes_max(),
                 members: Arc::downgrade(&members),
             },
         );

@@ -10,7 +10,39 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use futures::{Stream, StreamExt, TryStreamExt};
 
+use crate::config::LimitsConfig;
 use crate::error::EngineError;
+
+/// Rows and bytes of an answer so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct AnswerSize {
+    rows: u64,
+    bytes: u64,
+}
+
+impl AnswerSize {
+    /// Counts a batch.
+    ///
+    /// # Errors
+    /// If the answer is larger than the limits allow.
+    pub(crate) fn add(
+        &mut self,
+        batch: &RecordBatch,
+        limits: &LimitsConfig,
+    ) -> Result<(), EngineError> {
+        self.rows += batch.num_rows() as u64;
+        self.bytes += batch.get_array_memory_size() as u64;
+        let (rows, bytes) = (limits.answer_rows_max(), limits.answer_bytes_max());
+        let too_large = |max, unit, setting| EngineError::AnswerTooLarge { max, unit, setting };
+        if self.rows > rows {
+            return Err(too_large(rows, "rows", "limits.answer-rows-max"));
+        }
+        if self.bytes > bytes {
+            return Err(too_large(bytes, "bytes", "limits.answer-bytes-max"));
+        }
+        Ok(())
+    }
+}
 
 /// The rows of a query as they come. Dropping it cancels the query.
 pub struct QueryStream {

@@ -9,7 +9,9 @@ use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::CatalogProviderList;
 use datafusion::common::{ParamValues, ScalarValue};
 use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::execution::{SendableRecordBatchStream, SessionState, SessionStateBuilder};
+use datafusion::execution::{
+    SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext,
+};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -38,7 +40,7 @@ use crate::query::scan::PartitionScanExec;
 use crate::query::single_row::{ScalarSubqueriesGiveOneRow, single_value};
 use crate::query::window_order::SortAsWindowsPartition;
 use crate::query::worker::task_headers;
-use crate::query_stream::QueryStream;
+use crate::query_stream::{AnswerSize, QueryStream};
 use crate::statements;
 
 /// Chains longer than this are planned on a thread with a large stack.
@@ -398,33 +400,48 @@ impl Session {
         state: &SessionState,
         plan: Arc<dyn ExecutionPlan>,
     ) -> Result<SendableRecordBatchStream, EngineError> {
-        execute_stream(plan, state.task_ctx()).map_err(|error| self.explain(error))
+        let mut context = state.task_ctx();
+        if let Some(query) = state.config().get_extension::<QueryContext>() {
+            let runtime = query.runtime(state.runtime_env(), self.inner.config.query_bytes_max());
+            context = Arc::new(TaskContext::from(state).with_runtime(runtime));
+        }
+        execute_stream(plan, context).map_err(|error| self.explain(error))
     }
 
-    /// A stream that maps errors, ends at the deadline, and holds the query's place until it is dropped.
+    /// Counts a query that failed while its rows were read.
+    fn failed(&self, error: EngineError) -> EngineError {
+        let what = "Statements that ended with an error.";
+        self.inner.count("foreshard_statements_failed_total", what);
+        error
+    }
+
+    /// A stream that maps errors, keeps to the limits, ends at the deadline, and holds the query's place until it is dropped.
     fn guarded(&self, stream: SendableRecordBatchStream, running: Running) -> QueryStream {
         let schema = stream.schema();
         let seconds = self.inner.config.limits().query_seconds();
         let deadline = tokio::time::Instant::now() + Duration::from_secs(seconds);
         let session = self.clone();
         let span = tracing::Span::current();
-        let state = Some((stream, running));
+        let limits = self.inner.config.limits().clone();
+        let size = AnswerSize::default();
+        let state = Some((stream, running, size));
         let batches = futures::stream::unfold(state, move |state| {
-            let (session, span) = (session.clone(), span.clone());
+            let (session, span, limits) = (session.clone(), span.clone(), limits.clone());
             async move {
-                let (mut stream, running) = state?;
+                let (mut stream, running, mut size) = state?;
                 let next = tokio::time::timeout_at(deadline, stream.next()).instrument(span).await;
                 match next {
-                    Ok(Some(Ok(batch))) => Some((Ok(batch), Some((stream, running)))),
+                    Ok(Some(Ok(batch))) => match size.add(&batch, &limits) {
+                        Ok(()) => Some((Ok(batch), Some((stream, running, size)))),
+                        Err(error) => Some((Err(session.failed(error)), None)),
+                    },
                     Ok(Some(Err(error))) => {
-                        session.inner.count(
-                            "foreshard_statements_failed_total",
-                            "Statements that ended with an error.",
-                        );
-                        Some((Err(session.explain(error)), None))
+                        Some((Err(session.failed(session.explain(error))), None))
                     }
                     Ok(None) => None,
-                    Err(_elapsed) => Some((Err(EngineError::Timeout { seconds }), None)),
+                    Err(_elapsed) => {
+                        Some((Err(session.failed(EngineError::Timeout { seconds })), None))
+                    }
                 }
             }
         });

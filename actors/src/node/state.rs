@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::calls::CallSink;
 use crate::expressions::Expressions;
-use crate::partition::{PartitionRef, Replica};
+use crate::partition::{Flights, PartitionRef, Replica};
 use crate::ports::SharedClock;
 use crate::table::TableStore;
 
@@ -68,6 +68,8 @@ pub struct NodeState {
     pub background_ns: AtomicU64,
     /// Offers that were dropped because too many were waiting.
     pub offers_dropped: AtomicU64,
+    /// What queries compute at present.
+    pub flights: Flights,
     lookups: AtomicU64,
 }
 
@@ -129,6 +131,7 @@ impl NodeState {
             active: watch::Sender::new(0),
             background_ns: AtomicU64::new(0),
             offers_dropped: AtomicU64::new(0),
+            flights: Flights::default(),
             lookups: AtomicU64::new(0),
         }
     }

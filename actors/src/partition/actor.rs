@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 use crate::expressions::FunctionExpression;
 use crate::node::NodeState;
 use crate::partition::compute::{ComputeError, compute_segment};
+use crate::partition::flight::Flight;
 use crate::partition::output::OutputValues;
 use crate::partition::view::{Held, Replica, ReplicaView, Resident, StoredOutput, StoredPartial};
 use crate::partition::worth::{Stored, least_worth, worth};
@@ -45,6 +46,8 @@ pub struct Offer {
     pub expression: Arc<FunctionExpression>,
     /// Values of some or all rows of the segment; they complete what is stored already.
     pub values: OutputValues,
+    /// Kept until the values are published: who looks for them finds them here or there.
+    pub flight: Option<Arc<Flight>>,
 }
 
 /// The state of a partial aggregate over one segment that a query hands over.
@@ -343,6 +346,7 @@ impl PartitionState {
         if values.rows_known() == known {
             return;
         }
+        let values = values.packed();
         let (bytes, rows) = (values.bytes(), values.rows_known() as u64);
         let uses = before.map_or_else(Arc::default, |before| before.uses.clone());
         let ns = offer.expression.ns_per_row().saturating_mul(rows);
@@ -462,6 +466,7 @@ async fn precompute(
                     segment: held.segment.id,
                     expression: expression.clone(),
                     values: computed.values,
+                    flight: None,
                 };
                 if !reference.offer(offer) {
                     node.offers_dropped.fetch_add(1, Ordering::Relaxed);

@@ -3,6 +3,7 @@
 mod actor;
 mod compute;
 mod distinct;
+mod flight;
 mod keep;
 mod output;
 mod view;
@@ -12,6 +13,7 @@ pub use actor::{
     OFFERS_MAX, Offer, PartialOffer, Partition, PartitionArgs, PartitionMessage, PartitionRef,
 };
 pub use compute::{ComputeError, Computed, evaluate, read_columns};
+pub use flight::{Flight, Flights, Turn};
 pub use keep::keep_rows;
 pub use output::{OutputValues, Selected};
 pub use view::{Held, Replica, ReplicaView, Resident, StoredOutput, StoredPartial};

@@ -4,9 +4,9 @@
 //! Queries with other filters complete each other: each computes only rows that nobody computed, and
 //! what is stored grows until the column is whole.
 
-use arrow::array::{Array, ArrayRef, BooleanArray, new_empty_array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, new_empty_array};
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{filter, interleave};
+use arrow::compute::{CastOptions, cast_with_options, filter, interleave, take};
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
@@ -17,6 +17,8 @@ pub struct OutputValues {
     known: Option<BooleanBuffer>,
     /// One value per known row, in the order of the rows.
     values: ArrayRef,
+    /// Whether `values` are keys into a dictionary, by our choice.
+    is_packed: bool,
 }
 
 /// What [`OutputValues::select`] found.
@@ -32,14 +34,14 @@ impl OutputValues {
     /// One value per row.
     #[must_use]
     pub fn whole(values: ArrayRef) -> Self {
-        Self { known: None, values }
+        Self { known: None, values, is_packed: false }
     }
 
     /// Nothing is known of `rows` rows.
     #[must_use]
     pub fn nothing(rows: usize, data_type: &DataType) -> Self {
         let known = (rows > 0).then(|| BooleanBuffer::new_unset(rows));
-        Self { known, values: new_empty_array(data_type) }
+        Self { known, values: new_empty_array(data_type), is_packed: false }
     }
 
     /// Values for the rows that are set in `known`; `None` if their number is another.
@@ -50,7 +52,7 @@ impl OutputValues {
             return None;
         }
         let known = (count < known.len()).then_some(known);
-        Some(Self { known, values })
+        Some(Self { known, values, is_packed: false })
     }
 
     /// Number of rows, with or without a value.
@@ -77,10 +79,46 @@ impl OutputValues {
         self.known.as_ref()
     }
 
-    /// The values of the known rows, in the order of the rows.
+    /// The values of the known rows, in the order of the rows. Copies them if they are packed.
+    ///
+    /// # Errors
+    /// If Arrow cannot copy values of this type.
+    pub fn values(&self) -> Result<ArrayRef, ArrowError> {
+        self.unpack(self.values.clone())
+    }
+
+    /// The same values, texts as keys into a dictionary of up to 65,536 if that spares a quarter of the
+    /// bytes.
     #[must_use]
-    pub fn values(&self) -> &ArrayRef {
-        &self.values
+    pub fn packed(self) -> Self {
+        let texts = matches!(
+            self.values.data_type(),
+            DataType::Utf8
+                | DataType::LargeUtf8
+                | DataType::Utf8View
+                | DataType::Binary
+                | DataType::LargeBinary
+                | DataType::BinaryView
+        );
+        if !texts {
+            return self;
+        }
+        let (keys, texts) = (Box::new(DataType::UInt16), Box::new(self.values.data_type().clone()));
+        let options = CastOptions { safe: false, ..CastOptions::default() };
+        match cast_with_options(&self.values, &DataType::Dictionary(keys, texts), &options) {
+            Ok(packed) if 4 * size(&packed) <= 3 * size(&self.values) => {
+                Self { known: self.known, values: packed, is_packed: true }
+            }
+            // Too many different ones, or too long.
+            _ => self,
+        }
+    }
+
+    fn unpack(&self, values: ArrayRef) -> Result<ArrayRef, ArrowError> {
+        match values.as_any_dictionary_opt().filter(|_| self.is_packed) {
+            Some(dictionary) => take(dictionary.values(), dictionary.keys(), None),
+            None => Ok(values),
+        }
     }
 
     /// Bytes in memory.
@@ -94,13 +132,14 @@ impl OutputValues {
     #[must_use]
     pub fn slice(&self, start: usize, rows: usize) -> Self {
         let Some(known) = &self.known else {
-            return Self::whole(self.values.slice(start, rows));
+            let (values, is_packed) = (self.values.slice(start, rows), self.is_packed);
+            return Self { known: None, values, is_packed };
         };
         let here = known.slice(start, rows);
         let before = known.slice(0, start).count_set_bits();
         let count = here.count_set_bits();
         let values = self.values.slice(before, count);
-        Self { known: (count < rows).then_some(here), values }
+        Self { known: (count < rows).then_some(here), values, is_packed: self.is_packed }
     }
 
     /// The values of the rows that are set in `wanted`, or of all rows.
@@ -109,14 +148,16 @@ impl OutputValues {
     /// If Arrow cannot filter values of this type.
     pub fn select(&self, wanted: Option<&BooleanBuffer>) -> Result<Selected, ArrowError> {
         let Some(wanted) = wanted else {
-            return Ok(Selected { values: self.values.clone(), known: self.known.clone() });
+            return Ok(Selected { values: self.values()?, known: self.known.clone() });
         };
         let mask = BooleanArray::from(wanted.clone());
         let Some(known) = &self.known else {
-            return Ok(Selected { values: filter(&self.values, &mask)?, known: None });
+            let values = self.unpack(filter(&self.values, &mask)?)?;
+            return Ok(Selected { values, known: None });
         };
         let is_known = BooleanArray::from(known.clone());
         let values = filter(&self.values, as_boolean(&filter(&mask, &is_known)?)?)?;
+        let values = self.unpack(values)?;
         let known = filter(&is_known, &mask)?;
         let known = as_boolean(&known)?.values().clone();
         let known = (known.count_set_bits() < known.len()).then_some(known);
@@ -153,10 +194,11 @@ impl OutputValues {
             first += usize::from(mine);
             second += usize::from(theirs);
         }
-        let values = interleave(&[self.values.as_ref(), other.values.as_ref()], &indices)?;
+        let (ours, others) = (self.values()?, other.values()?);
+        let values = interleave(&[ours.as_ref(), others.as_ref()], &indices)?;
         let known = mine | theirs;
         let known = (known.count_set_bits() < known.len()).then_some(known);
-        Ok(Self { known, values })
+        Ok(Self { known, values, is_packed: false })
     }
 }
 
@@ -181,6 +223,10 @@ impl Selected {
     }
 }
 
+fn size(values: &ArrayRef) -> usize {
+    values.get_array_memory_size()
+}
+
 fn as_boolean(array: &dyn Array) -> Result<&BooleanArray, ArrowError> {
     array
         .as_any()
@@ -192,7 +238,7 @@ fn as_boolean(array: &dyn Array) -> Result<&BooleanArray, ArrowError> {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{AsArray, Int64Array};
+    use arrow::array::{Int64Array, StringArray, StringViewArray};
     use arrow::datatypes::Int64Type;
     use proptest::prelude::*;
 
@@ -218,6 +264,47 @@ mod tests {
         let nothing = OutputValues::nothing(3, &DataType::Int64);
         assert_eq!((nothing.rows(), nothing.rows_known(), nothing.is_whole()), (3, 0, false));
         assert!(OutputValues::nothing(0, &DataType::Int64).is_whole());
+    }
+
+    fn languages(rows: usize) -> Vec<Option<String>> {
+        (0..rows).map(|row| (row % 7 > 0).then(|| format!("language {}", row % 5))).collect()
+    }
+
+    #[test]
+    fn few_different_texts_are_packed_and_come_back_as_they_were() {
+        let texts = languages(1_000);
+        let plain: [ArrayRef; 2] = [
+            Arc::new(StringArray::from(texts.clone())),
+            Arc::new(StringViewArray::from_iter(texts.clone())),
+        ];
+        for plain in plain {
+            let whole = OutputValues::whole(plain.clone());
+            let packed = whole.clone().packed();
+            assert!(4 * packed.bytes() < whole.bytes(), "{} of {}", packed.bytes(), whole.bytes());
+            assert_eq!(&packed.values().unwrap(), &plain);
+            let wanted: BooleanBuffer = (0..50).map(|row| row % 3 == 0).collect();
+            let of =
+                |values: &OutputValues| values.slice(100, 50).select(Some(&wanted)).unwrap().values;
+            assert_eq!(&of(&packed), &of(&whole));
+            let half: BooleanBuffer = (0..1_000).map(|row| row % 2 == 0).collect();
+            let even = whole.select(Some(&half)).unwrap().values;
+            let even = OutputValues::of_rows(half, even).unwrap().packed();
+            let odd: BooleanBuffer = (0..1_000).map(|row| row % 2 == 1).collect();
+            let rest = OutputValues::of_rows(odd.clone(), whole.select(Some(&odd)).unwrap().values);
+            let merged = even.merge(&rest.unwrap().packed()).unwrap();
+            assert!(merged.is_whole());
+            assert_eq!(&merged.packed().values().unwrap(), &plain);
+        }
+    }
+
+    #[test]
+    fn different_texts_and_numbers_stay_as_they_are() {
+        let different: StringArray = (0..100_000).map(|row| Some(row.to_string())).collect();
+        for plain in [Arc::new(different) as ArrayRef, Arc::new(Int64Array::from(vec![1; 1_000]))] {
+            let packed = OutputValues::whole(plain.clone()).packed();
+            assert!(!packed.is_packed);
+            assert_eq!(&packed.values().unwrap(), &plain);
+        }
     }
 
     proptest! {
@@ -251,7 +338,7 @@ mod tests {
             let merged = output(&one).merge(&output(&other)).unwrap();
             let either: Vec<bool> = one.iter().zip(&other).map(|(a, b)| *a || *b).collect();
             let expected = output(&either);
-            prop_assert_eq!(numbers(merged.values()), numbers(expected.values()));
+            prop_assert_eq!(numbers(&merged.values().unwrap()), numbers(&expected.values().unwrap()));
             prop_assert_eq!(merged.known(), expected.known());
         }
     }

@@ -1,20 +1,27 @@
 //! Nodes inside this process.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::{NodeHandle, StorePolicy};
-use foreshard_actors::partition::{PartitionMessage, ReplicaView};
+use foreshard_actors::partition::{Offer, OutputValues, PartitionMessage, ReplicaView};
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot};
 use foreshard_policy::cluster::NodeView;
-use foreshard_policy::ids::{ExpressionId, PartitionId};
+use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
 
 use crate::cluster::place::{HeldOutput, HeldPartial, Place, PlaceError};
 
 /// Longest wait for a replica to load, in milliseconds.
 const LOAD_MS_MAX: u64 = 60_000;
+
+/// Pause before an output is offered again that found the mailbox full.
+const OFFER_AGAIN: Duration = Duration::from_millis(10);
+
+/// How often it is offered.
+const OFFERS_AGAIN_MAX: u32 = 500;
 
 /// A node of this process.
 #[derive(Clone, Debug)]
@@ -105,6 +112,38 @@ impl Place for LocalNode {
             Ok(ractor::rpc::CallResult::Success(outcome)) => outcome,
             _ => failed("the partition actor gave no answer"),
         }
+    }
+
+    async fn output(
+        &self,
+        partition: &PartitionId,
+        expression: ExpressionId,
+        segment: SegmentId,
+    ) -> Result<Option<OutputValues>, PlaceError> {
+        let view = self.replica(partition);
+        let held = view.as_ref().and_then(|view| view.segments.get(&segment));
+        let stored = held.and_then(|held| held.outputs.get(&expression));
+        Ok(stored.map(|stored| stored.values.clone()))
+    }
+
+    async fn adopt(
+        &self,
+        partition: &PartitionId,
+        expression: &Arc<FunctionExpression>,
+        segment: SegmentId,
+        values: OutputValues,
+    ) -> Result<(), PlaceError> {
+        let gone = || self.gone("an output");
+        let handle = self.handle.state.handle(partition).ok_or_else(gone)?;
+        for _ in 0..OFFERS_AGAIN_MAX {
+            let (expression, values) = (Arc::clone(expression), values.clone());
+            let offer = Offer { segment, expression, values, flight: None };
+            if handle.actor.offer(offer) {
+                return Ok(());
+            }
+            tokio::time::sleep(OFFER_AGAIN).await;
+        }
+        Err(gone())
     }
 
     async fn drop_outputs(

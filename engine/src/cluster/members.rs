@@ -28,6 +28,7 @@ use crate::cluster::place::Place;
 use crate::cluster::{Endpoint, PlacedNode, Placement};
 use crate::query::channel::Channels;
 use crate::query::worker::WorkerParts;
+use crate::serve::control::MESSAGE_BYTES_MAX;
 
 /// What every new in-process node may use.
 #[derive(Clone, Copy, Debug)]
@@ -268,8 +269,35 @@ impl Members {
         });
         // A commit that came while the replica was opening is caught up with here.
         target.place.open(partition, &store.snapshot(), None).await?;
+        if let Some(from) = from {
+            self.outputs_follow(partition, from, &*target.place).await;
+        }
         let segments = store.snapshot().partitions[partition.ordinal as usize].clone();
         Ok(segments.iter().map(|segment| segment.bytes).sum())
+    }
+
+    /// Gives a new replica what another one has stored, if one of the two is in another process: within
+    /// a process a replica is copied with what it has stored. What fails is computed again some day.
+    async fn outputs_follow(&self, partition: &PartitionId, from: &dyn Place, to: &dyn Place) {
+        if from.replica(partition).is_some() && to.replica(partition).is_some() {
+            return;
+        }
+        for held in from.outputs(partition) {
+            let Some(expression) = self.expressions.get(held.expression) else { continue };
+            if held.bytes >= MESSAGE_BYTES_MAX as u64 / 2 {
+                continue;
+            }
+            let followed = async {
+                match from.output(partition, held.expression, held.segment).await? {
+                    Some(values) => to.adopt(partition, &expression, held.segment, values).await,
+                    None => Ok(()),
+                }
+            };
+            if let Err(error) = followed.await {
+                let call = &expression.text;
+                tracing::warn!(%partition, call, code = error.code(), %error, "output not copied");
+            }
+        }
     }
 
     /// Takes the replica of `partition` from a node.

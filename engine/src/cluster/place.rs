@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
-use foreshard_actors::partition::ReplicaView;
+use foreshard_actors::partition::{OutputValues, ReplicaView};
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot, Table};
 use foreshard_policy::cluster::NodeView;
@@ -158,6 +158,23 @@ pub trait Place: Debug + Send + Sync {
         partition: &PartitionId,
         expression: &Arc<FunctionExpression>,
     ) -> Outcome;
+
+    /// Values of a stored output; `None` if the node does not hold it any more.
+    async fn output(
+        &self,
+        partition: &PartitionId,
+        expression: ExpressionId,
+        segment: SegmentId,
+    ) -> Result<Option<OutputValues>, PlaceError>;
+
+    /// Offers values that another node computed; the node stores them if they are worth it and fit.
+    async fn adopt(
+        &self,
+        partition: &PartitionId,
+        expression: &Arc<FunctionExpression>,
+        segment: SegmentId,
+        values: OutputValues,
+    ) -> Result<(), PlaceError>;
 
     /// Throws stored outputs away: one expression's, or all.
     async fn drop_outputs(

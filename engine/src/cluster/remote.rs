@@ -14,11 +14,11 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::StorePolicy;
-use foreshard_actors::partition::ReplicaView;
+use foreshard_actors::partition::{OutputValues, ReplicaView};
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot, Table};
 use foreshard_policy::cluster::NodeView;
-use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId};
+use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId, SegmentId};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
@@ -27,8 +27,8 @@ use url::Url;
 use crate::cluster::place::{HeldOutput, HeldPartial, Place, PlaceError};
 use crate::query::worker::process_id;
 use crate::serve::control::messages::{
-    CommitMessage, DropOutputsRequest, ExpressionMessage, News, OpenRequest, PrecomputeRequest,
-    Settings, TableMessage, TableName,
+    AdoptRequest, CommitMessage, DropOutputsRequest, ExpressionMessage, News, OpenRequest,
+    OutputRequest, PrecomputeRequest, Settings, TableMessage, TableName, ValuesMessage,
 };
 use crate::serve::control::{MESSAGE_BYTES_MAX, NodeClient};
 
@@ -40,6 +40,9 @@ const OPEN_MAX: Duration = Duration::from_secs(60);
 
 /// Longest wait for outputs to be computed.
 const PRECOMPUTE_MAX: Duration = Duration::from_secs(600);
+
+/// Longest wait for one stored output to come or go.
+const OUTPUT_MAX: Duration = Duration::from_secs(30);
 
 /// Pause before news that did not arrive is sent again.
 const TELL_AGAIN: Duration = Duration::from_millis(500);
@@ -352,6 +355,43 @@ impl Place for RemoteNode {
             }
             Err(error) => failed(error),
         }
+    }
+
+    async fn output(
+        &self,
+        partition: &PartitionId,
+        expression: ExpressionId,
+        segment: SegmentId,
+    ) -> Result<Option<OutputValues>, PlaceError> {
+        let request = OutputRequest {
+            partition: Some(partition.into()),
+            expression: expression.0.to_be_bytes().to_vec(),
+            segment: segment.0.to_be_bytes().to_vec(),
+        };
+        let mut client = self.client.clone();
+        let reply = answer(&self.url, OUTPUT_MAX, client.output(request)).await?;
+        let values = reply.values.map(|values| values.values()).transpose();
+        values.map_err(|error| self.refused(&error))
+    }
+
+    async fn adopt(
+        &self,
+        partition: &PartitionId,
+        expression: &Arc<FunctionExpression>,
+        segment: SegmentId,
+        values: OutputValues,
+    ) -> Result<(), PlaceError> {
+        let refused = |error| self.refused(&error);
+        let request = AdoptRequest {
+            partition: Some(partition.into()),
+            expression: Some(ExpressionMessage::new(expression).map_err(refused)?),
+            ns_per_evaluation: expression.ns_per_evaluation(),
+            segment: segment.0.to_be_bytes().to_vec(),
+            values: Some(ValuesMessage::new(&values).map_err(refused)?),
+        };
+        let mut client = self.client.clone();
+        answer(&self.url, OUTPUT_MAX, client.adopt(request)).await?;
+        Ok(())
     }
 
     async fn drop_outputs(

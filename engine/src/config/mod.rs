@@ -101,6 +101,12 @@ section! {
     LimitsConfig (prefix "limits.") {
         /// Time that one query may take.
         "query-seconds" query_seconds with_query_seconds: u64 => u64 = 300, "s", Bound::Within(1, 86_400);
+        /// Share of `memory-bytes` that one query may take on a node.
+        "query-memory-percent" query_memory_percent with_query_memory_percent: u32 => u32 = 100, "%", Bound::Within(1, 100);
+        /// Rows of one answer.
+        "answer-rows-max" answer_rows_max with_answer_rows_max: u64 => u64 = 1 << 40, "rows", Bound::Within(1, 1 << 40);
+        /// Size of one answer in memory, summed up over its batches.
+        "answer-bytes-max" answer_bytes_max with_answer_bytes_max: u64 => u64 = 1 << 40, "bytes", Bound::Within(1, 1 << 40);
         /// Terms of the longest chain of operators in one statement.
         "statement-terms-max" statement_terms_max with_statement_terms_max: usize => usize = 1_000, "terms", Bound::Within(10, 3_000);
         /// Queries that run at the same time; more are refused and may be tried again.
@@ -192,6 +198,12 @@ impl Config {
     }
 
     /// Checks this and every section; the loop's was checked when it was read.
+    /// Memory that one query may take on a node, in bytes.
+    #[must_use]
+    pub fn query_bytes_max(&self) -> usize {
+        self.memory_bytes() / 100 * self.limits.query_memory_percent() as usize
+    }
+
     fn checked_whole(self) -> Result<Self, ConfigError> {
         let Self { serve, limits, telemetry, .. } = self.clone();
         let (serve, limits, telemetry) =

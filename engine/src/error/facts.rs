@@ -77,6 +77,7 @@ facts! {
         NodeLost          "FS-RUN-6"     503   Unavailable        "08006"   true,
         ShuttingDown      "FS-RUN-7"     503   Unavailable        "57P01"   true,
         TooMany           "FS-RUN-8"     429   ResourceExhausted  "53400"   true,
+        AnswerTooLarge    "FS-RUN-9"     422   OutOfRange         "54000"   false,
         Missing           "FS-IO-1"      404   NotFound           "58P01"   false,
         Damaged           "FS-IO-2"      500   DataLoss           "XX001"   false,
         Unwritable        "FS-IO-3"      500   PermissionDenied   "42501"   false,

@@ -139,6 +139,16 @@ pub enum EngineError {
         /// The bound.
         max: usize,
     },
+    /// An answer of more rows or bytes than allowed.
+    #[error("the answer has more than {max} {unit} ({setting})")]
+    AnswerTooLarge {
+        /// The bound.
+        max: u64,
+        /// What is counted.
+        unit: &'static str,
+        /// The setting that bounds it.
+        setting: &'static str,
+    },
     /// The time allowed for a query is over.
     #[error("the query took longer than {seconds} s (limits.query-seconds)")]
     Timeout {

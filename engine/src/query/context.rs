@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
+use datafusion::execution::runtime_env::RuntimeEnv;
 use foreshard_actors::node::NodeState;
 use foreshard_actors::segment::Segment;
 use foreshard_actors::table::{Snapshot, TableStore};
@@ -11,6 +12,7 @@ use foreshard_policy::ids::{NodeId, SegmentId};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Placement;
+use crate::query::memory::share;
 
 /// One query. Every scan of it reads the snapshots that are pinned here.
 #[derive(Debug)]
@@ -23,6 +25,7 @@ pub struct QueryContext {
     pub placement: Arc<Placement>,
     /// W3C trace context of the query, if it is traced.
     pub traceparent: Option<String>,
+    runtime: OnceLock<Arc<RuntimeEnv>>,
     snapshots: Mutex<HashMap<String, Arc<Snapshot>>>,
 }
 
@@ -31,7 +34,15 @@ impl QueryContext {
     #[must_use]
     pub fn new(id: u64, placement: Arc<Placement>, traceparent: Option<String>) -> Self {
         let cancel = CancellationToken::new();
-        Self { id, cancel, placement, traceparent, snapshots: Mutex::default() }
+        let (runtime, snapshots) = (OnceLock::new(), Mutex::default());
+        Self { id, cancel, placement, traceparent, runtime, snapshots }
+    }
+
+    /// What all tasks of the query in this process run in: `node`'s, of whose memory they may take
+    /// `bytes_max` together.
+    #[must_use]
+    pub fn runtime(&self, node: &RuntimeEnv, bytes_max: usize) -> Arc<RuntimeEnv> {
+        Arc::clone(self.runtime.get_or_init(|| share(node, bytes_max)))
     }
 
     /// The snapshot of a table that this query reads: the newest one at first use, the same one from

@@ -8,6 +8,7 @@ pub mod complexity;
 pub mod context;
 pub mod functions;
 pub(crate) mod large_stack;
+mod memory;
 pub mod options;
 pub mod partial;
 pub mod prune;

@@ -8,6 +8,7 @@
 //! the monitor.
 
 mod call;
+mod ensure;
 mod lazy;
 mod rest;
 mod rows;
@@ -15,45 +16,36 @@ mod segment;
 mod work;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
-use datafusion::common::{DataFusionError, Result, exec_datafusion_err, internal_err};
+use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
+use datafusion::common::{Result, exec_datafusion_err, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::{BaselineMetrics, Count, MetricBuilder, Time};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use foreshard_actors::calls::Liar;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::NodeState;
-use foreshard_actors::partition::{
-    ComputeError, Held, PartitionMessage, Selected, evaluate, keep_rows,
-};
 use foreshard_actors::trace;
 use foreshard_policy::calls::CallRecord;
 use foreshard_policy::ids::{ExpressionId, PartitionId};
 use futures::stream;
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 use crate::query::context::{LocalNodes, QueryContext};
-use crate::query::functions::quarantine;
+use crate::query::functions::is_storable;
 use crate::query::partial::Tap;
 use crate::query::scan::{PartitionScanExec, ScanSegment};
-use crate::query::stream::call::{SegmentCall, Used};
+use crate::query::stream::call::{Asked, Used};
+use crate::query::stream::ensure::ensure;
 use crate::query::stream::rest::Rest;
 use crate::query::stream::rows::read;
 use crate::query::stream::segment::OpenSegment;
 use crate::query::stream::work::{Call, Step, Work};
 use crate::query::worker::TaskTrace;
-
-/// Rows that are computed again in one check.
-const ROWS_CHECKED: usize = 64;
 
 /// Opens the stream of one output partition.
 pub(super) fn open(
@@ -90,6 +82,7 @@ pub(super) fn open(
         rows_computed: MetricBuilder::new(&exec.metrics).counter("rows_computed", partition),
         time_computing: MetricBuilder::new(&exec.metrics).subset_time("time_computing", partition),
         time_saved: MetricBuilder::new(&exec.metrics).subset_time("time_saved", partition),
+        segments_skipped: MetricBuilder::new(&exec.metrics).counter("segments_skipped", partition),
     };
     let span = tracing::debug_span!(
         "partition_scan",
@@ -142,6 +135,7 @@ struct Scan {
     rows_computed: Count,
     time_computing: Time,
     time_saved: Time,
+    segments_skipped: Count,
 }
 
 impl Drop for Scan {
@@ -196,40 +190,42 @@ impl Scan {
         if let Some(replica) = &replica {
             replica.read(scan.segment.rows);
         }
+        // Flights are joined before the view is taken: what others compute is found in either.
+        let asked: Vec<Asked> =
+            self.work.calls.iter().map(|call| self.ask(&node, &scan, call)).collect();
         let view = replica.map(|replica| replica.view());
         let held = view.as_ref().and_then(|view| view.segments.get(&scan.segment.id));
-        let calls = self.segment_calls(&node, held);
+        let calls = asked.into_iter().map(|asked| asked.on(held)).collect();
         let reading = read(&self.work, self.batch_rows, &node, &scan, held);
-        let batches = reading.await?;
-        Ok(OpenSegment::new(partition, node, scan, batches, calls))
+        let is_resident =
+            scan.segment.pinned.is_some() || held.is_some_and(|held| held.rows.is_some());
+        let mut open = OpenSegment::new(partition, node, scan, calls);
+        if !is_resident && open.drops_every_row(&self.work)? {
+            self.segments_skipped.add(1);
+            self.account_all(&open);
+        } else {
+            open.batches = reading.await?;
+        }
+        Ok(open)
     }
 
-    fn segment_calls(&self, node: &NodeState, held: Option<&Held>) -> Vec<Arc<SegmentCall>> {
+    fn ask(&self, node: &NodeState, scan: &ScanSegment, call: &Call) -> Asked {
         let policy = node.store_policy();
-        let stores = self.work.uses_outputs && policy.enabled;
-        let of_call = |call: &Call| {
-            let expression = node.expressions.get(call.expression.id).or_else(|| {
-                let own = &call.expression;
-                node.expressions.remember(FunctionExpression::new(
-                    own.id,
-                    own.functions.clone(),
-                    Arc::clone(&own.table),
-                    Arc::clone(&own.expr),
-                ))
-            });
-            let expression = expression.unwrap_or_else(|| Arc::clone(&call.expression));
-            let stored = held.filter(|_| stores).and_then(|held| held.outputs.get(&expression.id));
-            if let Some(stored) = stored {
-                stored.uses.fetch_add(1, Ordering::Relaxed);
-            }
-            let is_cheap =
-                expression.is_measured() && expression.ns_per_row() < policy.ns_per_row_min;
-            let is_fresh = held.is_some_and(|held| held.is_first_ask(expression.id));
-            let data_type = call.field.data_type().clone();
-            let collects = stores && !is_cheap;
-            Arc::new(SegmentCall::new(expression, stored.cloned(), is_fresh, data_type, collects))
-        };
-        self.work.calls.iter().map(of_call).collect()
+        let is_stored = self.work.uses_outputs && policy.enabled;
+        let expression = node.expressions.get(call.expression.id).or_else(|| {
+            let own = &call.expression;
+            node.expressions.remember(FunctionExpression::new(
+                own.id,
+                own.functions.clone(),
+                Arc::clone(&own.table),
+                Arc::clone(&own.expr),
+            ))
+        });
+        let expression = expression.unwrap_or_else(|| Arc::clone(&call.expression));
+        let is_cheap = expression.is_measured() && expression.ns_per_row() < policy.ns_per_row_min;
+        let collects = is_stored && !is_cheap && is_storable(&call.expr);
+        let flight = collects.then(|| node.flights.join(scan.segment.id, expression.id));
+        Asked { expression, data_type: call.field.data_type().clone(), is_stored, flight }
     }
 
     /// Filters one batch and computes its outputs; `None` if no row is left.
@@ -260,11 +256,7 @@ impl Scan {
             done => done,
         };
         let done = done?;
-        let ns_per_row_min = node.store_policy().ns_per_row_min;
-        for i in 0..open.calls.len() {
-            let used = open.calls[i].end(ns_per_row_min);
-            self.account(open, i, used);
-        }
+        self.account_all(open);
         Ok(done)
     }
 
@@ -328,6 +320,15 @@ impl Scan {
         Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
     }
 
+    /// Ends a batch: counts what its calls were used for.
+    fn account_all(&mut self, open: &OpenSegment) {
+        let ns_per_row_min = open.node.store_policy().ns_per_row_min;
+        for i in 0..open.calls.len() {
+            let used = open.calls[i].end(ns_per_row_min);
+            self.account(open, i, used);
+        }
+    }
+
     /// Counts what a call was used for in one batch.
     fn account(&mut self, open: &OpenSegment, i: usize, used: Used) {
         if used.rows == 0 {
@@ -378,91 +379,6 @@ impl Scan {
             self.nodes.own.calls.offer(records);
         }
     }
-}
-
-/// Makes the calls that `step` needs on every row columns of `rest`.
-async fn ensure(
-    work: &Work,
-    nodes: &LocalNodes,
-    open: &mut OpenSegment,
-    rest: &mut Rest,
-    step: &Step,
-) -> Result<()> {
-    let node = Arc::clone(&open.node);
-    for i in open.columns_needed(step, rest) {
-        let call = Arc::clone(&open.calls[i]);
-        let wanted = rest.selected.clone();
-        let found = call.look(wanted.as_ref())?;
-        if !found.values.is_empty() && node.is_check_due(work.check_every) {
-            check(&work.calls[i].expr, nodes, open, &call, rest, &found)?;
-        }
-        let values = match &found.known {
-            None => {
-                call.answered(wanted.as_ref(), None, 0)?;
-                found.values
-            }
-            Some(known) => {
-                let missing = !known;
-                let rows = match known.count_set_bits() {
-                    0 => rest.batch.clone(),
-                    _ => {
-                        let missing = BooleanArray::from(missing.clone());
-                        keep_rows(&rest.batch, &missing, |_| true)?
-                    }
-                };
-                let function = &call.expression.function;
-                let span = tracing::debug_span!("function_call", %function, rows = rows.num_rows());
-                let expr = &work.calls[i].expr;
-                let computed = evaluate(&node, &call.expression, expr, &rows);
-                let computed = computed.instrument(span).await;
-                let computed = computed.map_err(|error| match error {
-                    ComputeError::Evaluate(source) => source,
-                    other => DataFusionError::External(Box::new(other)),
-                })?;
-                let missing = rest.of_batch(missing);
-                let new = Some((missing, &computed.values));
-                call.answered(wanted.as_ref(), new, computed.ns)?;
-                found.complete(&computed.values)?
-            }
-        };
-        rest.add(i, values, work.calls[i].field.data_type())?;
-    }
-    Ok(())
-}
-
-/// Calls a function again for some rows whose values are known. One that gives other values lied when it
-/// said that it was immutable: nothing of it is stored or read from here on.
-fn check(
-    expr: &Arc<dyn PhysicalExpr>,
-    nodes: &LocalNodes,
-    open: &OpenSegment,
-    call: &SegmentCall,
-    rest: &Rest,
-    found: &Selected,
-) -> Result<()> {
-    let rows = match &found.known {
-        None => rest.batch.clone(),
-        Some(known) => keep_rows(&rest.batch, &BooleanArray::from(known.clone()), |_| true)?,
-    };
-    let count = rows.num_rows().min(ROWS_CHECKED);
-    let again = expr.evaluate(&rows.slice(0, count))?.into_array(count)?;
-    if again.to_data() == found.values.slice(0, count).to_data() {
-        return Ok(());
-    }
-    quarantine(expr)?;
-    let (function, text) = (Arc::clone(&call.expression.function), call.expression.text.clone());
-    tracing::warn!(%function, call = text, "a function that is declared immutable is not");
-    for node in nodes.nodes.values() {
-        for handle in node.replicas().values() {
-            if let Some(actor) = handle.actor.actor() {
-                drop(actor.cast(PartitionMessage::LiarFound(call.expression.id)));
-            }
-        }
-    }
-    let (at_ms, partition) = (open.node.clock.now_ms(), open.partition.clone());
-    let liar = Liar { at_ms, function, text, partition, rows: count as u64 };
-    open.node.calls.found_liar(liar);
-    Ok(())
 }
 
 #[cfg(test)]

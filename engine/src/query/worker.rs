@@ -40,6 +40,8 @@ pub struct WorkerParts {
     pub channels: Channels,
     /// Memory and disk of this process's queries.
     pub runtime: Arc<RuntimeEnv>,
+    /// Memory that one query may take in this process.
+    pub query_bytes_max: usize,
     /// The cluster; weak, because it holds the workers.
     pub members: Weak<Members>,
 }
@@ -100,9 +102,11 @@ impl WorkerParts {
         }
         config.set_extension(self.local_nodes(&node));
         config.set_extension(Arc::clone(&query));
+        let runtime = query.runtime(&self.runtime, self.query_bytes_max);
         let codec = ScanCodec::new(Arc::clone(&self.functions), Some(query));
         let state = builder
             .with_config(config)
+            .with_runtime_env(runtime)
             .with_distributed_user_codec(codec)
             .with_distributed_channel_resolver(self.channels.clone())
             .build();

@@ -228,6 +228,7 @@ fn an_offer_to_a_full_queue_is_refused_and_a_drained_one_takes_more() {
             segment: SegmentId(1),
             expression: Arc::clone(&expression),
             values: OutputValues::whole(Arc::new(Int64Array::from(vec![1]))),
+            flight: None,
         };
         assert!(!reference.offer(offer()), "there is no actor yet");
         let args = PartitionArgs {

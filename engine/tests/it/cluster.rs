@@ -346,6 +346,50 @@ fn outputs_are_computed_and_used_in_the_other_process() {
 }
 
 #[test]
+fn stored_outputs_follow_their_partitions_to_another_process_and_back() {
+    run(async {
+        let cluster = Cluster::start().await;
+        let (engine, other) = (cluster.engine(), cluster.other.id);
+        let sql = "SELECT k, soundex(name) AS sound FROM kept ORDER BY k";
+        let right = ask(engine, sql).await;
+        let held = |node| {
+            format!(
+                "SELECT count(*) AS n, sum(rows) AS rows FROM system.outputs WHERE node = '{node}'"
+            )
+        };
+        let all = |answer: &str| answer.contains("| 4 | 4000 |");
+        eventually(engine, &held(HERE), all).await;
+        cluster.move_away("kept").await;
+        eventually(engine, &held(other), all).await;
+        let before = engine.calls().len();
+        assert_eq!(ask(engine, sql).await, right);
+        let mut polls = 0;
+        loop {
+            let calls = engine.calls();
+            let there = calls.iter().skip(before).filter(|call| call.node == other);
+            let (rows, stored) = there
+                .fold((0, 0), |(rows, stored), call| (rows + call.rows, stored + call.rows_stored));
+            assert_eq!(rows, stored, "nothing is computed again");
+            if rows == ROWS as u64 {
+                break;
+            }
+            assert!(polls < POLLS_MAX, "{rows} rows were reported");
+            polls += 1;
+            tokio::time::sleep(POLL).await;
+        }
+        let members = engine.members();
+        for ordinal in 0..PARTITIONS {
+            let partition = PartitionId::new("kept", ordinal);
+            members.copy(&partition, HERE).await.unwrap();
+            members.drop_replica(&partition, other).await.unwrap();
+        }
+        eventually(engine, &held(HERE), all).await;
+        assert_eq!(ask(engine, sql).await, right);
+        cluster.stop().await;
+    });
+}
+
+#[test]
 fn a_function_that_the_other_process_lacks_is_a_clear_error() {
     run(async {
         let cluster = Cluster::start().await;

@@ -16,6 +16,7 @@ mod dml_rows;
 mod flight;
 mod http;
 mod kill;
+mod limits;
 mod oracle;
 mod plans;
 mod random_queries;

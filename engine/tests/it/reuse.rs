@@ -1,10 +1,13 @@
 //! What queries leave behind for each other: values of rows, whoever asked for them, and states of partial
 //! aggregates. Each answer is compared with plain DataFusion's.
 
+use std::sync::atomic::Ordering;
+
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 
 use crate::rig::{ROWS, Rig, batch};
+use crate::support::functions::of_int;
 use crate::support::oracle::{Rows, compare};
 use crate::support::runtime;
 
@@ -53,6 +56,62 @@ fn what_a_query_computed_before_it_was_dropped_is_kept() {
         rig.settle().await;
         let kept = rig.outputs_are_right();
         assert!((3..ROWS as usize).contains(&kept), "{kept} rows");
+    });
+}
+
+#[test]
+fn queries_that_need_a_value_at_the_same_time_compute_it_once() {
+    runtime::run(async {
+        let (card, udf, rows) = of_int("slow", |value| {
+            std::thread::sleep(std::time::Duration::from_micros(50));
+            Ok(Some(value * 2))
+        });
+        let rig = Rig::start_with(1, 4, &[], vec![(card, udf)]).await;
+        let queries = [
+            "SELECT id, slow(x) FROM t",
+            "SELECT max(slow(x)) FROM t",
+            "SELECT id FROM t WHERE slow(x) > 7",
+            "SELECT slow(x), count(*) FROM t GROUP BY 1",
+        ];
+        let answers = futures::future::join_all(queries.map(|sql| rig.ask(sql))).await;
+        for answer in answers {
+            answer.unwrap();
+        }
+        let together = rows.swap(0, Ordering::Relaxed);
+        rig.ask("CALL drop_stored()").await.unwrap();
+        rig.ask(queries[0]).await.unwrap();
+        assert_eq!(together, rows.load(Ordering::Relaxed), "as many as one query alone");
+    });
+}
+
+#[test]
+fn a_segment_whose_stored_values_all_fail_a_filter_is_not_read() {
+    runtime::run(async {
+        // Rows of the files do not fit into memory; outputs do.
+        let rig = Rig::start_with(1, 1, &[("loop.allocate.memory-bytes", "1048576")], vec![]).await;
+        let files = tempfile::tempdir().unwrap();
+        let wide = "SELECT value AS id, repeat('x', 100) AS pad FROM generate_series";
+        for (file, range) in [("a", "(1, 10000)"), ("b", "(20001, 30000)")] {
+            let file = files.path().join(format!("{file}.parquet"));
+            let sql = format!("COPY ({wide}{range}) TO '{}' STORED AS PARQUET", file.display());
+            rig.ask(&sql).await.unwrap();
+        }
+        let url = format!("file://{}", files.path().display());
+        rig.engine.open_parquet_table("wide", &url, 1).await.unwrap();
+        let ask = async |sql: &str| {
+            let answer = rig.ask(sql).await.unwrap();
+            arrow::util::pretty::pretty_format_batches(&answer.batches).unwrap().to_string()
+        };
+        assert!(ask("SELECT count(f(id)) FROM wide").await.contains("20000"));
+        rig.settle().await;
+        let sql = "SELECT count(*), max(pad) IS NULL FROM wide WHERE f(id) > 25000";
+        assert!(ask(sql).await.contains("| 5001     | false"), "{}", ask(sql).await);
+        let none = "SELECT id, pad FROM wide WHERE f(id) BETWEEN 12000 AND 13000";
+        let plan = ask(&format!("EXPLAIN ANALYZE {none}")).await;
+        assert!(plan.contains("segments_skipped=2") && plan.contains("output_rows=0"), "{plan}");
+        let plan =
+            ask(&format!("EXPLAIN ANALYZE {}", none.replace("AND 13000", "AND 21000"))).await;
+        assert!(plan.contains("segments_skipped=1"), "{plan}");
     });
 }
 

@@ -196,7 +196,7 @@ impl Rig {
                 (0..all.len()).filter(|row| values.known().is_none_or(|bits| bits.value(*row)));
             let expected: Int64Array = known.map(|row| all[row]).collect();
             assert_eq!(values.rows(), all.len());
-            assert_eq!(values.values().as_primitive::<Int64Type>(), &expected);
+            assert_eq!(values.values().unwrap().as_primitive::<Int64Type>(), &expected);
             covered += values.rows_known();
         }
         covered

@@ -14,11 +14,11 @@ use datafusion::logical_expr::{
 use foreshard::cluster::{HeldOutput, HeldPartial, Place, PlaceError};
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::StorePolicy;
-use foreshard_actors::partition::ReplicaView;
+use foreshard_actors::partition::{OutputValues, ReplicaView};
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot};
 use foreshard_policy::cluster::NodeView;
-use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId};
+use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId, SegmentId};
 use foreshard_udfs::{Card, CostClass};
 use futures::StreamExt;
 
@@ -402,6 +402,25 @@ impl Place for Hung {
         _expression: &Arc<FunctionExpression>,
     ) -> Outcome {
         Outcome::Done { rows: 0, bytes: 0, ns: 0 }
+    }
+
+    async fn output(
+        &self,
+        _partition: &PartitionId,
+        _expression: ExpressionId,
+        _segment: SegmentId,
+    ) -> Result<Option<OutputValues>, PlaceError> {
+        Ok(None)
+    }
+
+    async fn adopt(
+        &self,
+        _partition: &PartitionId,
+        _expression: &Arc<FunctionExpression>,
+        _segment: SegmentId,
+        _values: OutputValues,
+    ) -> Result<(), PlaceError> {
+        Ok(())
     }
 
     async fn drop_outputs(

@@ -1,5 +1,6 @@
 //! One function call on one segment: the values that are known, those a scan computes, and what it took.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{Array, ArrayRef, BooleanBufferBuilder};
@@ -8,13 +9,37 @@ use arrow::compute::concat;
 use arrow::datatypes::DataType;
 use datafusion::common::Result;
 use foreshard_actors::expressions::FunctionExpression;
-use foreshard_actors::partition::{OutputValues, Selected, StoredOutput};
+use foreshard_actors::partition::{Flight, Held, OutputValues, Selected, StoredOutput, Turn};
+
+/// A call that a query asks for on one segment.
+pub(super) struct Asked {
+    pub(super) expression: Arc<FunctionExpression>,
+    pub(super) data_type: DataType,
+    /// Whether the query reads stored values.
+    pub(super) is_stored: bool,
+    /// Where queries that compute it meet; `None` if what is computed is not stored.
+    pub(super) flight: Option<Arc<Flight>>,
+}
+
+impl Asked {
+    /// The call on a segment of which `held` is what a replica holds.
+    pub(super) fn on(self, held: Option<&Held>) -> Arc<SegmentCall> {
+        let id = self.expression.id;
+        let stored = held.filter(|_| self.is_stored).and_then(|held| held.outputs.get(&id));
+        if let Some(stored) = stored {
+            stored.uses.fetch_add(1, Ordering::Relaxed);
+        }
+        let is_fresh = held.is_some_and(|held| held.is_first_ask(id));
+        Arc::new(SegmentCall::new(self, stored.cloned(), is_fresh))
+    }
+}
 
 /// A call on one segment.
 pub(super) struct SegmentCall {
     pub(super) expression: Arc<FunctionExpression>,
     pub(super) stored: Option<StoredOutput>,
     pub(super) is_fresh: bool,
+    pub(super) flight: Option<Arc<Flight>>,
     data_type: DataType,
     state: Mutex<State>,
 }
@@ -58,17 +83,14 @@ pub(super) struct Used {
 }
 
 impl SegmentCall {
-    pub(super) fn new(
-        expression: Arc<FunctionExpression>,
-        stored: Option<StoredOutput>,
-        is_fresh: bool,
-        data_type: DataType,
-        collects: bool,
-    ) -> Self {
+    /// The call on a segment of which `stored` is known.
+    pub(super) fn new(asked: Asked, stored: Option<StoredOutput>, is_fresh: bool) -> Self {
+        let Asked { expression, data_type, flight, .. } = asked;
         let is_whole = stored.as_ref().is_some_and(|stored| stored.values.is_whole());
-        let collected = (collects && !is_whole).then(Collected::default);
+        let flight = flight.filter(|_| !is_whole);
+        let collected = flight.is_some().then(Collected::default);
         let state = Mutex::new(State { collected, ..State::default() });
-        Self { expression, stored, is_fresh, data_type, state }
+        Self { expression, stored, is_fresh, flight, data_type, state }
     }
 
     /// Whether the values of all rows are stored.
@@ -96,6 +118,26 @@ impl SegmentCall {
         state.here = self.stored.as_ref().map(|stored| stored.values.slice(start, rows));
         state.asked = None;
         state.has_new = false;
+    }
+
+    /// Takes over what another query computed of the current batch.
+    pub(super) fn learn(&self, turn: &Turn<'_>) -> Result<()> {
+        let mut state = self.state();
+        if let Some(there) = turn.known(state.start, state.rows) {
+            state.here = Some(match state.here.take() {
+                Some(here) => here.merge(there)?,
+                None => there.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Tells other queries what is known of the current batch.
+    pub(super) fn tell(&self, turn: &mut Turn<'_>) {
+        let state = self.state();
+        if let Some(here) = &state.here {
+            turn.tell(state.start, here.clone());
+        }
     }
 
     /// What is known of the rows of the batch that are `wanted` (`None`: all).
@@ -157,6 +199,7 @@ impl SegmentCall {
         }
         if state.has_new
             && let (Some(collected), Some(here)) = (&mut state.collected, state.here.take())
+            && let Ok(values) = here.values()
         {
             let known = collected.known.get_or_insert_with(|| BooleanBufferBuilder::new(0));
             known.append_n(state.start - known.len(), false);
@@ -164,7 +207,7 @@ impl SegmentCall {
                 Some(bits) => known.append_buffer(bits),
                 None => known.append_n(state.rows, true),
             }
-            collected.pieces.push(Arc::clone(here.values()));
+            collected.pieces.push(values);
         }
         state.here = None;
         std::mem::take(&mut state.used)

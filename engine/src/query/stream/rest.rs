@@ -53,6 +53,21 @@ impl Rest {
         })
     }
 
+    /// `rows` rows of which nothing is known but the values of calls that are put in their places.
+    pub(super) fn unread(work: &Work, rows: usize) -> Result<Self> {
+        let width = work.position(work.calls.len()) + 1;
+        let columns: Vec<ArrayRef> = vec![Arc::new(NullArray::new(rows)); width];
+        let unused = Arc::new(Field::new("-", DataType::Null, true));
+        let options = RecordBatchOptions::new().with_row_count(Some(rows));
+        let schema = Arc::new(Schema::new(vec![unused; width]));
+        Ok(Self {
+            batch: RecordBatch::try_new_with_options(schema, columns, &options)?,
+            has: vec![false; work.calls.len()],
+            selected: None,
+            calls_at: work.position(0),
+        })
+    }
+
     /// Puts the values of a call in its place.
     pub(super) fn add(
         &mut self,
@@ -79,11 +94,7 @@ impl Rest {
         is_read: &[bool],
     ) -> Result<()> {
         let rows = self.batch.num_rows();
-        let values = predicate.evaluate(&self.batch)?.into_array(rows)?;
-        let Some(mask) = values.as_any().downcast_ref::<BooleanArray>() else {
-            return internal_err!("predicate {predicate} is not boolean");
-        };
-        let mask = if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
+        let mask = self.mask(predicate)?;
         if mask.true_count() == rows {
             return Ok(());
         }
@@ -93,6 +104,15 @@ impl Rest {
             Some(before) => narrow(before, mask.values()),
         });
         Ok(())
+    }
+
+    /// The rows for which `predicate` is true.
+    pub(super) fn mask(&self, predicate: &Arc<dyn PhysicalExpr>) -> Result<BooleanArray> {
+        let values = predicate.evaluate(&self.batch)?.into_array(self.batch.num_rows())?;
+        let Some(mask) = values.as_any().downcast_ref::<BooleanArray>() else {
+            return internal_err!("predicate {predicate} is not boolean");
+        };
+        Ok(if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() })
     }
 
     /// The rows of the batch that stand behind some of the rows that are left.

@@ -7,10 +7,12 @@ use arrow::array::RecordBatch;
 use datafusion::common::Result;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::utils::collect_columns;
 use foreshard_actors::node::NodeState;
 use foreshard_actors::partition::Offer;
 use foreshard_policy::ids::PartitionId;
 use foreshard_policy::predicates::{self, Predicate};
+use futures::stream::{self, StreamExt};
 
 use crate::query::functions::{is_storable, substitute};
 use crate::query::scan::ScanSegment;
@@ -46,11 +48,47 @@ impl OpenSegment {
         partition: PartitionId,
         node: Arc<NodeState>,
         scan: ScanSegment,
-        batches: Batches,
         calls: Vec<Arc<SegmentCall>>,
     ) -> Self {
-        let (pending, resolved) = (None, vec![]);
+        let (pending, resolved, batches) = (None, vec![], stream::empty().boxed());
         Self { partition, node, scan, batches, rows_done: 0, calls, pending, tries: 0, resolved }
+    }
+
+    /// Whether stored values of calls alone tell that a filter drops every row, so that no row need be
+    /// read. Takes note of the calls that told it.
+    pub(super) fn drops_every_row(&mut self, work: &Work) -> Result<bool> {
+        let rows = self.scan.segment.rows as usize;
+        let is_told = |filter: &Step| {
+            let is_whole = |call: &usize| self.calls[*call].is_whole();
+            !filter.calls.is_empty()
+                && filter.calls.len() == filter.eager.len()
+                && filter.calls.iter().all(is_whole)
+        };
+        let told: Vec<usize> =
+            (0..work.filters.len()).filter(|number| is_told(&work.filters[*number])).collect();
+        for number in told {
+            let mut rest = Rest::unread(work, rows)?;
+            for call in &work.filters[number].calls {
+                let Some(stored) = &self.calls[*call].stored else { return Ok(false) };
+                let values = stored.values.values()?;
+                rest.add(*call, values, work.calls[*call].field.data_type())?;
+            }
+            let predicate = self.resolve(work, number, &rest)?;
+            let of_calls = |column: &Column| column.index() >= work.position(0);
+            if !collect_columns(&predicate).iter().all(of_calls) {
+                continue;
+            }
+            // What fails on some row may fail on one that another filter drops.
+            let Ok(mask) = rest.mask(&predicate) else { continue };
+            if mask.true_count() == 0 {
+                for call in &work.filters[number].calls {
+                    self.calls[*call].begin(0, rows);
+                    self.calls[*call].answered(None, None, 0)?;
+                }
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Cuts some rows off a batch if predicates are to be tried before all of it goes through them.
@@ -150,8 +188,8 @@ impl Drop for OpenSegment {
             }
             let Some(values) = call.collected(rows) else { continue };
             let Some(handle) = self.node.handle(&self.partition) else { continue };
-            let offer =
-                Offer { segment: self.scan.segment.id, expression: Arc::clone(expression), values };
+            let (segment, flight) = (self.scan.segment.id, call.flight.clone());
+            let offer = Offer { segment, expression: Arc::clone(expression), values, flight };
             if !handle.actor.offer(offer) {
                 self.node.offers_dropped.fetch_add(1, Ordering::Relaxed);
             }

@@ -6,6 +6,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, UnboundedMe
 use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::expressions::{BinaryExpr, col, lit};
 
+use super::call::SegmentCall;
 use super::rest::{Rest, narrow};
 use super::rows::slices;
 use super::work::Call;
@@ -59,7 +60,9 @@ fn call(work: &Work, values: Option<OutputValues>) -> Arc<SegmentCall> {
         charge: Arc::new(MemoryConsumer::new("test").register(&pool)),
     });
     let expression = Arc::clone(&work.calls[0].expression);
-    Arc::new(SegmentCall::new(expression, stored, false, DataType::Int64, true))
+    let flight = Some(Arc::default());
+    let asked = Asked { expression, data_type: DataType::Int64, is_stored: true, flight };
+    Arc::new(SegmentCall::new(asked, stored, false))
 }
 
 /// Values 100, 101, .. of the rows that are set.
@@ -157,8 +160,9 @@ fn only_what_is_missing_is_computed_and_only_what_was_computed_is_offered() {
     let offered = call.collected(10).unwrap();
     let rows = [4, 5, 7].map(|row| (row, 100 + row as i64));
     let known = offered.known().unwrap().set_indices();
-    let offered: Vec<(usize, i64)> =
-        known.zip(offered.values().as_primitive::<Int64Type>().values().to_vec()).collect();
+    let offered: Vec<(usize, i64)> = known
+        .zip(offered.values().unwrap().as_primitive::<Int64Type>().values().to_vec())
+        .collect();
     assert_eq!(offered, rows);
 }
 

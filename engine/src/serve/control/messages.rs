@@ -1,6 +1,7 @@
 //! What nodes and their coordinator say to each other, and how it becomes the engine's own types.
 
 mod held;
+mod stored;
 
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use foreshard_udfs::Functions;
 use prost::Message;
 
 pub use held::{OutputMessage, PartialMessage, ReplicaMessage};
+pub use stored::{AdoptRequest, OutputReply, OutputRequest, ValuesMessage};
 
 use crate::query::codec::{FunctionCodec, SegmentTicket};
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! node --Join--> coordinator            node --Report (heartbeat, calls, outputs)--> coordinator
-//! node <--CreateTable, Open, Close, Precompute, News-- coordinator
+//! node <--CreateTable, Open, Close, Precompute, Output, Adopt, News-- coordinator
 //! node --FetchSegment--> coordinator    (rows of memory tables)
 //! ```
 //!

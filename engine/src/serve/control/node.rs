@@ -116,6 +116,7 @@ impl Membership {
             queries: Arc::clone(&queries),
             channels: channels.clone(),
             runtime: RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?,
+            query_bytes_max: config.query_bytes_max(),
             // There is one node in this process, and no cluster but the coordinator's.
             members: Weak::new(),
         };

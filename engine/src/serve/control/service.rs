@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::common::DataFusionError;
+use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::{StorePolicy, Tables};
 use foreshard_actors::partition::PartitionMessage as ToPartition;
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Snapshot, TableStore};
-use foreshard_policy::ids::{ExpressionId, PartitionId};
+use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
 use foreshard_udfs::Functions;
 use tokio::sync::Notify;
 use tonic::transport::Channel;
@@ -18,11 +19,12 @@ use tonic::{Request, Response, Status};
 use super::generated::coordinator_client::CoordinatorClient;
 use super::generated::node_server::Node;
 use super::messages::{
-    Computed, Done, DropOutputsRequest, Dropped, News, OpenRequest, PartitionMessage,
-    PrecomputeRequest, Settings, TableMessage, TableName, fingerprint, given,
+    AdoptRequest, Computed, Done, DropOutputsRequest, Dropped, ExpressionMessage, News,
+    OpenRequest, OutputReply, OutputRequest, PartitionMessage, PrecomputeRequest, Settings,
+    TableMessage, TableName, ValuesMessage, fingerprint, given,
 };
 use super::tables::NodeTables;
-use crate::cluster::{LocalNode, Place};
+use crate::cluster::{LocalNode, MemberError, Place};
 use crate::error::EngineError;
 use crate::query::context::Queries;
 
@@ -74,7 +76,39 @@ impl Service {
 
     async fn compute(&self, request: PrecomputeRequest) -> Result<Outcome, DataFusionError> {
         let partition = given(request.partition, "partition")?.id();
-        let message = given(request.expression, "expression")?;
+        let expression = self.expression(given(request.expression, "expression")?)?;
+        Ok(self.node.precompute(&partition, &expression).await)
+    }
+
+    /// The values of a stored output.
+    async fn read(&self, request: OutputRequest) -> Result<OutputReply, EngineError> {
+        let partition = given(request.partition, "partition")?.id();
+        let expression = ExpressionId(fingerprint(&request.expression)?);
+        let segment = SegmentId(fingerprint(&request.segment)?);
+        let values = self.node.output(&partition, expression, segment).await;
+        let values = values.map_err(MemberError::from)?;
+        Ok(OutputReply { values: values.as_ref().map(ValuesMessage::new).transpose()? })
+    }
+
+    /// Stores an output that another node computed.
+    async fn take(&self, request: AdoptRequest) -> Result<(), EngineError> {
+        let partition = given(request.partition, "partition")?.id();
+        let expression = self.expression(given(request.expression, "expression")?)?;
+        let segment = SegmentId(fingerprint(&request.segment)?);
+        let values = given(request.values, "values")?.values()?;
+        if !expression.is_measured() {
+            let rows = values.rows_known().max(1) as u64;
+            expression.measured(rows, request.ns_per_evaluation.saturating_mul(rows));
+        }
+        let adopted = self.node.adopt(&partition, &expression, segment, values).await;
+        Ok(adopted.map_err(MemberError::from)?)
+    }
+
+    /// An expression as this process knows it.
+    fn expression(
+        &self,
+        message: ExpressionMessage,
+    ) -> Result<Arc<FunctionExpression>, DataFusionError> {
         let store = given(self.tables.store(&message.table), "table")?;
         let expression = message.expression(&store.table().schema, &self.functions)?;
         let known = &self.node.handle.state.expressions;
@@ -84,7 +118,7 @@ impl Service {
                 "{id} is one expression too many"
             )));
         };
-        Ok(self.node.precompute(&partition, &expression).await)
+        Ok(expression)
     }
 }
 
@@ -155,6 +189,18 @@ impl Node for Service {
                 Computed { code, reason, ..Computed::default() }
             }
         }))
+    }
+
+    async fn output(
+        &self,
+        request: Request<OutputRequest>,
+    ) -> Result<Response<OutputReply>, Status> {
+        Ok(Response::new(self.read(request.into_inner()).await.map_err(status)?))
+    }
+
+    async fn adopt(&self, request: Request<AdoptRequest>) -> Result<Response<Done>, Status> {
+        self.take(request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(Done {}))
     }
 
     async fn drop_outputs(
