@@ -3,6 +3,7 @@
 //! `foreshard-benchmarks list` names the benchmarks, `foreshard-benchmarks run NAME` runs one. Each is a file of its own and ends
 //! in a [`Report`](report::Report): rows for reading, figures with bounds for judging.
 
+pub mod admission;
 pub mod adversarial;
 pub mod analyst;
 pub mod answers;

@@ -12,7 +12,9 @@ use futures::future::LocalBoxFuture;
 
 use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
-use crate::{adversarial, dashboard, demo_day, drill_down, overhead, predicates, reuse, slt};
+use crate::{
+    admission, adversarial, dashboard, demo_day, drill_down, overhead, predicates, reuse, slt,
+};
 
 /// Exit code if a bound was missed.
 pub const EXIT_MISSED: u8 = 1;
@@ -31,6 +33,8 @@ pub struct Options {
     pub seed: u64,
     /// Run on little data, to see that it works.
     pub quick: bool,
+    /// Files to play instead of a load that is made up.
+    pub traces: Vec<PathBuf>,
     /// The time.
     pub clock: SharedClock,
 }
@@ -50,7 +54,7 @@ pub struct Benchmark {
 }
 
 /// All benchmarks.
-pub const BENCHMARKS: [Benchmark; 8] = [
+pub const BENCHMARKS: [Benchmark; 9] = [
     Benchmark {
         name: "overhead",
         summary: "TPC-H and ClickBench, which call no function, with nothing stored",
@@ -80,6 +84,11 @@ pub const BENCHMARKS: [Benchmark; 8] = [
         name: "adversarial",
         summary: "four loads for which nothing that is stored is worth its place",
         run: |options| Box::pin(adversarial::run(options)),
+    },
+    Benchmark {
+        name: "admission",
+        summary: "rules for what is kept where not everything fits, on traces of keys",
+        run: |options| Box::pin(admission::run(options)),
     },
     Benchmark {
         name: "demo-day",
@@ -115,6 +124,9 @@ enum Command {
         /// Run on little data: to see that it works; the bounds are not meant for it.
         #[arg(long)]
         quick: bool,
+        /// Play this file; may be given several times. Only admission plays files.
+        #[arg(long = "trace", value_name = "FILE")]
+        traces: Vec<PathBuf>,
         /// Write the report as JSON to this file, or to standard output if it is `-`.
         #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
         json: Option<PathBuf>,
@@ -152,13 +164,20 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Command::Run { name, seed, quick, json } => match run(name, seed, quick, json.as_deref()) {
-            Ok(report) => ExitCode::from(exit_code(&report)),
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                ExitCode::from(EXIT_FAILED)
+        Command::Run { name, traces, .. } if !traces.is_empty() && name.name != "admission" => {
+            eprintln!("error: {} plays no files; --trace is for admission", name.name);
+            ExitCode::from(EXIT_USAGE)
+        }
+        Command::Run { name, seed, quick, traces, json } => {
+            let options = Options { seed, quick, traces, clock: Arc::new(SystemClock) };
+            match run(name, options, json.as_deref()) {
+                Ok(report) => ExitCode::from(exit_code(&report)),
+                Err(error) => {
+                    eprintln!("error: {error:#}");
+                    ExitCode::from(EXIT_FAILED)
+                }
             }
-        },
+        }
     }
 }
 
@@ -168,15 +187,9 @@ pub fn exit_code(report: &Report) -> u8 {
     if report.holds() { 0 } else { EXIT_MISSED }
 }
 
-fn run(
-    benchmark: Benchmark,
-    seed: u64,
-    quick: bool,
-    json: Option<&std::path::Path>,
-) -> Result<Report> {
+fn run(benchmark: Benchmark, options: Options, json: Option<&std::path::Path>) -> Result<Report> {
     let machine = Machine::this();
-    let clock: SharedClock = Arc::new(SystemClock);
-    let options = Options { seed, quick, clock };
+    let (seed, quick) = (options.seed, options.quick);
     // A thread of its own: the main thread's stack is the system's, and too small for deep plans.
     let work = std::thread::Builder::new()
         .stack_size(STACK_BYTES)
@@ -229,14 +242,14 @@ mod tests {
         let error = parsed(&["run", "overhaed"]).unwrap_err();
         assert!(error.to_string().contains("did you mean overhead?"), "{error}");
         let error = parsed(&["run", "zzzzzzzzzzzzzzzz"]).unwrap_err();
-        assert!(error.to_string().contains("adversarial, demo-day"), "{error}");
+        assert!(error.to_string().contains("adversarial, admission, demo-day"), "{error}");
     }
 
     #[test]
     fn seed_quick_and_json_are_understood() {
         let cli =
             parsed(&["run", "demo-day", "--seed", "9", "--quick", "--json", "a.json"]).unwrap();
-        let Command::Run { name, seed, quick, json } = cli.command else { panic!("not run") };
+        let Command::Run { name, seed, quick, json, .. } = cli.command else { panic!("not run") };
         assert_eq!((name.name, seed, quick, json), ("demo-day", 9, true, Some("a.json".into())));
         let Command::Run { json, .. } = parsed(&["run", "demo-day", "--json"]).unwrap().command
         else {
@@ -255,6 +268,10 @@ mod tests {
         assert_eq!(code(&["foreshard-benchmarks", "run", "nothing"]), ExitCode::from(EXIT_USAGE));
         assert_eq!(
             code(&["foreshard-benchmarks", "run", "overhead", "--sed"]),
+            ExitCode::from(EXIT_USAGE)
+        );
+        assert_eq!(
+            code(&["foreshard-benchmarks", "run", "overhead", "--trace", "a.csv"]),
             ExitCode::from(EXIT_USAGE)
         );
         assert_eq!(code(&["foreshard-benchmarks", "list"]), ExitCode::SUCCESS);

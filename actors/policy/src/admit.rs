@@ -1,117 +1,131 @@
-//! Which output a query computed is worth keeping on a node, and what gives way for it.
+//! Which stored output gives way when there is no room for another: what is expected to spare least.
 
-use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
-use crate::config::LoopConfig;
+/// A call counts half after so many calls of each thing that is stored.
+const HALF_LIFE_TURNS: f64 = 32.0;
 
-/// An output that could be stored.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Candidate<K> {
-    /// Its name on the node, for example (segment, expression).
+/// Things whose calls are remembered, for each thing that is stored.
+const KNOWN_PER_STORED: usize = 4;
+
+/// Things whose calls are remembered, however few are stored.
+const KNOWN_MIN: usize = 1_024;
+
+/// Something that is stored.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Stored<K> {
+    /// Its name.
     pub key: K,
-    /// Calls per use that it can expect: calls seen so far, or expected ones; at least one counts.
-    pub calls: f64,
-    /// What one of its rows costs to compute.
-    pub ns_per_row: f64,
-    /// Its rows.
-    pub rows: u64,
+    /// Its worth when it was called last.
+    pub worth: f64,
     /// Its size in memory.
     pub bytes: u64,
 }
 
-/// An output that is stored.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Held<K> {
-    /// Its name on the node.
-    pub key: K,
-    /// [`Admission::priority`] at its last use.
-    pub priority: f64,
-    /// Its size in memory.
-    pub bytes: u64,
+/// What the things that are stored, or could be, are worth.
+///
+/// The worth of a thing is what its calls of late spared per byte, or would have spared, above a floor:
+/// the worth of what gave way last. So each thing pays for its bytes what others would spare with them,
+/// from its last call on, and what nobody asks for any more gives way however popular it was.
+///
+/// It also counts calls of what is not stored: a thing that was refused, or gave way, is known when it
+/// is offered again. Docs: `docs/decisions/0008-admission.md`.
+#[derive(Clone, Debug)]
+pub struct Admission<K> {
+    known: BTreeMap<K, Calls>,
+    stored: usize,
+    /// All calls so far, in half-lives.
+    now: f64,
+    floor: f64,
 }
 
-/// Whether to store a candidate.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Decision<K> {
-    /// Whether the candidate is stored.
-    pub store: bool,
-    /// What must be thrown away for it, in order. Empty if it is not stored.
-    pub evict: Vec<K>,
-    /// The candidate's priority, to be kept with it.
-    pub priority: f64,
+/// Calls of one thing.
+#[derive(Clone, Copy, Debug)]
+struct Calls {
+    /// At the last call; earlier ones count less.
+    count: f64,
+    /// The last call, in half-lives.
+    at: f64,
+    worth: f64,
 }
 
-/// Greedy-dual admission and eviction with size, frequency and cost.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Admission {
-    inflation: f64,
-    min_ns_per_row: f64,
+impl<K> Default for Admission<K> {
+    fn default() -> Self {
+        Self { known: BTreeMap::new(), stored: 0, now: 0.0, floor: 0.0 }
+    }
 }
 
-impl Admission {
-    /// With the thresholds of `config`.
-    #[must_use]
-    pub fn new(config: &LoopConfig) -> Self {
-        Self { inflation: 0.0, min_ns_per_row: config.precompute().min_ns_per_row() }
+impl<K: Copy + Ord> Admission<K> {
+    /// Takes note of how many things are stored: their number is the measure of what is long ago.
+    pub fn set_stored(&mut self, stored: usize) {
+        self.stored = stored;
     }
 
-    /// Priority of an output that is used now: `inflation + calls * ns_per_row * rows / bytes`.
-    /// Keep it with the output, and renew it at each use.
-    #[must_use]
-    pub fn priority<K>(&self, output: &Candidate<K>) -> f64 {
-        self.inflation + density(output)
-    }
-
-    /// Decides whether `candidate` is stored beside what is `held`, within `bytes_max`.
-    ///
-    /// It is stored if there is room, or if everything that must go for it has a lower priority.
-    /// What goes lifts the inflation to its priority, so that outputs that are not used any more
-    /// grow old; a candidate that is refused lifts it a little, so that the old cannot block the
-    /// new for ever.
-    pub fn decide<K: Clone + Ord>(
-        &mut self,
-        candidate: &Candidate<K>,
-        held: impl IntoIterator<Item = Held<K>>,
-        bytes_max: u64,
-    ) -> Decision<K> {
-        let priority = self.priority(candidate);
-        let refused = Decision { store: false, evict: Vec::new(), priority };
-        let too_cheap = candidate.ns_per_row < self.min_ns_per_row || candidate.rows == 0;
-        if too_cheap || candidate.bytes > bytes_max {
-            return refused;
+    /// Takes note of `calls` calls of `key`, each of which takes `ns` more if its `bytes` are not stored;
+    /// returns its worth from now on.
+    pub fn called(&mut self, key: K, calls: u64, ns: f64, bytes: u64) -> f64 {
+        let calls = calls as f64;
+        self.now += calls / (HALF_LIFE_TURNS * self.stored.max(1) as f64);
+        let before = self.known.get(&key);
+        let count =
+            calls + before.map_or(0.0, |before| before.count * (before.at - self.now).exp2());
+        let worth = self.floor + count * ns.max(0.0) / bytes.max(1) as f64;
+        self.known.insert(key, Calls { count, at: self.now, worth });
+        if self.known.len() > 2 * self.known_max() {
+            self.forget();
         }
-        let mut held: Vec<_> = held.into_iter().filter(|it| it.key != candidate.key).collect();
-        held.sort_by(|a, b| a.priority.total_cmp(&b.priority).then_with(|| a.key.cmp(&b.key)));
-        let used = held.iter().fold(candidate.bytes, |sum, it| sum.saturating_add(it.bytes));
-        let mut over = used.saturating_sub(bytes_max);
-        let mut victims = Vec::new();
-        let lowest = held.first().map_or(0.0, |it| it.priority);
-        for victim in held {
-            if over == 0 {
+        worth
+    }
+
+    /// The worth of `key` when it was called last; `None` if that is forgotten.
+    #[must_use]
+    pub fn worth(&self, key: K) -> Option<f64> {
+        self.known.get(&key).map(|calls| calls.worth)
+    }
+
+    /// What must give way so that something of the worth `offered` finds the `bytes` that it lacks;
+    /// `None` if that is worth as much, or not enough. `stored` begins with what is worth least.
+    pub fn make_room(
+        &mut self,
+        offered: f64,
+        bytes: u64,
+        stored: impl IntoIterator<Item = Stored<K>>,
+    ) -> Option<Vec<K>> {
+        let mut lacking = bytes;
+        let (mut victims, mut least, mut last) = (vec![], offered, self.floor);
+        for Stored { key, worth, bytes } in stored {
+            if lacking == 0 {
                 break;
             }
-            if victim.priority >= priority {
-                let aged = self.inflation + density(candidate) * AGEING;
-                self.inflation = aged.min(lowest).max(self.inflation);
-                return refused;
+            least = least.min(worth);
+            if worth >= offered {
+                // It pays the price, too: else what is stored could keep new things out for ever.
+                self.floor = self.floor.max(least);
+                return None;
             }
-            over = over.saturating_sub(victim.bytes);
-            victims.push(victim);
+            lacking = lacking.saturating_sub(bytes);
+            last = worth;
+            victims.push(key);
         }
-        if let Some(last) = victims.last() {
-            self.inflation = self.inflation.max(last.priority);
+        if lacking > 0 {
+            return None;
         }
-        let evict = victims.into_iter().map(|victim| victim.key).collect();
-        Decision { store: true, evict, priority }
+        self.floor = self.floor.max(last);
+        Some(victims)
     }
-}
 
-/// Share of a refused candidate's density by which what is held grows old.
-const AGEING: f64 = 1.0 / 16.0;
+    fn known_max(&self) -> usize {
+        (self.stored * KNOWN_PER_STORED).max(KNOWN_MIN)
+    }
 
-/// Nanoseconds that storing spares per byte.
-fn density<K>(output: &Candidate<K>) -> f64 {
-    output.calls.max(1.0) * output.ns_per_row * output.rows as f64 / output.bytes.max(1) as f64
+    /// Forgets what was worth least.
+    fn forget(&mut self) {
+        let mut all: Vec<_> = self.known.iter().map(|(key, calls)| (calls.worth, *key)).collect();
+        all.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        for (_, key) in all.drain(self.known_max()..) {
+            self.known.remove(&key);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -119,99 +133,136 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn output(key: u32, calls: f64, ns_per_row: f64) -> Candidate<u32> {
-        Candidate { key, calls, ns_per_row, rows: 100, bytes: 800 }
-    }
-
-    /// A node's store as the engine would keep it.
+    /// A store that is asked and offered to as a node is.
     #[derive(Default)]
-    struct Store(std::collections::BTreeMap<u32, Held<u32>>);
+    struct Store {
+        admission: Admission<u32>,
+        stored: BTreeMap<u32, Stored<u32>>,
+        bytes_max: u64,
+    }
 
     impl Store {
-        fn offer(&mut self, admission: &mut Admission, output: &Candidate<u32>, max: u64) -> bool {
-            let decision = admission.decide(output, self.0.values().cloned(), max);
-            for key in &decision.evict {
-                assert!(self.0.remove(key).is_some(), "{key} is not held");
+        fn of(bytes_max: u64) -> Self {
+            Self { bytes_max, ..Self::default() }
+        }
+
+        fn bytes(&self) -> u64 {
+            self.stored.values().map(|stored| stored.bytes).sum()
+        }
+
+        /// Calls `key`; true if it is stored afterwards.
+        fn call(&mut self, key: u32, ns: f64, bytes: u64) -> bool {
+            let worth = self.admission.called(key, 1, ns, bytes);
+            if let Some(stored) = self.stored.get_mut(&key) {
+                stored.worth = worth;
+                return true;
             }
-            if decision.store {
-                let Candidate { key, bytes, .. } = *output;
-                self.0.insert(key, Held { key, priority: decision.priority, bytes });
+            let mut all: Vec<_> = self.stored.values().copied().collect();
+            all.sort_by(|a, b| a.worth.total_cmp(&b.worth));
+            let lacking = (self.bytes() + bytes).saturating_sub(self.bytes_max);
+            let Some(victims) = self.admission.make_room(worth, lacking, all) else { return false };
+            for victim in victims {
+                assert!(self.stored.remove(&victim).is_some(), "{victim} is not stored");
             }
-            assert!(self.0.values().map(|held| held.bytes).sum::<u64>() <= max);
-            decision.store
+            self.stored.insert(key, Stored { key, worth, bytes });
+            self.admission.set_stored(self.stored.len());
+            assert!(self.bytes() <= self.bytes_max);
+            true
         }
     }
 
-    fn admission() -> Admission {
-        Admission::new(&LoopConfig::default())
+    #[test]
+    fn the_dear_and_often_called_displaces_the_cheap_and_not_the_other_way_round() {
+        let mut store = Store::of(200);
+        assert!(store.call(1, 400.0, 100) && store.call(2, 5_000.0, 100));
+        assert!(store.call(3, 9_000.0, 100));
+        assert_eq!(store.stored.keys().copied().collect::<Vec<_>>(), [2, 3]);
+        assert!(!store.call(4, 400.0, 100));
+        assert_eq!(store.stored.len(), 2);
     }
 
     #[test]
-    fn a_function_cheaper_than_a_lookup_is_never_stored() {
-        assert!(!Store::default().offer(&mut admission(), &output(1, 1e6, 299.0), 1 << 30));
-        assert!(Store::default().offer(&mut admission(), &output(1, 1.0, 300.0), 1 << 30));
-    }
-
-    #[test]
-    fn the_dear_and_often_used_displaces_the_cheap_and_not_the_other_way_round() {
-        let (mut admission, mut store) = (admission(), Store::default());
-        assert!(store.offer(&mut admission, &output(1, 1.0, 400.0), 1_600));
-        assert!(store.offer(&mut admission, &output(2, 9.0, 5_000.0), 1_600));
-        assert!(store.offer(&mut admission, &output(3, 2.0, 5_000.0), 1_600));
-        assert_eq!(store.0.keys().copied().collect::<Vec<_>>(), [2, 3]);
-        assert!(!store.offer(&mut admission, &output(4, 1.0, 400.0), 1_600));
-        assert_eq!(store.0.len(), 2);
-    }
-
-    #[test]
-    fn a_scan_over_many_outputs_used_once_does_not_flush_what_is_used_often() {
-        let (mut admission, mut store) = (admission(), Store::default());
-        let often = output(0, 50.0, 2_000.0);
-        store.offer(&mut admission, &often, 8_000);
+    fn a_scan_over_many_things_called_once_does_not_flush_what_is_called_often() {
+        let mut store = Store::of(1_000);
+        for _ in 0..50 {
+            store.call(0, 2_000.0, 100);
+        }
         for key in 1..500 {
-            store.offer(&mut admission, &output(key, 1.0, 1_000.0), 8_000);
-            if key % 20 == 0 {
-                store.offer(&mut admission, &often, 8_000);
-            }
+            store.call(key, 1_000.0, 100);
+            assert!(store.stored.contains_key(&0), "flushed by {key}");
         }
-        assert!(store.0.contains_key(&0));
     }
 
     #[test]
-    fn what_is_not_used_any_more_gives_way_in_the_end() {
-        let (mut admission, mut store) = (admission(), Store::default());
-        store.offer(&mut admission, &output(0, 50.0, 2_000.0), 800);
-        let taken = (1..2_000).find(|_| store.offer(&mut admission, &output(1, 1.0, 1_000.0), 800));
-        assert!(taken.is_some_and(|tries| tries > 100), "{taken:?}");
+    fn what_is_not_called_any_more_gives_way_in_the_end() {
+        let mut store = Store::of(100);
+        for _ in 0..50 {
+            store.call(0, 2_000.0, 100);
+        }
+        let taken = (1..1_000).find(|key| store.call(*key, 1_000.0, 100));
+        assert!(taken.is_some_and(|calls| (50..200).contains(&calls)), "{taken:?}");
     }
 
     #[test]
-    fn what_is_larger_than_the_budget_evicts_nothing() {
-        let (mut admission, mut store) = (admission(), Store::default());
-        store.offer(&mut admission, &output(1, 1.0, 400.0), 1_000);
-        let giant = Candidate { bytes: 1_001, ..output(2, 1e9, 1e9) };
-        assert!(!store.offer(&mut admission, &giant, 1_000));
-        assert!(store.0.contains_key(&1));
+    fn what_was_refused_is_known_when_it_is_offered_again() {
+        let mut store = Store::of(100);
+        for _ in 0..3 {
+            store.call(0, 1_000.0, 100);
+        }
+        assert!(!store.call(1, 1_000.0, 100) && !store.stored.contains_key(&1));
+        assert!(store.call(1, 1_000.0, 100), "two calls of late, and the other pays for its room");
     }
 
     #[test]
-    fn an_output_that_is_offered_again_is_not_counted_twice() {
-        let (mut admission, mut store) = (admission(), Store::default());
-        assert!(store.offer(&mut admission, &output(1, 1.0, 400.0), 800));
-        assert!(store.offer(&mut admission, &output(1, 1.0, 400.0), 800));
+    fn what_can_never_find_room_drives_nothing_out() {
+        let mut store = Store::of(100);
+        store.call(1, 1.0, 100);
+        assert!(!store.call(2, 1e12, 101));
+        assert!(store.stored.contains_key(&1));
+    }
+
+    #[test]
+    fn only_so_many_things_are_remembered_and_what_is_stored_is_among_them() {
+        let mut store = Store::of(1_000);
+        for key in 0..10_000 {
+            store.call(key, f64::from(key % 97) * 100.0, 100);
+            assert!(store.admission.known.len() <= 2 * KNOWN_MIN);
+        }
+        assert!(store.stored.keys().all(|key| store.admission.worth(*key).is_some()));
     }
 
     proptest! {
         #[test]
         fn the_budget_holds_and_only_what_is_held_is_evicted(
-            offers in prop::collection::vec((0u32..20, 1.0..50.0, 100.0..9e4, 0u64..900), 1..80),
+            calls in prop::collection::vec((0u32..20, 0.0..9e4, 0u64..900), 1..80),
             bytes_max in 0u64..4_000,
         ) {
-            let (mut admission, mut store) = (admission(), Store::default());
-            for (key, calls, ns_per_row, bytes) in offers {
-                let offer = Candidate { bytes, ..output(key, calls, ns_per_row) };
-                store.offer(&mut admission, &offer, bytes_max);
+            let mut store = Store::of(bytes_max);
+            for (key, ns, bytes) in calls {
+                store.call(key, ns, bytes);
             }
+        }
+
+        #[test]
+        fn nothing_gives_way_for_what_is_worth_no_more(
+            stored in prop::collection::vec((0.0..10.0, 0u64..100), 0..20),
+            offered in 0.0..10.0,
+            lacking in 0u64..1_000,
+        ) {
+            let mut all: Vec<_> = (0u32..)
+                .zip(stored)
+                .map(|(key, (worth, bytes))| Stored { key, worth, bytes })
+                .collect();
+            all.sort_by(|a, b| a.worth.total_cmp(&b.worth));
+            let below: u64 =
+                all.iter().filter(|it| it.worth < offered).map(|it| it.bytes).sum();
+            let victims = Admission::default().make_room(offered, lacking, all.iter().copied());
+            prop_assert_eq!(victims.is_some(), below >= lacking);
+            let victims = victims.unwrap_or_default();
+            prop_assert!(all.iter().map(|it| it.key).take(victims.len()).eq(victims.clone()));
+            let freed: u64 = all.iter().take(victims.len()).map(|it| it.bytes).sum();
+            let last = victims.len().checked_sub(1).map_or(0, |last| all[last].bytes);
+            prop_assert!(victims.is_empty() || freed - last < lacking, "one more than needed");
         }
     }
 }

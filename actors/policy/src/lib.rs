@@ -10,13 +10,15 @@
 //! | [`score`] | what a forecast or a step turned out to be worth |
 //! | [`reshape`] | which replicas and outputs to add or drop, and why |
 //! | [`predicates`] | in which order a scan evaluates its predicates |
-//! | [`admit`] | which computed output a node keeps, and what gives way |
+//! | [`admit`] | what gives way where a computed output finds no room |
+//! | [`caches`] | whether other rules would have spared more |
 //! | [`allocate`] | how many nodes, and what each may use |
 //! | [`decision`] | what was decided, why, and what came of it |
 //! | [`config`] | what the operator wants |
 
 pub mod admit;
 pub mod allocate;
+pub mod caches;
 pub mod calls;
 pub mod cluster;
 pub mod config;

@@ -27,7 +27,7 @@ use crate::partition::compute::{ComputeError, compute_segment};
 use crate::partition::flight::Flight;
 use crate::partition::output::OutputValues;
 use crate::partition::view::{Held, Replica, ReplicaView, Resident, StoredOutput, StoredPartial};
-use crate::partition::worth::{Stored, least_worth, worth};
+use crate::partition::worth::{Key, Stored, Worth};
 use crate::ports::Outcome;
 use crate::table::{Committed, Snapshot};
 
@@ -154,6 +154,7 @@ pub struct Partition;
 #[derive(Debug)]
 pub struct PartitionState {
     args: PartitionArgs,
+    worth: Worth,
 }
 
 impl Actor for Partition {
@@ -170,7 +171,7 @@ impl Actor for Partition {
         // Offers that waited in the mailbox of a dead predecessor are gone; so are their credits.
         let lost = OFFERS_MAX.saturating_sub(args.reference.credits.available_permits());
         args.reference.credits.add_permits(lost);
-        Ok(PartitionState { args })
+        Ok(PartitionState { args, worth: Worth::default() })
     }
 
     async fn handle(
@@ -350,8 +351,11 @@ impl PartitionState {
         let (bytes, rows) = (values.bytes(), values.rows_known() as u64);
         let uses = before.map_or_else(Arc::default, |before| before.uses.clone());
         let ns = offer.expression.ns_per_row().saturating_mul(rows);
+        // Reading what is stored of it was counted already.
+        let calls = u64::from(before.is_none());
         drop(view);
-        let charge = self.charge("stored output", bytes, worth(ns, 1, bytes));
+        let key = (offer.segment, Stored::Output(offer.expression.id));
+        let charge = self.charge("stored output", key, calls, ns, bytes);
         let mut view = self.view();
         let (Some(charge), Some(held)) = (charge, view.segments.get_mut(&offer.segment)) else {
             return;
@@ -370,7 +374,8 @@ impl PartitionState {
         }
         drop(view);
         let bytes = offer.batches.iter().map(|batch| batch.get_array_memory_size() as u64).sum();
-        let charge = self.charge("stored partial", bytes, worth(offer.ns, 1, bytes));
+        let key = (offer.segment, Stored::Partial(offer.fragment));
+        let charge = self.charge("stored partial", key, 1, offer.ns, bytes);
         let mut view = self.view();
         let (Some(charge), Some(held)) = (charge, view.segments.get_mut(&offer.segment)) else {
             return;
@@ -382,30 +387,34 @@ impl PartitionState {
         self.args.replica.publish(view);
     }
 
-    /// Charges `bytes` to the node; lets what is worth less than `offered` go for it, the least first.
-    fn charge(&self, what: &str, bytes: u64, offered: f64) -> Option<Arc<MemoryReservation>> {
+    /// Charges `bytes` to the node for something that was called and took `ns`; lets what is worth less
+    /// go for it, the least first.
+    fn charge(
+        &mut self,
+        what: &str,
+        key: Key,
+        calls: u64,
+        ns: u64,
+        bytes: u64,
+    ) -> Option<Arc<MemoryReservation>> {
+        let offered = self.worth.called(&self.args.replica.view(), key, calls, ns, bytes);
         let node = &self.args.node;
-        loop {
-            if let Some(charge) = node.charge(what, bytes) {
-                return Some(charge);
-            }
-            let (worth, segment, stored) =
-                least_worth(&self.args.replica.view(), &node.expressions)?;
-            if worth >= offered {
-                return None;
-            }
-            let before = node.memory_bytes();
-            let mut view = self.view();
+        if let Some(charge) = node.charge(what, bytes) {
+            return Some(charge);
+        }
+        let lacking = (node.memory_bytes() + bytes).saturating_sub(node.memory_bytes_max());
+        let mut view = self.view();
+        let victims = self.worth.make_room(&view, &node.expressions, offered, lacking)?;
+        for (segment, stored) in victims {
             let held = view.segments.get_mut(&segment)?;
             match stored {
                 Stored::Output(id) => drop(held.outputs.remove(&id)),
                 Stored::Partial(id) => drop(held.partials.remove(&id)),
             }
-            self.args.replica.publish(view);
-            if node.memory_bytes() >= before {
-                return None; // A query still reads it; there will be room when that has ended.
-            }
         }
+        self.args.replica.publish(view);
+        // If a query still reads what went there is no room yet, but for the next one.
+        node.charge(what, bytes)
     }
 
     fn on_precompute(&self, expression: Arc<FunctionExpression>, reply: RpcReplyPort<Outcome>) {
