@@ -30,6 +30,7 @@ use crate::query::codec::ScanCodec;
 use crate::query::complexity::{longest_chain, may_be_deep};
 use crate::query::context::{LocalNodes, QueryContext};
 use crate::query::large_stack::on_large_stack;
+use crate::query::one_node::OneNodeIfNeeded;
 use crate::query::options::{SessionOptions, changed_entries};
 use crate::query::partial::StorePartials;
 use crate::query::push_functions::PushFunctionsIntoScan;
@@ -67,7 +68,7 @@ impl Template {
             .with_information_schema(true)
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
             .with_create_default_catalog_and_schema(false);
-        let state = SessionStateBuilder::new()
+        let mut builder = SessionStateBuilder::new()
             .with_config(settings)
             .with_runtime_env(Arc::clone(runtime))
             .with_catalog_list(Arc::clone(schemas))
@@ -83,9 +84,12 @@ impl Template {
             .with_distributed_channel_resolver(channels.clone())
             .with_distributed_desired_task_count_handler(Routing)
             .with_distributed_scale_up_leaf_node_handler(Routing)
-            .with_distributed_route_tasks_handler(Routing)
-            .build();
-        Ok(Self(state))
+            .with_distributed_route_tasks_handler(Routing);
+        let planner = builder.query_planner().take().map(OneNodeIfNeeded::in_front_of);
+        Ok(Self(match planner {
+            Some(planner) => builder.with_query_planner(Arc::new(planner)).build(),
+            None => builder.build(),
+        }))
     }
 }
 

@@ -8,6 +8,7 @@ pub mod complexity;
 pub mod context;
 pub mod functions;
 pub(crate) mod large_stack;
+pub mod one_node;
 pub mod options;
 pub mod partial;
 pub mod prune;

@@ -16,6 +16,7 @@ mod dml_rows;
 mod flight;
 mod http;
 mod kill;
+mod one_node;
 mod oracle;
 mod plans;
 mod random_queries;
