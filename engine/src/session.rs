@@ -285,10 +285,12 @@ impl Session {
         };
         let done = if may_be_deep(&plan) {
             let (session, state, query) = (self.clone(), state.clone(), Arc::clone(query));
-            let work = move || async move { statements::run(&session, &state, plan, &query).await };
+            let sql = sql.to_owned();
+            let work =
+                move || async move { statements::run(&session, &state, plan, &sql, &query).await };
             on_large_stack(work).await?
         } else {
-            statements::run(self, &state, plan, query).await
+            statements::run(self, &state, plan, sql, query).await
         };
         match done? {
             statements::Done::Stream(stream) => Ok(stream),

@@ -13,6 +13,7 @@ mod cluster;
 mod config_doc;
 mod dml_properties;
 mod dml_rows;
+mod files;
 mod flight;
 mod http;
 mod kill;
