@@ -14,7 +14,7 @@ fn a_plan_with_a_node_that_cannot_be_encoded_runs_on_one_node() {
         let rig = Rig::start(3, 4).await;
         rig.ask("SET datafusion.optimizer.enable_window_topn = true").await.unwrap();
         let top = "SELECT id, y FROM (SELECT *, row_number() OVER (PARTITION BY y ORDER BY id) AS n \
-                   FROM t) WHERE n <= 3";
+                   FROM t) WHERE n <= 3 ORDER BY id";
         let plan = rig.plan(top).await;
         assert!(plan.contains("PartitionedTopKExec"), "{plan}");
         assert!(!is_spread(&rig, top).await);
