@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock, Weak};
 
+use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::MemoryCatalogProviderList;
-use datafusion::catalog::{CatalogProvider, CatalogProviderList, MemoryCatalogProvider};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
@@ -16,7 +16,7 @@ use foreshard_policy::ids::NodeId;
 use foreshard_udfs::{Card, Functions};
 use tokio::sync::Semaphore;
 
-use crate::catalog::{CATALOG, Catalog, Definitions, PublicSchema, SCHEMA, SYSTEM, SystemSchema};
+use crate::catalog::{CATALOG, Catalog, Definitions, Schemas, SystemSchema};
 use crate::cluster::{Members, NodeBudget};
 use crate::config::Config;
 use crate::engine::{Engine, Inner};
@@ -144,7 +144,7 @@ impl EngineBuilder {
             members.add_local(NodeId(node)).await?;
         }
         let back: Arc<OnceLock<Weak<Inner>>> = Arc::default();
-        let schemas = schemas(&catalog, &back)?;
+        let schemas = schemas(&catalog, &back);
         let running = Arc::new(Semaphore::new(self.config.limits().queries_max()));
         let planning = Template::new(&self.config, &runtime, &schemas, &channels, &functions)?;
         let inner = Arc::new(Inner {
@@ -186,11 +186,10 @@ fn runtime(config: &Config) -> Result<Arc<RuntimeEnv>, EngineError> {
 fn schemas(
     catalog: &Arc<Catalog>,
     back: &Arc<OnceLock<Weak<Inner>>>,
-) -> Result<Arc<dyn CatalogProviderList>, EngineError> {
-    let own = MemoryCatalogProvider::new();
-    own.register_schema(SCHEMA, Arc::new(PublicSchema(Arc::clone(catalog))))?;
-    own.register_schema(SYSTEM, Arc::new(SystemSchema::new(Arc::clone(back))))?;
+) -> Arc<dyn CatalogProviderList> {
+    let system = SystemSchema::new(Arc::clone(back));
     let list = MemoryCatalogProviderList::new();
+    let own = Schemas::new(Arc::clone(catalog), system);
     list.register_catalog(CATALOG.to_owned(), Arc::new(own));
-    Ok(Arc::new(list))
+    Arc::new(list)
 }

@@ -23,7 +23,7 @@ use tokio::sync::Semaphore;
 use url::Url;
 
 use crate::builder::EngineBuilder;
-use crate::catalog::{Catalog, Definition, Definitions};
+use crate::catalog::{Catalog, Definition, Definitions, SCHEMA};
 use crate::cluster::Members;
 use crate::config::Config;
 use crate::error::EngineError;
@@ -303,11 +303,31 @@ impl Inner {
         url: &str,
         partitions: u32,
     ) -> Result<(), EngineError> {
+        let table = self.parquet_table(name, url, partitions).await?;
+        self.add_parquet(name, table).await
+    }
+
+    /// Opens Parquet files without adding the table.
+    pub(crate) async fn parquet_table(
+        &self,
+        name: &str,
+        url: &str,
+        partitions: u32,
+    ) -> Result<ParquetTable, EngineError> {
         self.check_free(name)?;
         let url = self.table_url(name, url)?;
-        let table = ParquetTable::open(name, &url, None, partitions).await?;
+        Ok(ParquetTable::open(name, &url, None, partitions).await?)
+    }
+
+    pub(crate) async fn add_parquet(
+        &self,
+        name: &str,
+        table: ParquetTable,
+    ) -> Result<(), EngineError> {
+        let meta = Arc::clone(table.table());
         self.add_table(Arc::new(table)).await?;
-        self.define(name, TableKind::Parquet, &url, partitions)
+        let Some(url) = &meta.url else { return Ok(()) };
+        self.define(name, TableKind::Parquet, url, meta.partitioning.partitions())
     }
 
     fn define(
@@ -317,14 +337,32 @@ impl Inner {
         url: &Url,
         partitions: u32,
     ) -> Result<(), EngineError> {
-        let name = name.to_owned();
-        self.definitions.add(Definition { name, kind, url: url.to_string(), partitions })
+        self.definitions.add(Definition {
+            name: name.to_owned(),
+            kind,
+            url: url.to_string(),
+            partitions,
+            statement: None,
+            locations: vec![],
+            in_schema: self.catalog.split(name).0 != SCHEMA,
+        })
     }
 
     /// Opens the tables of earlier runs again.
-    pub(crate) async fn reopen(&self) -> Result<(), EngineError> {
+    pub(crate) async fn reopen(self: &Arc<Self>) -> Result<(), EngineError> {
+        let session = Session::new(Arc::clone(self));
         for definition in self.definitions.read()? {
-            let Definition { name, kind, url, partitions } = definition;
+            if definition.in_schema
+                && let Some((schema, _)) = definition.name.split_once('.')
+            {
+                self.catalog.add_schema(schema);
+            }
+            if let Some(sql) = &definition.statement {
+                let state = session.context.state();
+                crate::statements::files::reopen(&session, &state, &definition, sql).await?;
+                continue;
+            }
+            let Definition { name, kind, url, partitions, .. } = definition;
             let url = self.table_url(&name, &url)?;
             let store: Arc<dyn TableStore> = match kind {
                 TableKind::Managed => Arc::new(ManagedTable::open(&name, &url, None).await?),

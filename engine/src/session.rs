@@ -32,6 +32,7 @@ use crate::query::codec::ScanCodec;
 use crate::query::complexity::{longest_chain, may_be_deep};
 use crate::query::context::{LocalNodes, QueryContext};
 use crate::query::large_stack::on_large_stack;
+use crate::query::one_node::OneNodeIfNeeded;
 use crate::query::options::{SessionOptions, changed_entries};
 use crate::query::partial::StorePartials;
 use crate::query::push_functions::PushFunctionsIntoScan;
@@ -69,7 +70,7 @@ impl Template {
             .with_information_schema(true)
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
             .with_create_default_catalog_and_schema(false);
-        let state = SessionStateBuilder::new()
+        let mut builder = SessionStateBuilder::new()
             .with_config(settings)
             .with_runtime_env(Arc::clone(runtime))
             .with_catalog_list(Arc::clone(schemas))
@@ -85,9 +86,12 @@ impl Template {
             .with_distributed_channel_resolver(channels.clone())
             .with_distributed_desired_task_count_handler(Routing)
             .with_distributed_scale_up_leaf_node_handler(Routing)
-            .with_distributed_route_tasks_handler(Routing)
-            .build();
-        Ok(Self(state))
+            .with_distributed_route_tasks_handler(Routing);
+        let planner = builder.query_planner().take().map(OneNodeIfNeeded::in_front_of);
+        Ok(Self(match planner {
+            Some(planner) => builder.with_query_planner(Arc::new(planner)).build(),
+            None => builder.build(),
+        }))
     }
 }
 
@@ -283,10 +287,12 @@ impl Session {
         };
         let done = if may_be_deep(&plan) {
             let (session, state, query) = (self.clone(), state.clone(), Arc::clone(query));
-            let work = move || async move { statements::run(&session, &state, plan, &query).await };
+            let sql = sql.to_owned();
+            let work =
+                move || async move { statements::run(&session, &state, plan, &sql, &query).await };
             on_large_stack(work).await?
         } else {
-            statements::run(self, &state, plan, query).await
+            statements::run(self, &state, plan, sql, query).await
         };
         match done? {
             statements::Done::Stream(stream) => Ok(stream),

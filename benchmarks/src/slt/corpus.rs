@@ -66,8 +66,7 @@ impl Corpus {
         Self::in_crate(&root)
     }
 
-    /// The files of one folder, for tests.
-    #[cfg(test)]
+    /// The files of one folder.
     pub(super) fn of(files: &Path) -> Result<Self> {
         let root = tempfile::tempdir()?;
         copy(files, &root.path().join("test_files"))?;

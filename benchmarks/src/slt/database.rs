@@ -126,6 +126,8 @@ impl Database {
         }
         let engine = Engine::builder().config(config).manual_ticks(true).start().await?;
         let session = engine.session();
+        // Ours has it from the start, plain has not, and the files begin with what plain has.
+        drop(session.sql("SET datafusion.catalog.information_schema = false").await?);
         Ok(Self::of(Side::Ours(engine, session)))
     }
 

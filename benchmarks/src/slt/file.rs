@@ -103,11 +103,23 @@ fn blank(records: &[Record<Letter>]) -> Vec<Found> {
 /// # Errors
 /// If the file cannot be parsed or an engine not be started.
 pub(super) async fn run(corpus: &Corpus, file: &str) -> Result<Vec<Found>> {
+    run_on(corpus, file, false).await
+}
+
+/// Runs a file on ours alone.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn run_ours(corpus: &Corpus, file: &str) -> Result<Vec<Found>> {
+    run_on(corpus, file, true).await
+}
+
+async fn run_on(corpus: &Corpus, file: &str, ours_only: bool) -> Result<Vec<Found>> {
     let records = records(corpus, file)?;
     let board: Board = Arc::new(Mutex::new(blank(&records)));
     let scratch = scratch(corpus, file)?;
     let (done, ended) = tokio::sync::oneshot::channel();
-    let work = Work { board: Arc::clone(&board), records, scratch };
+    let work = Work { board: Arc::clone(&board), records, scratch, ours_only };
     std::thread::Builder::new()
         .stack_size(STACK_BYTES)
         .spawn(move || done.send(work.run()))
@@ -134,6 +146,7 @@ struct Work {
     board: Board,
     records: Vec<Record<Letter>>,
     scratch: PathBuf,
+    ours_only: bool,
 }
 
 impl Work {
@@ -150,12 +163,14 @@ impl Work {
     }
 
     async fn sides(&self) -> Result<()> {
-        let plain = Database::plain(Arrangement::AsTheyCame);
-        self.put_all(&plain, |found, verdict, _| {
-            found.failure = plain.last_failure();
-            found.plain = verdict;
-        })
-        .await?;
+        if !self.ours_only {
+            let plain = Database::plain(Arrangement::AsTheyCame);
+            self.put_all(&plain, |found, verdict, _| {
+                found.failure = plain.last_failure();
+                found.plain = verdict;
+            })
+            .await?;
+        }
         let folder = tempfile::tempdir()?;
         let ours = Database::ours(folder.path()).await?;
         self.put_all(&ours, |found, verdict, is_again| {
@@ -167,6 +182,9 @@ impl Work {
         })
         .await?;
         ours.stop().await;
+        if self.ours_only {
+            return Ok(());
+        }
         mark_refused(&mut self.board());
         let lost = |found: &Found| !found.refused && found.plain.passed() && !found.again.passed();
         if !self.board().iter().any(lost) {

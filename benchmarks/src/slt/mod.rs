@@ -6,6 +6,9 @@
 //! on which plain itself answers otherwise once the rows of its tables are in another order is left out,
 //! as are the texts of plans, and records over tables of files that ours refuses to make (CSV, JSON).
 //!
+//! Besides, our own files (`benchmarks/slt`) say what ours has and plain has not. All of their records must
+//! pass, also when put again; they are no part of the share.
+//!
 //! `FORESHARD_SLT_CORPUS` names the folder of the files; `FORESHARD_SLT_FILES` runs only files whose path
 //! holds one of its comma-separated parts; `FORESHARD_SLT_FAILURES` names a file for all records that
 //! plain passes and ours does not. Without it the first of each file go to stderr.
@@ -14,6 +17,7 @@ mod corpus;
 mod database;
 mod file;
 mod judge;
+mod own;
 mod values;
 
 use std::io::Write;
@@ -24,6 +28,7 @@ use anyhow::{Context, Result, ensure};
 use self::corpus::{Corpus, lacks, skipped};
 use self::file::{Found, Verdict};
 use self::judge::Purpose;
+use self::own::Own;
 use crate::program::{Found as Report, Options};
 use crate::report::{Bound, Figure, Row};
 
@@ -67,6 +72,7 @@ pub async fn run(options: Options) -> Result<Report> {
         None => None,
     };
     let (mut rows, mut sum) = (vec![], Tally::default());
+    let mut figures = own_files(&mut rows).await?;
     for file in chosen {
         if let Some(reason) = skipped(file) {
             let records = file::count(&corpus, file)?;
@@ -89,7 +95,26 @@ pub async fn run(options: Options) -> Result<Report> {
         rows.push(tally.row(file, &tally.reason(lacks(file, &text))));
         sum.add(&tally);
     }
-    Ok((rows, sum.figures()))
+    figures.splice(0..0, sum.figures());
+    Ok((rows, figures))
+}
+
+/// Runs our own files; their records are not those that the share is of.
+async fn own_files(rows: &mut Vec<Row>) -> Result<Vec<Figure>> {
+    let corpus = own::corpus()?;
+    let _back = WorkingFolder::change_to(corpus.root())?;
+    let mut sum = Own::default();
+    for file in corpus.files() {
+        let found = own::run(&corpus, file).await.with_context(|| file.clone())?;
+        let tally = Own::of(&found);
+        if !tally.all_passed() {
+            let failed = lost(file, &found, |found| !found.again.passed());
+            failed.iter().for_each(|failure| eprint!("{failure}"));
+        }
+        rows.push(tally.row(file));
+        sum.add(&tally);
+    }
+    Ok(sum.figures().into())
 }
 
 fn is_chosen(file: &str, quick: bool) -> bool {
@@ -101,8 +126,13 @@ fn is_chosen(file: &str, quick: bool) -> bool {
 
 /// Records of a file that plain passes and ours does not, one text each.
 fn describe(file: &str, found: &[Found]) -> Vec<String> {
-    let lost = found.iter().filter(|found| found.plain.passed() && !found.again.passed());
-    lost.map(|found| {
+    lost(file, found, |found| found.plain.passed() && !found.again.passed())
+}
+
+/// The records of a file that are `lost`, one text each.
+fn lost(file: &str, found: &[Found], lost: impl Fn(&Found) -> bool) -> Vec<String> {
+    let all = found.iter().filter(|found| lost(found));
+    all.map(|found| {
         let when = if found.ours.passed() { ", the second time" } else { "" };
         let when = if found.varies { ", and plain's answer varies" } else { when };
         let when = if found.refused { ", over a table that ours refuses" } else { when };

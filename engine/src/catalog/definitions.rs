@@ -24,6 +24,15 @@ pub struct Definition {
     pub url: String,
     /// Number of partitions; only read for tables over Parquet files.
     pub partitions: u32,
+    /// What made it, if DataFusion reads its files itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statement: Option<String>,
+    /// Where the files of such a table are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub locations: Vec<String>,
+    /// Whether the part of the name before the first point is a schema.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_schema: bool,
 }
 
 /// The file.
@@ -112,6 +121,9 @@ mod tests {
             kind: TableKind::Managed,
             url: "file:///t".into(),
             partitions: 4,
+            statement: None,
+            locations: vec![],
+            in_schema: false,
         };
         definitions.add(one.clone()).unwrap();
         assert_eq!(Definitions::new(&folder.path().join("data")).read().unwrap(), [one]);

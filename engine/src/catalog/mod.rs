@@ -2,38 +2,42 @@
 
 mod adaptive;
 mod definitions;
+mod schema;
 mod system;
+mod views;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use async_trait::async_trait;
-use datafusion::catalog::{SchemaProvider, TableProvider};
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Constraints, DataFusionError, Result, exec_err};
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::catalog::TableProvider;
+use datafusion::common::{Constraints, TableReference};
+use datafusion::logical_expr::Expr;
 use foreshard_actors::node::Tables;
 use foreshard_actors::table::TableStore;
 
 pub use adaptive::AdaptiveTable;
 pub use definitions::{Definition, Definitions};
+pub use schema::Schemas;
 pub use system::SystemSchema;
 
-/// Name of the catalog that all tables are in.
-pub const CATALOG: &str = "foreshard";
+/// Name of the catalog that all tables are in: plain DataFusion's, so that full names mean the same.
+pub const CATALOG: &str = "datafusion";
 
-/// Name of the schema of users' tables.
+/// Name of the schema of users' tables that name none.
 pub const SCHEMA: &str = "public";
 
 /// Name of the schema of system tables.
 pub const SYSTEM: &str = "system";
 
-/// The tables and views of an engine. Names are as DataFusion normalises them.
+/// The tables and views of an engine. Names are as DataFusion normalises them; a name in another schema
+/// than [`SCHEMA`] has the schema and a point in front.
 #[derive(Default)]
 pub struct Catalog {
     tables: RwLock<BTreeMap<String, Arc<dyn TableStore>>>,
     views: RwLock<BTreeMap<String, Arc<dyn TableProvider>>>,
+    foreign: RwLock<BTreeMap<String, Arc<dyn TableProvider>>>,
+    schemas: RwLock<BTreeSet<String>>,
     declared: RwLock<BTreeMap<String, Arc<Declared>>>,
 }
 
@@ -65,11 +69,73 @@ impl Catalog {
         let name = store.table().name.to_string();
         let mut tables = self.tables.write().unwrap_or_else(PoisonError::into_inner);
         let is_view = self.views.read().unwrap_or_else(PoisonError::into_inner).contains_key(&name);
-        if is_view || tables.contains_key(&name) {
+        if is_view || self.foreign(&name).is_some() || tables.contains_key(&name) {
             return false;
         }
         tables.insert(name, store);
         true
+    }
+
+    /// Adds a table over files that DataFusion reads itself; false, and nothing happens, if the name is
+    /// taken.
+    #[must_use]
+    pub fn add_foreign(&self, name: &str, table: Arc<dyn TableProvider>) -> bool {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let mut foreign = self.foreign.write().unwrap_or_else(PoisonError::into_inner);
+        let is_view = self.views.read().unwrap_or_else(PoisonError::into_inner).contains_key(name);
+        if is_view || tables.contains_key(name) || foreign.contains_key(name) {
+            return false;
+        }
+        foreign.insert(name.to_owned(), table);
+        true
+    }
+
+    /// A table over files that DataFusion reads itself.
+    #[must_use]
+    pub fn foreign(&self, name: &str) -> Option<Arc<dyn TableProvider>> {
+        self.foreign.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Removes a table over files that DataFusion reads itself; false if there is none.
+    pub fn remove_foreign(&self, name: &str) -> bool {
+        self.foreign.write().unwrap_or_else(PoisonError::into_inner).remove(name).is_some()
+    }
+
+    /// Removes a view; false if there is none.
+    pub fn remove_view(&self, name: &str) -> bool {
+        self.views.write().unwrap_or_else(PoisonError::into_inner).remove(name).is_some()
+    }
+
+    /// Notes a schema besides [`SCHEMA`]; false if it is known.
+    pub fn add_schema(&self, schema: &str) -> bool {
+        self.schemas.write().unwrap_or_else(PoisonError::into_inner).insert(schema.to_owned())
+    }
+
+    /// Forgets a schema; false if there is none.
+    pub fn remove_schema(&self, schema: &str) -> bool {
+        self.schemas.write().unwrap_or_else(PoisonError::into_inner).remove(schema)
+    }
+
+    /// Names of the schemas besides [`SCHEMA`].
+    #[must_use]
+    pub fn schema_names(&self) -> Vec<String> {
+        self.schemas.read().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Whether users' tables can be in a schema.
+    #[must_use]
+    pub fn has_schema(&self, schema: &str) -> bool {
+        schema == SCHEMA
+            || self.schemas.read().unwrap_or_else(PoisonError::into_inner).contains(schema)
+    }
+
+    /// The schema and the bare name of a table or view.
+    #[must_use]
+    pub fn split<'a>(&self, name: &'a str) -> (&'a str, &'a str) {
+        match name.split_once('.') {
+            Some((schema, table)) if schema != SCHEMA && self.has_schema(schema) => (schema, table),
+            _ => (SCHEMA, name),
+        }
     }
 
     /// Removes a table and returns it.
@@ -89,27 +155,6 @@ impl Catalog {
         all.get(table).cloned().unwrap_or_default()
     }
 
-    /// Names of the views that read a table.
-    #[must_use]
-    pub fn views_of(&self, table: &str) -> Vec<String> {
-        let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
-        let reads = |view: &&Arc<dyn TableProvider>| {
-            let Some(plan) = view.get_logical_plan() else { return false };
-            let mut reads = false;
-            // The closure never fails, so neither does the walk.
-            drop(plan.apply_with_subqueries(|node| {
-                if let LogicalPlan::TableScan(scan) = node {
-                    let is_public = scan.table_name.schema().is_none_or(|schema| schema == SCHEMA);
-                    reads |= is_public && scan.table_name.table() == table;
-                }
-                Ok(TreeNodeRecursion::Continue)
-            }));
-            reads
-        };
-        let names = views.iter().filter(|(_, view)| reads(view)).map(|(name, _)| name.clone());
-        names.collect()
-    }
-
     /// All tables, by name.
     #[must_use]
     pub fn stores(&self) -> Vec<Arc<dyn TableStore>> {
@@ -121,45 +166,16 @@ impl Catalog {
     pub fn names(&self) -> Vec<String> {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let views = self.views.read().unwrap_or_else(PoisonError::into_inner);
-        tables.keys().chain(views.keys()).cloned().collect()
+        let foreign = self.foreign.read().unwrap_or_else(PoisonError::into_inner);
+        tables.keys().chain(foreign.keys()).chain(views.keys()).cloned().collect()
     }
 }
 
-/// The schema of users' tables and views.
-#[derive(Debug)]
-pub struct PublicSchema(pub Arc<Catalog>);
-
-#[async_trait]
-impl SchemaProvider for PublicSchema {
-    fn table_names(&self) -> Vec<String> {
-        self.0.names()
-    }
-
-    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
-        if let Some(store) = self.0.store(name) {
-            let declared = self.0.declared(name);
-            return Ok(Some(Arc::new(AdaptiveTable::new(store).with_declared(declared))));
-        }
-        Ok(self.0.views.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned())
-    }
-
-    fn register_table(
-        &self,
-        name: String,
-        table: Arc<dyn TableProvider>,
-    ) -> Result<Option<Arc<dyn TableProvider>>> {
-        if self.0.store(&name).is_some() {
-            return exec_err!("table {name} exists already");
-        }
-        Ok(self.0.views.write().unwrap_or_else(PoisonError::into_inner).insert(name, table))
-    }
-
-    fn deregister_table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
-        Ok(self.0.views.write().unwrap_or_else(PoisonError::into_inner).remove(name))
-    }
-
-    fn table_exist(&self, name: &str) -> bool {
-        self.0.store(name).is_some()
-            || self.0.views.read().unwrap_or_else(PoisonError::into_inner).contains_key(name)
+/// The name that [`Catalog`] knows a table by.
+#[must_use]
+pub fn full_name(reference: &TableReference) -> String {
+    match reference.schema() {
+        None | Some(SCHEMA) => reference.table().to_owned(),
+        Some(schema) => format!("{schema}.{}", reference.table()),
     }
 }

@@ -150,10 +150,13 @@ fn datafusion(error: &DataFusionError) -> Option<EngineError> {
         DataFusionError::ResourcesExhausted(text) => {
             Some(EngineError::Memory { message: sentence(text) })
         }
+        DataFusionError::Configuration(text) if text.contains("Function factory") => {
+            Some(EngineError::NotSupported { message: sentence(text) })
+        }
         DataFusionError::Configuration(text) => {
             Some(EngineError::Invalid { message: sentence(text) })
         }
-        DataFusionError::Execution(text) => value(text),
+        DataFusionError::Execution(text) => definition(text).or_else(|| value(text)),
         DataFusionError::ExecutionJoin(error) if error.is_cancelled() => {
             Some(EngineError::Cancelled)
         }
@@ -248,6 +251,31 @@ fn arrow(error: &ArrowError) -> Option<EngineError> {
         ArrowError::ComputeError(text) => return value(text),
         _ => return None,
     })
+}
+
+/// What DataFusion says of a definition that cannot be, only known by its text.
+fn definition(text: &str) -> Option<EngineError> {
+    if let Some(name) = between(text, "able '", "' already exists") {
+        return Some(EngineError::TableExists { name: short_name(name).to_owned() });
+    }
+    let missing = between(text, "Table '", "' doesn't exist");
+    if let Some(name) = missing.or_else(|| between(text, "View '", "' doesn't exist")) {
+        return Some(EngineError::UnknownTable {
+            name: short_name(name).to_owned(),
+            nearest: None,
+        });
+    }
+    if text.contains("Unable to find factory for") {
+        return Some(EngineError::NotSupported { message: sentence(text) });
+    }
+    const MISTAKES: [&str; 4] = [
+        "Schema '",
+        "cannot coexist with",
+        "because other tables depend on it",
+        "has null but schema specifies non-nullable",
+    ];
+    let is_mistake = MISTAKES.iter().any(|words| text.contains(words));
+    is_mistake.then(|| EngineError::Invalid { message: sentence(text) })
 }
 
 /// Execution errors have no types of their own; the few that users cause are told by their text.

@@ -4,6 +4,7 @@
 //! [`crate::query::push_functions`] puts that work into it. A leaf without function work hands the
 //! batches of its segments on as they are.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -98,7 +99,7 @@ impl PartitionScanExec {
         // Hash partitioning is never declared: the other side of a join might be hashed by DataFusion,
         // and rows would be lost without an error.
         let properties = PlanProperties::new(
-            EquivalenceProperties::new(schema),
+            equivalences(schema, &outputs)?,
             Partitioning::UnknownPartitioning(groups.len()),
             EmissionType::Incremental,
             Boundedness::Bounded,
@@ -164,6 +165,22 @@ impl PartitionScanExec {
         let outputs = self.outputs.iter().map(|output| &output.expr);
         self.filters.iter().chain(outputs).any(contains_storable)
     }
+}
+
+/// Two outputs of the same expression are equal: an order by one of them is one by the other.
+fn equivalences(schema: SchemaRef, outputs: &[ProjectionExpr]) -> Result<EquivalenceProperties> {
+    let mut equivalences = EquivalenceProperties::new(schema);
+    let mut first: HashMap<&Arc<dyn PhysicalExpr>, Column> = HashMap::new();
+    for (position, output) in outputs.iter().enumerate() {
+        let column = Column::new(&output.alias, position);
+        match first.get(&output.expr) {
+            Some(same) => {
+                equivalences.add_equal_conditions(Arc::new(same.clone()), Arc::new(column))?;
+            }
+            None => drop(first.insert(&output.expr, column)),
+        }
+    }
+    Ok(equivalences)
 }
 
 impl DisplayAs for PartitionScanExec {

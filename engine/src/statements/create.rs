@@ -6,6 +6,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{CreateExternalTable, CreateMemoryTable, LogicalPlan};
+use foreshard_actors::node::Tables;
 use foreshard_actors::partitioning::Partitioning;
 use futures::TryStreamExt;
 
@@ -13,7 +14,7 @@ use crate::catalog::Declared;
 use crate::error::EngineError;
 use crate::query::context::QueryContext;
 use crate::session::Session;
-use crate::statements::{dml, table_name};
+use crate::statements::{dml, files, table_name};
 
 /// Partitions of a table over files when nothing is said.
 const FILE_PARTITIONS: u32 = 8;
@@ -23,49 +24,114 @@ const PARTITIONS: u32 = 4;
 
 /// `CREATE EXTERNAL TABLE name (columns) STORED AS kind PARTITIONED BY (key) LOCATION 'where' OPTIONS (..)`.
 ///
-/// Kinds: `DELTA` (a managed table), `PARQUET` (existing files), `MEMORY`. Options: `partitions`,
-/// `strategy` (`hash` or `range`), `bounds` (comma separated, for ranges).
+/// Kinds: `DELTA` (a managed table), `PARQUET` (existing files), `MEMORY`, and what DataFusion reads
+/// itself. Options of the first three: `partitions`, `strategy` (`hash` or `range`), `bounds` (comma
+/// separated, for ranges).
 pub(super) async fn external(
     session: &Session,
+    state: &SessionState,
+    create: CreateExternalTable,
+    sql: &str,
+) -> Result<(), EngineError> {
+    let name = table_name(session, &create.name)?;
+    refuse_temporary(create.temporary)?;
+    let exists = session.inner.catalog.names().contains(&name);
+    let kind = create.file_type.to_uppercase();
+    match (exists, create.if_not_exists, create.or_replace) {
+        (_, true, true) => return Err(never_both()),
+        (true, true, false) => return Ok(()),
+        (true, false, false) => return Err(EngineError::TableExists { name }),
+        (_, false, true) if ["DELTA", "MANAGED", "MEMORY"].contains(&kind.as_str()) => {
+            let message = "OR REPLACE: drop the table first".to_owned();
+            return Err(EngineError::NotSupported { message });
+        }
+        (true, false, true) => drop_table(session, &name, true).await?,
+        (false, ..) => {}
+    }
+    match kind.as_str() {
+        "PARQUET" => parquet(session, state, &name, create, sql).await,
+        "DELTA" | "MANAGED" | "MEMORY" => written(session, &name, &kind, create).await,
+        _ => {
+            let table = files::provider(state, &create).await?;
+            files::add(&session.inner, &name, &create, sql, table)
+        }
+    }
+}
+
+/// A table whose rows we write.
+async fn written(
+    session: &Session,
+    name: &str,
+    kind: &str,
     create: CreateExternalTable,
 ) -> Result<(), EngineError> {
-    let name = table_name(&create.name)?;
-    let inner = &session.inner;
-    if create.if_not_exists && inner.catalog.names().contains(&name) {
-        return Ok(());
-    }
-    if create.or_replace {
-        return Err(EngineError::NotSupported {
-            message: "OR REPLACE: drop the table first".to_owned(),
+    let mut options = Options::new(create.options);
+    let partitioning = options.partitioning(&create.table_partition_cols)?;
+    options.finish()?;
+    let schema: SchemaRef = Arc::new(create.schema.as_arrow().clone());
+    if schema.fields().is_empty() {
+        return Err(EngineError::Invalid {
+            message: format!(
+                "a {kind} table needs columns: CREATE EXTERNAL TABLE {name} (column TYPE, ..)"
+            ),
         });
     }
-    let mut options = Options::new(create.options);
+    if kind == "MEMORY" {
+        return memory_table(session, name, schema, partitioning).await;
+    }
     let location = create.locations.first().cloned().unwrap_or_default();
-    let schema: SchemaRef = Arc::new(create.schema.as_arrow().clone());
-    match create.file_type.to_uppercase().as_str() {
-        "PARQUET" => {
-            let partitions = options.number("partitions", FILE_PARTITIONS)?;
-            options.finish()?;
-            inner.open_parquet(&name, &location, partitions).await
+    session.inner.create_managed(name, &location, schema, partitioning).await
+}
+
+/// A table over Parquet files: one of ours if that gives the rows that DataFusion itself would give.
+async fn parquet(
+    session: &Session,
+    state: &SessionState,
+    name: &str,
+    mut create: CreateExternalTable,
+    sql: &str,
+) -> Result<(), EngineError> {
+    let given = create.options.remove("partitions");
+    let given = given.or_else(|| create.options.remove("format.partitions"));
+    let location = create.locations.first().cloned().unwrap_or_default();
+    let inner = &session.inner;
+    let opened = if files::is_bare(&create) {
+        let mut options =
+            Options(given.iter().map(|n| ("partitions".to_owned(), n.clone())).collect());
+        let partitions = options.number("partitions", FILE_PARTITIONS)?;
+        let own = inner.parquet_table(name, &location, partitions).await;
+        let foreign = files::provider(state, &create).await;
+        match (own, foreign) {
+            (Ok(own), Ok(foreign)) if !files::same(&own, &foreign.schema()) => Ok(foreign),
+            (Ok(own), _) => return inner.add_parquet(name, own).await,
+            (Err(_), Ok(foreign)) => Ok(foreign),
+            (Err(own), Err(_)) => Err(own),
         }
-        kind @ ("DELTA" | "MANAGED" | "MEMORY") => {
-            let partitioning = options.partitioning(&create.table_partition_cols)?;
-            options.finish()?;
-            if schema.fields().is_empty() {
-                return Err(EngineError::Invalid {
-                    message: format!(
-                        "a {kind} table needs columns: CREATE EXTERNAL TABLE {name} (column TYPE, ..)"
-                    ),
-                });
-            }
-            if kind == "MEMORY" {
-                return memory_table(session, &name, schema, partitioning).await;
-            }
-            inner.create_managed(&name, &location, schema, partitioning).await
-        }
-        other => Err(EngineError::NotSupported {
-            message: format!("STORED AS {other}; it must be DELTA, PARQUET or MEMORY"),
-        }),
+    } else {
+        files::provider(state, &create).await
+    };
+    let table = opened?;
+    if given.is_some() {
+        let message = format!(
+            "option partitions is for files that are read as they are, all of one folder; {name} has \
+             columns, folders, orders or options of its own"
+        );
+        return Err(EngineError::Invalid { message });
+    }
+    files::add(inner, name, &create, sql, table)
+}
+
+fn never_both() -> EngineError {
+    let message = "IF NOT EXISTS and OR REPLACE exclude each other".to_owned();
+    EngineError::Invalid { message }
+}
+
+fn refuse_temporary(is_temporary: bool) -> Result<(), EngineError> {
+    let message = "temporary tables: every session sees every table";
+    if is_temporary {
+        Err(EngineError::NotSupported { message: message.to_owned() })
+    } else {
+        Ok(())
     }
 }
 
@@ -86,10 +152,12 @@ pub(super) async fn memory(
     create: CreateMemoryTable,
     _query: &Arc<QueryContext>,
 ) -> Result<(), EngineError> {
-    let name = table_name(&create.name)?;
+    let name = table_name(session, &create.name)?;
+    refuse_temporary(create.temporary)?;
     let exists = session.inner.catalog.names().contains(&name);
     match (exists, create.if_not_exists, create.or_replace) {
-        (true, true, _) => return Ok(()),
+        (_, true, true) => return Err(never_both()),
+        (true, true, false) => return Ok(()),
         (true, false, false) => return Err(EngineError::TableExists { name }),
         (true, false, true) => drop_table(session, &name, true).await?,
         (false, ..) => {}
@@ -134,17 +202,27 @@ pub(super) async fn drop_table(
     if_exists: bool,
 ) -> Result<(), EngineError> {
     let inner = &session.inner;
-    // A view keeps the table that it was made over: it would go on answering from what is gone.
-    if let Some(view) = inner.catalog.views_of(name).first() {
+    if let Some(view) = inner.catalog.views_of(name).first()
+        && let Some(store) = inner.catalog.store(name)
+        && !inner.catalog.keep_rows(store.as_ref())?
+    {
         let message = format!("view {view} reads table {name}; drop the view first");
         return Err(EngineError::Invalid { message });
+    }
+    if inner.catalog.remove_foreign(name) {
+        return inner.definitions.remove(name);
     }
     if inner.catalog.remove(name).is_none() {
         if if_exists {
             return Ok(());
         }
+        let names = inner.catalog.names();
+        if names.iter().any(|taken| taken == name) {
+            let name = format!("{name}: it is a view, and DROP VIEW {name} drops it");
+            return Err(EngineError::UnknownTable { name, nearest: None });
+        }
         return Err(EngineError::UnknownTable { name: name.to_owned(), nearest: None }
-            .with_nearest(inner.catalog.names().iter().map(String::as_str)));
+            .with_nearest(names.iter().map(String::as_str)));
     }
     inner.definitions.remove(name)?;
     inner.members.table_dropped(name).await;

@@ -31,7 +31,7 @@ use crate::query::context::QueryContext;
 use crate::query::prune::prune;
 use crate::session::Session;
 use crate::statements::create::rows;
-use crate::statements::table_name;
+use crate::statements::{files, table_name};
 
 /// How often a statement starts again because another commit was faster.
 const ATTEMPTS_MAX: usize = 20;
@@ -46,7 +46,10 @@ pub(super) async fn run(
     statement: DmlStatement,
     query: &Arc<QueryContext>,
 ) -> Result<u64, EngineError> {
-    let name = table_name(&statement.table_name)?;
+    let name = table_name(session, &statement.table_name)?;
+    if session.inner.catalog.foreign(&name).is_some() {
+        return files::write(session, state, statement).await;
+    }
     let store = session.inner.writable(&name)?;
     match &statement.op {
         WriteOp::Insert(InsertOp::Append) => {

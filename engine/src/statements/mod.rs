@@ -3,23 +3,25 @@
 pub(crate) mod call;
 mod create;
 mod dml;
+pub(crate) mod files;
+mod schemas;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use datafusion::common::TableReference;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{DdlStatement, LogicalPlan, Statement as PlannedStatement};
 use datafusion::prelude::SessionContext;
 use datafusion::sql::parser::{DFParserBuilder, Statement};
 use datafusion::sql::sqlparser::dialect::dialect_from_str;
 
-use crate::catalog::{Catalog, SCHEMA};
+use crate::catalog::Catalog;
 use crate::error::EngineError;
 use crate::query::context::QueryContext;
 use crate::query_stream::QueryStream;
 use crate::session::Session;
+pub(crate) use crate::statements::schemas::table_name;
 
 /// What is left to do for a statement.
 pub(crate) enum Done {
@@ -73,11 +75,12 @@ pub(crate) fn parameters(plan: &LogicalPlan) -> Result<Vec<(String, DataType)>, 
     Ok(numbered.into_iter().map(typed).collect())
 }
 
-/// Does what is not a query.
+/// Does what is not a query; `sql` is its text.
 pub(crate) async fn run(
     session: &Session,
     state: &SessionState,
     plan: LogicalPlan,
+    sql: &str,
     query: &Arc<QueryContext>,
 ) -> Result<Done, EngineError> {
     match plan {
@@ -86,7 +89,7 @@ pub(crate) async fn run(
             Ok(Done::Stream(QueryStream::affected(rows)?))
         }
         LogicalPlan::Ddl(statement) => {
-            define(session, state, statement, query).await?;
+            define(session, state, statement, sql, query).await?;
             Ok(Done::Stream(QueryStream::empty()))
         }
         LogicalPlan::Statement(PlannedStatement::Execute(_)) => {
@@ -112,31 +115,32 @@ async fn define(
     session: &Session,
     state: &SessionState,
     statement: DdlStatement,
+    sql: &str,
     query: &Arc<QueryContext>,
 ) -> Result<(), EngineError> {
     match statement {
-        DdlStatement::CreateExternalTable(create) => create::external(session, *create).await,
+        DdlStatement::CreateExternalTable(create) => {
+            create::external(session, state, *create, sql).await
+        }
+        DdlStatement::CreateCatalogSchema(create) => schemas::create(session, &create),
+        DdlStatement::DropCatalogSchema(drop) => schemas::drop(session, &drop).await,
         DdlStatement::CreateMemoryTable(create) => {
             create::memory(session, state, create, query).await
         }
         DdlStatement::DropTable(drop) => {
-            let name = table_name(&drop.name)?;
+            let name = table_name(session, &drop.name)?;
             create::drop_table(session, &name, drop.if_exists).await
         }
-        statement @ (DdlStatement::CreateView(_) | DdlStatement::DropView(_)) => {
+        // Functions that are dropped are gone from this session only.
+        statement @ (DdlStatement::CreateView(_)
+        | DdlStatement::DropView(_)
+        | DdlStatement::CreateFunction(_)
+        | DdlStatement::DropFunction(_)) => {
             let plan = LogicalPlan::Ddl(statement);
             let done = session.context.execute_logical_plan(plan).await;
             done.map(drop).map_err(|error| session.explain(error))
         }
         other => Err(EngineError::NotSupported { message: other.name().to_owned() }),
-    }
-}
-
-/// The bare name of a user's table.
-pub(crate) fn table_name(reference: &TableReference) -> Result<String, EngineError> {
-    match reference.schema() {
-        None | Some(SCHEMA) => Ok(reference.table().to_owned()),
-        Some(_) => Err(EngineError::ReadOnly { name: reference.to_string() }),
     }
 }
 

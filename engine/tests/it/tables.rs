@@ -157,7 +157,7 @@ fn a_wrong_option_is_an_error_that_says_what_was_meant() {
             (create("DELTA", "'strategy' 'rnge'"), "hash or range"),
             (create("DELTA", "'strategy' 'range', 'bounds' '20,10'"), "bound"),
             (create("DELTA", "'strategy' 'range', 'bounds' '1,x'"), "x"),
-            (create("AVRO", "'partitions' '4'"), "DELTA, PARQUET or MEMORY"),
+            (create("AVRO", "'partitions' '4'"), "DELTA, MEMORY, PARQUET, CSV, JSON or ARROW"),
             (
                 "CREATE EXTERNAL TABLE t (id BIGINT) STORED AS DELTA PARTITIONED BY (idd) LOCATION ''"
                     .to_owned(),
@@ -248,13 +248,18 @@ fn a_table_can_be_made_of_a_query_and_a_view_of_a_table() {
         assert_eq!(numbers(&engine, "SELECT c FROM v").await, [3, 3, 3]);
         engine.sql("INSERT INTO n VALUES (9, 0), (10, 0)").await.unwrap();
         assert_eq!(numbers(&engine, "SELECT c FROM v ORDER BY c DESC LIMIT 1").await, [5]);
-        // A view would go on reading the table that is gone.
-        for sql in ["DROP TABLE n", "CREATE OR REPLACE TABLE n AS SELECT 1 AS id"] {
-            let error = engine.sql(sql).await.unwrap_err();
-            assert!(error.to_string().contains("view v"), "{sql}: {error}");
-            assert_eq!(error.code(), "FS-SQL-8");
+        // The view keeps the rows that it was made over.
+        engine.sql("CREATE OR REPLACE TABLE n AS SELECT 7 AS id").await.unwrap();
+        assert_eq!(numbers(&engine, "SELECT c FROM v ORDER BY c DESC LIMIT 1").await, [5]);
+        // Rows in files are not kept in memory for it.
+        let durable = "CREATE EXTERNAL TABLE d (id BIGINT) STORED AS DELTA LOCATION ''";
+        for sql in [durable, "INSERT INTO d VALUES (1)", "CREATE VIEW w AS SELECT id FROM d"] {
+            engine.sql(sql).await.unwrap();
         }
-        assert_eq!(numbers(&engine, "SELECT count(*) FROM n").await, [11]);
+        let error = engine.sql("DROP TABLE d").await.unwrap_err();
+        assert!(error.to_string().contains("view w reads table d"), "{error}");
+        assert_eq!(error.code(), "FS-SQL-8");
+        assert_eq!(numbers(&engine, "SELECT id FROM w").await, [1]);
         engine.sql("DROP VIEW v").await.unwrap();
         assert_eq!(engine.sql("SELECT * FROM v").await.unwrap_err().code(), "FS-SQL-2");
         engine.sql("CREATE OR REPLACE TABLE n AS SELECT 1 AS id").await.unwrap();
