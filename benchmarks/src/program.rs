@@ -12,7 +12,9 @@ use futures::future::LocalBoxFuture;
 
 use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
-use crate::{adversarial, dashboard, demo_day, drill_down, overhead, predicates, reuse, slt};
+use crate::{
+    adversarial, dashboard, demo_day, drill_down, exact, overhead, predicates, reuse, slt,
+};
 
 /// Exit code if a bound was missed.
 pub const EXIT_MISSED: u8 = 1;
@@ -31,6 +33,8 @@ pub struct Options {
     pub seed: u64,
     /// Run on little data, to see that it works.
     pub quick: bool,
+    /// Queries to put, where a benchmark puts as many as it is told; its own number if there is none.
+    pub queries: Option<u64>,
     /// The time.
     pub clock: SharedClock,
 }
@@ -50,7 +54,7 @@ pub struct Benchmark {
 }
 
 /// All benchmarks.
-pub const BENCHMARKS: [Benchmark; 8] = [
+pub const BENCHMARKS: [Benchmark; 9] = [
     Benchmark {
         name: "overhead",
         summary: "TPC-H and ClickBench, which call no function, with nothing stored",
@@ -91,6 +95,11 @@ pub const BENCHMARKS: [Benchmark; 8] = [
         summary: "DataFusion's own SQL logic tests, on plain DataFusion and on us, twice",
         run: |options| Box::pin(slt::run(options)),
     },
+    Benchmark {
+        name: "exact",
+        summary: "50,000 random queries while rows, functions and settings change",
+        run: |options| Box::pin(exact::run(options)),
+    },
 ];
 
 #[derive(Debug, Parser)]
@@ -115,6 +124,9 @@ enum Command {
         /// Run on little data: to see that it works; the bounds are not meant for it.
         #[arg(long)]
         quick: bool,
+        /// Put so many queries instead of the benchmark's own number; only `exact` puts random ones.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        queries: Option<u64>,
         /// Write the report as JSON to this file, or to standard output if it is `-`.
         #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
         json: Option<PathBuf>,
@@ -152,13 +164,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Command::Run { name, seed, quick, json } => match run(name, seed, quick, json.as_deref()) {
-            Ok(report) => ExitCode::from(exit_code(&report)),
-            Err(error) => {
-                eprintln!("error: {error:#}");
-                ExitCode::from(EXIT_FAILED)
+        Command::Run { name, seed, quick, queries, json } => {
+            let options = Options { seed, quick, queries, clock: Arc::new(SystemClock) };
+            match run(name, options, json.as_deref()) {
+                Ok(report) => ExitCode::from(exit_code(&report)),
+                Err(error) => {
+                    eprintln!("error: {error:#}");
+                    ExitCode::from(EXIT_FAILED)
+                }
             }
-        },
+        }
     }
 }
 
@@ -168,15 +183,9 @@ pub fn exit_code(report: &Report) -> u8 {
     if report.holds() { 0 } else { EXIT_MISSED }
 }
 
-fn run(
-    benchmark: Benchmark,
-    seed: u64,
-    quick: bool,
-    json: Option<&std::path::Path>,
-) -> Result<Report> {
+fn run(benchmark: Benchmark, options: Options, json: Option<&std::path::Path>) -> Result<Report> {
     let machine = Machine::this();
-    let clock: SharedClock = Arc::new(SystemClock);
-    let options = Options { seed, quick, clock };
+    let (seed, quick) = (options.seed, options.quick);
     // A thread of its own: the main thread's stack is the system's, and too small for deep plans.
     let work = std::thread::Builder::new()
         .stack_size(STACK_BYTES)
@@ -233,11 +242,17 @@ mod tests {
     }
 
     #[test]
-    fn seed_quick_and_json_are_understood() {
+    fn seed_quick_queries_and_json_are_understood() {
         let cli =
             parsed(&["run", "demo-day", "--seed", "9", "--quick", "--json", "a.json"]).unwrap();
-        let Command::Run { name, seed, quick, json } = cli.command else { panic!("not run") };
+        let Command::Run { name, seed, quick, queries: None, json } = cli.command else {
+            panic!("not run")
+        };
         assert_eq!((name.name, seed, quick, json), ("demo-day", 9, true, Some("a.json".into())));
+        let cli = parsed(&["run", "exact", "--queries", "250"]).unwrap();
+        let Command::Run { queries, .. } = cli.command else { panic!("not run") };
+        assert_eq!(queries, Some(250));
+        assert!(parsed(&["run", "exact", "--queries", "0"]).is_err());
         let Command::Run { json, .. } = parsed(&["run", "demo-day", "--json"]).unwrap().command
         else {
             panic!("not run")
