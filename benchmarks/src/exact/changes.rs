@@ -36,7 +36,7 @@ const TABLES: [(&str, &[(&str, &str)]); 3] = [
         "twin",
         &[
             ("id", "BIGINT"),
-            ("\"N\"", "BIGINT"),
+            ("\"K\"", "BIGINT"),
             ("n", "BIGINT"),
             ("f", "DOUBLE"),
             ("t", "VARCHAR"),
@@ -116,7 +116,7 @@ fn insert(rng: &mut StdRng, table: &'static str) -> Change {
                 "id" => "(SELECT coalesce(max(id), 0) + 1 FROM {table}) + id",
                 "f" => pick(rng, &["f", "f", "-f", "-0.0", "0.0", "CAST('NaN' AS DOUBLE)"]),
                 "n" => pick(rng, &["n", "n", "-n", "3", "NULL"]),
-                "\"N\"" => "k",
+                "\"K\"" => "k",
                 "t" => pick(rng, &["t", "t", "upper(t)", "'a'", "NULL"]),
                 name => name,
             };

@@ -177,7 +177,7 @@ fn note(rng: &mut StdRng) -> Result<Sample> {
 }
 
 /// A table with columns of the names, places and types that `fact` has, and others: what is stored for one
-/// must not be taken for the other's. `n` and `"N"` differ in nothing but their case.
+/// must not be taken for the other's. Its `"K"` is the `k` of `fact` but for the case.
 ///
 /// # Errors
 /// None that Arrow does not make.
@@ -185,7 +185,7 @@ pub fn twin(seed: u64) -> Result<Sample> {
     let rng = &mut StdRng::seed_from_u64(seed);
     let schema = Arc::new(Schema::new(vec![
         Field::new("id", DataType::Int64, false),
-        Field::new("N", DataType::Int64, true),
+        Field::new("K", DataType::Int64, true),
         Field::new("n", DataType::Int64, true),
         Field::new("f", DataType::Float64, true),
         Field::new("t", DataType::Utf8, true),

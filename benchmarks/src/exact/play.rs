@@ -295,7 +295,7 @@ impl Play {
     /// Computes a call ahead by hand. Calls that the engine does not store are refused.
     async fn precompute(&mut self) {
         let name = ["fact", "twin"][self.rng.random_range(0..2)];
-        let key = if name == "fact" { "k" } else { "\"N\"" };
+        let key = if name == "fact" { "k" } else { "\"K\"" };
         let call = self.questions.call(&mut self.rng).replace("@K", key).replace('@', "");
         let sql = format!("CALL precompute('{name}', '{}')", call.replace('\'', "''"));
         self.history.push(sql.clone());

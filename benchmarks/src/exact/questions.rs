@@ -126,7 +126,7 @@ impl Questions {
         let table = pick(rng, &["fact", "fact", "twin"]);
         let mut sql = self.written(rng);
         let ordered = sql.contains("LIMIT");
-        let key = if table == "fact" { "k" } else { "\"N\"" };
+        let key = if table == "fact" { "k" } else { "\"K\"" };
         sql = sql.replace("@K", &format!("a.{key}")).replace('@', "a.");
         Question { sql: sql.replace("{table}", table), ordered }
     }
