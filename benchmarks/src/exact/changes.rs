@@ -196,12 +196,12 @@ pub fn setting_of_both(rng: &mut StdRng) -> String {
     let zones =
         ["'+00:00'", "'+05:00'", "'-08:00'", "'+05:00'", "'Europe/Zurich'", "'America/New_York'"];
     match rng.random_range(0..10) {
-        0..6 => format!("SET datafusion.execution.time_zone = {}", pick(rng, &zones)),
-        6 | 7 => format!(
+        0..5 => format!("SET datafusion.execution.time_zone = {}", pick(rng, &zones)),
+        5 | 6 => format!(
             "SET datafusion.sql_parser.parse_float_as_decimal = {}",
             pick(rng, &["true", "false"])
         ),
-        8 => format!(
+        7 => format!(
             "SET datafusion.sql_parser.default_null_ordering = '{}'",
             pick(rng, &["nulls_max", "nulls_min", "nulls_first", "nulls_last"])
         ),

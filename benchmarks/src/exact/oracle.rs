@@ -1,6 +1,7 @@
 //! Says whether our answer is the answer of plain DataFusion.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -11,6 +12,7 @@ use datafusion::logical_expr::ScalarUDF;
 use datafusion::physical_plan::collect;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use foreshard_udfs::Functions;
+use futures::FutureExt;
 
 use crate::exact::data::Sample;
 use crate::exact::rows::{are_identical, difference, rows};
@@ -212,9 +214,12 @@ impl Layout {
     }
 }
 
-/// What `context` answers.
+/// What `context` answers; a panic of DataFusion is an error that says so.
 pub async fn answer_of(context: &SessionContext, sql: &str) -> Answer {
-    rows_of(context, sql).await.map_err(|error| error.to_string())
+    match AssertUnwindSafe(rows_of(context, sql)).catch_unwind().await {
+        Ok(answer) => answer.map_err(|error| error.to_string()),
+        Err(_panic) => Err("PANICS".to_owned()),
+    }
 }
 
 async fn rows_of(context: &SessionContext, sql: &str) -> Result<Rows, DataFusionError> {

@@ -117,7 +117,7 @@ impl Questions {
     /// The next question.
     #[must_use]
     pub fn next(&self, rng: &mut StdRng) -> Question {
-        if rng.random_bool(0.4) {
+        if rng.random_bool(0.35) {
             let seed = self.seed * RANDOM_QUERIES + rng.random_range(0..RANDOM_QUERIES);
             let functions = if seed.is_multiple_of(2) { FUNCTIONS } else { CALLS };
             let query = random::query(seed, functions);
@@ -126,14 +126,17 @@ impl Questions {
         let table = pick(rng, &["fact", "fact", "twin"]);
         let mut sql = self.written(rng);
         let ordered = sql.contains("LIMIT");
-        let key = if table == "fact" { "k" } else { "\"K\"" };
-        sql = sql.replace("@K", &format!("a.{key}")).replace('@', "a.");
-        Question { sql: sql.replace("{table}", table), ordered }
+        sql = over(&sql.replace("{table}", table), table, "a.");
+        Question { sql, ordered }
     }
 
-    /// A call of the play.
+    /// A call of the play over the columns of a table.
     #[must_use]
-    pub fn call(&self, rng: &mut StdRng) -> &'static str {
+    pub fn call_over(&self, table: &str, rng: &mut StdRng) -> String {
+        over(self.call(rng), table, "")
+    }
+
+    fn call(&self, rng: &mut StdRng) -> &'static str {
         pick(rng, &self.forms)
     }
 
@@ -176,7 +179,39 @@ impl Questions {
     }
 }
 
+/// What stands for columns, as columns of `table` under `alias`.
+fn over(sql: &str, table: &str, alias: &str) -> String {
+    let key = if table == "fact" { "k" } else { "\"K\"" };
+    sql.replace("@K", &format!("{alias}{key}")).replace('@', alias)
+}
+
 /// One of several texts.
 pub(super) fn pick(rng: &mut StdRng, from: &[&'static str]) -> &'static str {
     from[rng.random_range(0..from.len())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exact::data::{samples, twin};
+    use crate::exact::functions;
+    use crate::exact::oracle::Plain;
+    use crate::exact::redefined::Redefined;
+
+    #[tokio::test]
+    async fn plain_datafusion_understands_every_form_condition_and_aggregate() {
+        let mut tables = samples(1).unwrap();
+        tables.push(twin(1).unwrap());
+        let plain = Plain::new(&tables, &functions::all().unwrap().0).unwrap();
+        for index in 0..Redefined::COUNT {
+            plain.define(&Redefined::default().definition(index).1);
+        }
+        for table in ["fact", "twin"] {
+            for form in FORMS.iter().copied().flatten().chain(CONDITIONS).chain(AGGREGATES) {
+                let sql = format!("SELECT {} FROM {table}", over(form, table, ""));
+                let answer = plain.answer(&sql).await;
+                assert!(answer.is_ok(), "{sql}: {answer:?}");
+            }
+        }
+    }
 }

@@ -1,5 +1,5 @@
 //! Functions whose definitions change while they are in use. Each gives away what a stored output must
-//! not be mixed up with: the definition, the sign of a zero, the type of an argument, the time zone.
+//! not be mixed up with: the definition, the sign of a zero, the type of an argument, the settings.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ enum Body {
     Shown,
     /// Turns a text around.
     Say,
-    /// Writes a BIGINT down, with the time zone of the session.
+    /// Writes a BIGINT down, with the settings that functions may answer by.
     Here,
     /// Writes any two values down, with their types.
     Pair,
@@ -85,6 +85,13 @@ impl Redefined {
         (card, ScalarUDF::new_from_impl(function))
     }
 
+    /// The function with this name as it is defined now; `None` if there is none.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<(Card, ScalarUDF)> {
+        let index = BODIES.iter().position(|(known, _)| *known == name)?;
+        Some(self.definition(index))
+    }
+
     /// Defines the function `index` anew; says its name.
     pub fn redefine(&mut self, index: usize) -> &'static str {
         self.definitions[index] += 1;
@@ -111,7 +118,7 @@ impl Own {
     }
 
     /// Texts of each row of `arguments`: `None` where the first one is NULL.
-    fn texts(&self, arguments: &[ArrayRef], zone: &str) -> Result<ArrayRef> {
+    fn texts(&self, arguments: &[ArrayRef], settings: &str) -> Result<ArrayRef> {
         let options = FormatOptions::default().with_null("NULL");
         let shown: Vec<ArrayFormatter<'_>> = arguments
             .iter()
@@ -123,7 +130,7 @@ impl Own {
         let text = |row: usize| match self.body {
             Body::Shown => format!("{:?}", first.as_primitive::<Float64Type>().value(row)),
             Body::Say => first.as_string::<i32>().value(row).chars().rev().collect(),
-            Body::Here => format!("{} in {zone}", first.as_primitive::<Int64Type>().value(row)),
+            Body::Here => format!("{} in {settings}", first.as_primitive::<Int64Type>().value(row)),
             _ => {
                 let pairs = shown.iter().zip(&types);
                 let pairs: Vec<String> =
@@ -160,8 +167,10 @@ impl ScalarUDFImpl for Own {
         let answers = match self.body {
             Body::Twice | Body::Shifted => self.of_ints(arguments[0].as_primitive::<Int64Type>()),
             _ => {
-                let zone = call.config_options.execution.time_zone.as_deref();
-                self.texts(&arguments, zone.unwrap_or("no zone"))?
+                let settings = &call.config_options.execution;
+                let zone = settings.time_zone.as_deref().unwrap_or("no zone");
+                let mode = if settings.enable_ansi_mode { "ansi" } else { "permissive" };
+                self.texts(&arguments, &format!("{zone}, {mode}"))?
             }
         };
         if answers.len() == call.number_rows {
