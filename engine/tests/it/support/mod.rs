@@ -4,5 +4,5 @@
 pub(crate) mod model;
 
 pub(crate) use foreshard_benchmarks::exact::{
-    controller, data, functions, oracle, runtime, setups, trial,
+    controller, data, functions, oracle, redefined, runtime, setups, trial,
 };
