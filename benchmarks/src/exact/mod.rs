@@ -104,7 +104,7 @@ fn figures(all: &Tally) -> Vec<Figure> {
             "answered_by_plain",
             share("queries that plain answers"),
             "ratio",
-            Bound::AtLeast(0.9),
+            Bound::AtLeast(0.85),
         ),
         Figure::bounded(
             "stored_outputs_used",
