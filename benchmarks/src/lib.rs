@@ -12,6 +12,7 @@ pub mod counted;
 pub mod dashboard;
 pub mod demo_day;
 pub mod drill_down;
+pub mod exact;
 pub mod hits;
 pub mod machine;
 pub mod orders;

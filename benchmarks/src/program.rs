@@ -13,7 +13,8 @@ use futures::future::LocalBoxFuture;
 use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
 use crate::{
-    admission, adversarial, dashboard, demo_day, drill_down, overhead, predicates, reuse, slt,
+    admission, adversarial, dashboard, demo_day, drill_down, exact, overhead, predicates, reuse,
+    slt,
 };
 
 /// Exit code if a bound was missed.
@@ -35,6 +36,8 @@ pub struct Options {
     pub quick: bool,
     /// Files to play instead of a load that is made up.
     pub traces: Vec<PathBuf>,
+    /// Queries to put, where a benchmark puts as many as it is told; its own number if there is none.
+    pub queries: Option<u64>,
     /// The time.
     pub clock: SharedClock,
 }
@@ -54,7 +57,7 @@ pub struct Benchmark {
 }
 
 /// All benchmarks.
-pub const BENCHMARKS: [Benchmark; 9] = [
+pub const BENCHMARKS: [Benchmark; 10] = [
     Benchmark {
         name: "overhead",
         summary: "TPC-H and ClickBench, which call no function, with nothing stored",
@@ -100,6 +103,11 @@ pub const BENCHMARKS: [Benchmark; 9] = [
         summary: "DataFusion's own SQL logic tests, on plain DataFusion and on us, twice",
         run: |options| Box::pin(slt::run(options)),
     },
+    Benchmark {
+        name: "exact",
+        summary: "50,000 random queries while rows, functions and settings change",
+        run: |options| Box::pin(exact::run(options)),
+    },
 ];
 
 #[derive(Debug, Parser)]
@@ -127,6 +135,9 @@ enum Command {
         /// Play this file; may be given several times. Only admission plays files.
         #[arg(long = "trace", value_name = "FILE")]
         traces: Vec<PathBuf>,
+        /// Put so many queries instead of the benchmark's own number; only `exact` puts random ones.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        queries: Option<u64>,
         /// Write the report as JSON to this file, or to standard output if it is `-`.
         #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
         json: Option<PathBuf>,
@@ -168,8 +179,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             eprintln!("error: {} plays no files; --trace is for admission", name.name);
             ExitCode::from(EXIT_USAGE)
         }
-        Command::Run { name, seed, quick, traces, json } => {
-            let options = Options { seed, quick, traces, clock: Arc::new(SystemClock) };
+        Command::Run { name, seed, quick, traces, queries, json } => {
+            let options = Options { seed, quick, traces, queries, clock: Arc::new(SystemClock) };
             match run(name, options, json.as_deref()) {
                 Ok(report) => ExitCode::from(exit_code(&report)),
                 Err(error) => {
@@ -246,11 +257,17 @@ mod tests {
     }
 
     #[test]
-    fn seed_quick_and_json_are_understood() {
+    fn seed_quick_queries_and_json_are_understood() {
         let cli =
             parsed(&["run", "demo-day", "--seed", "9", "--quick", "--json", "a.json"]).unwrap();
-        let Command::Run { name, seed, quick, json, .. } = cli.command else { panic!("not run") };
+        let Command::Run { name, seed, quick, queries: None, json, .. } = cli.command else {
+            panic!("not run")
+        };
         assert_eq!((name.name, seed, quick, json), ("demo-day", 9, true, Some("a.json".into())));
+        let cli = parsed(&["run", "exact", "--queries", "250"]).unwrap();
+        let Command::Run { queries, .. } = cli.command else { panic!("not run") };
+        assert_eq!(queries, Some(250));
+        assert!(parsed(&["run", "exact", "--queries", "0"]).is_err());
         let Command::Run { json, .. } = parsed(&["run", "demo-day", "--json"]).unwrap().command
         else {
             panic!("not run")

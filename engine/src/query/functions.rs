@@ -18,6 +18,7 @@ use foreshard_udfs::registered;
 use prost::Message;
 
 use crate::query::codec::FunctionCodec;
+use crate::query::options::settings_of_results;
 
 /// Whether `expr` is a call whose output may be stored: a registered immutable function that was not
 /// caught lying, over arguments that are themselves immutable and read at least one column.
@@ -199,7 +200,7 @@ pub fn fingerprint(
     let mut hash = blake3::Hasher::new();
     hash.update(&node.encode_to_vec());
     hash.update(table.as_bytes());
-    hash.update(format!("{:?}", settings.execution.time_zone).as_bytes());
+    hash.update(settings_of_results(settings).as_bytes());
     let mut id = [0; 16];
     id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
     Ok(u128::from_be_bytes(id))

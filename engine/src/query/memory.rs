@@ -76,7 +76,7 @@ impl MemoryPool for QueryShare {
 
 /// `runtime` for one query, which may take `bytes_max` of its memory.
 #[must_use]
-pub fn share(runtime: &RuntimeEnv, bytes_max: usize) -> Arc<RuntimeEnv> {
+pub(super) fn share(runtime: &RuntimeEnv, bytes_max: usize) -> Arc<RuntimeEnv> {
     let pool = Arc::clone(&runtime.memory_pool);
     let memory_pool = Arc::new(QueryShare { pool, used: AtomicUsize::new(0), max: bytes_max });
     Arc::new(RuntimeEnv { memory_pool, ..runtime.clone() })

@@ -53,6 +53,17 @@ pub fn changed_entries(options: &ConfigOptions) -> String {
     encoded.finish()
 }
 
+/// The settings that change what an immutable expression gives, as one text: part of what names a stored
+/// value.
+///
+/// Functions are called with all settings; these are the ones that functions of DataFusion and of its
+/// Spark library answer by.
+#[must_use]
+pub fn settings_of_results(options: &ConfigOptions) -> String {
+    let execution = &options.execution;
+    format!("{:?} {}", execution.time_zone, execution.enable_ansi_mode)
+}
+
 /// Applies what [`changed_entries`] wrote.
 ///
 /// # Errors

@@ -38,7 +38,7 @@ fn hashed(partitions: u32) -> Partitioning {
 
 /// An engine with the managed table `trades` of three rows.
 async fn engine_with_trades() -> Started {
-    let started = setups::engine(2, "reactive").await;
+    let started = setups::engine(2, "reactive").await.unwrap();
     let url = format!("file://{}/trades", started.folder.path().display());
     started.engine.create_managed_table("trades", &url, schema(), hashed(2)).await.unwrap();
     let sql = "INSERT INTO trades VALUES (1, 1.5, 'one'), (2, 'NaN', ''), (3, NULL, NULL)";

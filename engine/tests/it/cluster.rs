@@ -85,7 +85,7 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Self {
-        let started = engine(1, "reactive").await;
+        let started = engine(1, "reactive").await.unwrap();
         let control = started.engine.serve_control("127.0.0.1:0").await.unwrap();
         let partitioning =
             || Partitioning::Hash { columns: vec!["k".to_owned()], partitions: PARTITIONS };

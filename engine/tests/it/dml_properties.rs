@@ -178,7 +178,7 @@ async fn run_sequences(sequences: u64, are_managed: bool) {
     for lane in 0..LANES {
         lanes.spawn(async move {
             let nodes = if lane % 2 == 0 { 1 } else { 3 };
-            let started = setups::engine(nodes, "reactive").await;
+            let started = setups::engine(nodes, "reactive").await.unwrap();
             let folder = are_managed.then(|| started.folder.path().to_owned());
             let function = format!("score{lane}");
             let engine = started.engine.clone();

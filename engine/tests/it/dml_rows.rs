@@ -81,7 +81,7 @@ struct World {
 
 impl World {
     async fn start() -> Self {
-        let Started { engine, folder, .. } = setups::engine(3, "reactive").await;
+        let Started { engine, folder, .. } = setups::engine(3, "reactive").await.unwrap();
         for (name, keys) in [("pick", "(3), (5), (50)"), ("pick_null", "(3), (NULL)")] {
             let sql = format!("CREATE TABLE {name} AS SELECT column1 AS k FROM (VALUES {keys})");
             engine.sql(&sql).await.unwrap();

@@ -9,6 +9,7 @@ use arrow::datatypes::Int64Type;
 use crate::rig::{ROWS, Rig, batch};
 use crate::support::functions::of_int;
 use crate::support::oracle::{Rows, compare};
+use crate::support::redefined::Redefined;
 use crate::support::runtime;
 
 /// Evaluated rows of `sql`, after the same answer as plain DataFusion's.
@@ -232,6 +233,34 @@ fn a_redefined_function_has_no_old_states() {
             for _ in 0..2 {
                 assert_eq!(sum(&rig.ask(sql).await.unwrap()), first + rows * (more - 1));
                 rig.settle().await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_function_that_answers_by_a_setting_has_no_values_of_another_setting() {
+    runtime::run(async {
+        let here = Redefined::default().named("here").unwrap();
+        let rig = Rig::start_with(3, 4, &[], vec![here]).await;
+        let wanted = [
+            ("time_zone = '+05:00'", "+05:00, permissive"),
+            ("enable_ansi_mode = true", "+05:00, ansi"),
+            ("time_zone = '-08:00'", "-08:00, ansi"),
+            ("enable_ansi_mode = false", "-08:00, permissive"),
+        ];
+        for (setting, answer) in wanted {
+            rig.ask(&format!("SET datafusion.execution.{setting}")).await.unwrap();
+            for sql in ["SELECT here(id) FROM t", "SELECT min(here(id)) FROM t"] {
+                for _ in 0..2 {
+                    let rows = rig.ask(sql).await.unwrap();
+                    for batch in rows.batches.iter().filter(|batch| batch.num_rows() > 0) {
+                        let values = batch.column(0).as_string::<i32>();
+                        let text = values.value(0);
+                        assert!(text.contains(answer), "{text} after SET {setting}: {sql}");
+                    }
+                    rig.settle().await;
+                }
             }
         }
     });

@@ -40,7 +40,7 @@ fn the_tpch_queries_give_the_answers_of_plain_datafusion() {
                 ordered: sql.contains("order by"),
             })
             .collect();
-        let report = trial::run(&tables(), statements, 22).await;
+        let report = trial::run(&tables(), statements, 22).await.unwrap();
         report.expect_no_mismatch();
         assert_eq!(report.valid_on_plain, 22);
         assert_eq!(report.verdicts.get("same answer"), Some(&(22 * SHAPES.len())));

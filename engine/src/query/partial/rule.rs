@@ -34,7 +34,7 @@ use prost::Message;
 
 use crate::query::codec::ScanCodec;
 use crate::query::functions::{contains_dynamic_filter, is_immutable};
-use crate::query::options::SessionOptions;
+use crate::query::options::{SessionOptions, settings_of_results};
 use crate::query::partial::{PartialReuseExec, scan_below, with_scan};
 use crate::query::scan::{PartitionScanExec, ScanTable};
 
@@ -185,7 +185,7 @@ impl StorePartials {
         };
         let mut hash = blake3::Hasher::new();
         hash.update(&node.encode_to_vec());
-        hash.update(format!("{:?}", config.execution.time_zone).as_bytes());
+        hash.update(settings_of_results(config).as_bytes());
         let mut id = [0; 16];
         id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
         Ok(Some(FragmentId(u128::from_be_bytes(id))))

@@ -1,13 +1,8 @@
-//! What the differential tests share: data, random queries, engines of several shapes, a random
-//! controller, and plain DataFusion as the judge.
+//! What the differential tests share: a model of a table, and the judge, the engines of several shapes
+//! and the random controller of the benchmark `exact`.
 
-pub(crate) mod controller;
-pub(crate) mod data;
-pub(crate) mod functions;
 pub(crate) mod model;
-pub(crate) mod oracle;
-pub(crate) mod random;
-pub(crate) mod rows;
-pub(crate) mod runtime;
-pub(crate) mod setups;
-pub(crate) mod trial;
+
+pub(crate) use foreshard_benchmarks::exact::{
+    controller, data, functions, oracle, redefined, runtime, setups, trial,
+};

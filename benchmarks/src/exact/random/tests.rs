@@ -3,11 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::data::samples;
-use crate::support::functions::FUNCTIONS;
-use crate::support::random::{self, Generated};
-use crate::support::runtime;
-use crate::support::trial::{self, Statement};
+use crate::exact::data::samples;
+use crate::exact::functions::FUNCTIONS;
+use crate::exact::random::{self, Generated};
+use crate::exact::runtime;
+use crate::exact::trial::{self, Statement};
 
 /// Seed of the tables.
 const DATA_SEED: u64 = 7;
@@ -46,7 +46,7 @@ fn random_queries_give_the_answers_of_plain_datafusion_whatever_the_loop_does() 
                 ordered: query.ordered,
             })
             .collect();
-        let report = trial::run(&samples(DATA_SEED), statements, DATA_SEED).await;
+        let report = trial::run(&samples(DATA_SEED).unwrap(), statements, DATA_SEED).await.unwrap();
         println!("{} % valid on plain", report.valid_on_plain * 100 / count);
         report.expect_no_mismatch();
         if count < QUERIES as usize {

@@ -2,8 +2,8 @@
 
 use rand::Rng;
 
-use super::super::functions::{Argument, Function};
 use super::{Kind, Scope, Writer};
+use crate::exact::functions::{Argument, Function};
 
 impl Writer<'_> {
     /// An expression of `kind`; `depth` bounds how deep it nests.

@@ -8,12 +8,14 @@ use arrow::row::{RowConverter, SortField};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 /// Relative (and, near zero, absolute) difference that two floats may have.
-pub(crate) const TOLERANCE: f64 = 1e-9;
+pub const TOLERANCE: f64 = 1e-9;
 
 /// One value.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Cell {
+pub enum Cell {
+    /// NULL.
     Null,
+    /// A float, which may differ in the last digits.
     Float(f64),
     /// Anything that is compared exactly, as text.
     Exact(String),
@@ -59,10 +61,11 @@ impl Cell {
     }
 }
 
-pub(crate) type Row = Vec<Cell>;
+/// One row.
+pub type Row = Vec<Cell>;
 
 /// The rows of `batches`, in their order.
-pub(crate) fn rows(batches: &[RecordBatch]) -> Vec<Row> {
+pub fn rows(batches: &[RecordBatch]) -> Vec<Row> {
     let mut all = Vec::new();
     for batch in batches {
         let mut of_batch = vec![Row::with_capacity(batch.num_columns()); batch.num_rows()];
@@ -88,7 +91,9 @@ fn cells(column: &dyn Array) -> Vec<Cell> {
         }
         _ => {
             let options = FormatOptions::default();
-            let text = ArrayFormatter::try_new(column, &options).unwrap();
+            let Ok(text) = ArrayFormatter::try_new(column, &options) else {
+                return vec![Cell::Exact("a value that has no text".into()); column.len()];
+            };
             (0..column.len())
                 .map(|row| match column.is_null(row) {
                     true => Cell::Null,
@@ -100,7 +105,7 @@ fn cells(column: &dyn Array) -> Vec<Cell> {
 }
 
 /// Quick and exact: the same rows, bit by bit, in any order (or in this one, if `ordered`).
-pub(crate) fn are_identical(
+pub fn are_identical(
     schema: &SchemaRef,
     left: &[RecordBatch],
     right: &[RecordBatch],
@@ -126,7 +131,7 @@ pub(crate) fn are_identical(
 }
 
 /// The first rows in which the two differ, or `None` if they match.
-pub(crate) fn difference(left: &[Row], right: &[Row], ordered: bool) -> Option<String> {
+pub fn difference(left: &[Row], right: &[Row], ordered: bool) -> Option<String> {
     if left.len() != right.len() {
         return Some(format!(
             "{} rows instead of {}\n{}",

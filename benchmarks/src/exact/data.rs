@@ -3,23 +3,27 @@
 
 use std::sync::Arc;
 
+use anyhow::Result;
 use arrow::array::{
     ArrayRef, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int32Array, Int64Array,
     RecordBatch, StringArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::error::ArrowError;
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 /// One table: its rows come in segments, the first one at creation, the others by appends.
 #[derive(Clone, Debug)]
-pub(crate) struct Sample {
-    pub(crate) name: &'static str,
+pub struct Sample {
+    /// Its name.
+    pub name: &'static str,
     /// Column that partitions are made by.
-    pub(crate) key: &'static str,
-    pub(crate) schema: SchemaRef,
-    pub(crate) segments: Vec<RecordBatch>,
+    pub key: &'static str,
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// Its rows, segment by segment.
+    pub segments: Vec<RecordBatch>,
 }
 
 const WORDS: &[&str] = &[
@@ -60,14 +64,19 @@ const WORDS: &[&str] = &[
 const DIMENSION_ROWS: usize = 48;
 const FACT_SEGMENTS: [usize; 6] = [600, 1, 370, 640, 260, 129];
 const NOTE_SEGMENTS: [usize; 3] = [300, 90, 210];
+/// As large as each other: then nothing but its name tells one from another.
+const TWIN_SEGMENTS: [usize; 3] = [100, 100, 100];
 
 /// The tables `fact`, `dim`, `note` and the empty table `void`.
-pub(crate) fn samples(seed: u64) -> Vec<Sample> {
+///
+/// # Errors
+/// None that Arrow does not make.
+pub fn samples(seed: u64) -> Result<Vec<Sample>> {
     let mut rng = StdRng::seed_from_u64(seed);
-    vec![fact(&mut rng), dim(&mut rng), note(&mut rng), void()]
+    Ok(vec![fact(&mut rng)?, dim(&mut rng)?, note(&mut rng)?, void()])
 }
 
-fn fact(rng: &mut StdRng) -> Sample {
+fn fact(rng: &mut StdRng) -> Result<Sample> {
     let schema = Arc::new(Schema::new(vec![
         Field::new("id", DataType::Int64, false),
         Field::new("k", DataType::Int32, true),
@@ -100,24 +109,19 @@ fn fact(rng: &mut StdRng) -> Sample {
                     some(rng, rows, 0.05, |rng| 19_716 + rng.random_range(0..75))
                         .collect::<Date32Array>(),
                 ),
-                Arc::new(
-                    some(rng, rows, 0.05, |rng| {
-                        1_703_462_400_000_000 + rng.random_range(0..6_000_000) * 1_000_037
-                    })
-                    .collect::<TimestampMicrosecondArray>(),
-                ),
+                Arc::new(some(rng, rows, 0.05, time).collect::<TimestampMicrosecondArray>()),
                 Arc::new(
                     some(rng, rows, 0.1, |rng| rng.random_bool(0.5)).collect::<BooleanArray>(),
                 ),
-                Arc::new(decimals(rng, rows)),
+                Arc::new(decimals(rng, rows)?),
             ];
-            RecordBatch::try_new(schema.clone(), columns).unwrap()
+            Ok(RecordBatch::try_new(schema.clone(), columns)?)
         })
-        .collect();
-    Sample { name: "fact", key: "id", schema, segments }
+        .collect::<Result<_>>()?;
+    Ok(Sample { name: "fact", key: "id", schema, segments })
 }
 
-fn dim(rng: &mut StdRng) -> Sample {
+fn dim(rng: &mut StdRng) -> Result<Sample> {
     let schema = Arc::new(Schema::new(vec![
         Field::new("k", DataType::Int32, false),
         Field::new("name", DataType::Utf8, true),
@@ -137,11 +141,11 @@ fn dim(rng: &mut StdRng) -> Sample {
         )),
         Arc::new(some(rng, rows, 0.2, |rng| rng.random_bool(0.4)).collect::<BooleanArray>()),
     ];
-    let segments = vec![RecordBatch::try_new(schema.clone(), columns).unwrap()];
-    Sample { name: "dim", key: "k", schema, segments }
+    let segments = vec![RecordBatch::try_new(schema.clone(), columns)?];
+    Ok(Sample { name: "dim", key: "k", schema, segments })
 }
 
-fn note(rng: &mut StdRng) -> Sample {
+fn note(rng: &mut StdRng) -> Result<Sample> {
     let schema = Arc::new(Schema::new(vec![
         Field::new("id", DataType::Int64, false),
         Field::new("fact_id", DataType::Int64, true),
@@ -167,10 +171,47 @@ fn note(rng: &mut StdRng) -> Sample {
                 Arc::new(StringArray::from_iter_values((0..rows).map(|_| word(rng)))),
                 Arc::new(some(rng, rows, 0.1, float).collect::<Float64Array>()),
             ];
-            RecordBatch::try_new(schema.clone(), columns).unwrap()
+            Ok(RecordBatch::try_new(schema.clone(), columns)?)
         })
-        .collect();
-    Sample { name: "note", key: "fact_id", schema, segments }
+        .collect::<Result<_>>()?;
+    Ok(Sample { name: "note", key: "fact_id", schema, segments })
+}
+
+/// A table with columns of the names, places and types that `fact` has, and others: what is stored for one
+/// must not be taken for the other's. Its `"K"` is the `k` of `fact` but for the case.
+///
+/// # Errors
+/// None that Arrow does not make.
+pub fn twin(seed: u64) -> Result<Sample> {
+    let rng = &mut StdRng::seed_from_u64(seed);
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("K", DataType::Int64, true),
+        Field::new("n", DataType::Int64, true),
+        Field::new("f", DataType::Float64, true),
+        Field::new("t", DataType::Utf8, true),
+        Field::new("ts", DataType::Timestamp(TimeUnit::Microsecond, None), true),
+    ]));
+    let mut next_id = 0;
+    let segments = TWIN_SEGMENTS
+        .iter()
+        .map(|&rows| {
+            let ids = Int64Array::from_iter_values(next_id..next_id + rows as i64);
+            next_id += rows as i64;
+            let number = |rng: &mut StdRng| rng.random_range(-20_i64..=20);
+            let zeros = |rng: &mut StdRng| if rng.random_bool(0.3) { -0.0 } else { float(rng) };
+            let columns: Vec<ArrayRef> = vec![
+                Arc::new(ids),
+                Arc::new(some(rng, rows, 0.05, number).collect::<Int64Array>()),
+                Arc::new(some(rng, rows, 0.08, number).collect::<Int64Array>()),
+                Arc::new(some(rng, rows, 0.05, zeros).collect::<Float64Array>()),
+                Arc::new(some(rng, rows, 0.06, word).collect::<StringArray>()),
+                Arc::new(some(rng, rows, 0.05, time).collect::<TimestampMicrosecondArray>()),
+            ];
+            Ok(RecordBatch::try_new(schema.clone(), columns)?)
+        })
+        .collect::<Result<_>>()?;
+    Ok(Sample { name: "twin", key: "id", schema, segments })
 }
 
 fn void() -> Sample {
@@ -208,14 +249,18 @@ fn float(rng: &mut StdRng) -> f64 {
     }
 }
 
+/// Microseconds of a time around the beginning of 2024.
+fn time(rng: &mut StdRng) -> i64 {
+    1_703_462_400_000_000 + rng.random_range(0..6_000_000) * 1_000_037
+}
+
 fn word(rng: &mut StdRng) -> String {
-    let word = *WORDS.choose(rng).unwrap();
+    let word = WORDS[rng.random_range(0..WORDS.len())];
     if rng.random_bool(0.25) { format!("{word} {}", rng.random_range(0..20)) } else { word.into() }
 }
 
-fn decimals(rng: &mut StdRng, rows: usize) -> Decimal128Array {
+fn decimals(rng: &mut StdRng, rows: usize) -> Result<Decimal128Array, ArrowError> {
     some(rng, rows, 0.05, |rng| i128::from(rng.random_range(-99_999..=999_999)))
         .collect::<Decimal128Array>()
         .with_precision_and_scale(12, 2)
-        .unwrap()
 }

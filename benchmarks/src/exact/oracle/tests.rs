@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch};
 
-use crate::support::oracle::{Answer, Rows, Verdict, compare};
+use super::{Answer, Rows, Verdict, compare};
 
 fn answer(ids: &[i64], values: &[f64]) -> Answer {
     let columns: [(&str, ArrayRef); 2] = [

@@ -1,4 +1,4 @@
-//! Random SQL over the tables of [`super::data`], the same text for the same seed.
+//! Random SQL over the tables of [`crate::exact::data`], the same text for the same seed.
 //!
 //! Answers are a function of the rows: no LIMIT without a total order, no aggregate that depends on
 //! the order of its input, no approximate function. Floats are multiples of 1/8, so that their sums
@@ -8,40 +8,50 @@ mod expression;
 mod predicate;
 mod select;
 mod source;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 
 use rand::rngs::StdRng;
-use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use super::functions::Function;
+use crate::exact::functions::Function;
 
 /// What kind of value an expression has, as far as the grammar cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// A whole number.
     Int,
+    /// A float.
     Float,
+    /// A text.
     Text,
+    /// A date.
     Date,
+    /// A timestamp.
     Time,
+    /// A truth value.
     Bool,
+    /// A decimal number.
     Decimal,
 }
 
 /// One random statement.
 #[derive(Clone, Debug)]
-pub(crate) struct Generated {
-    pub(crate) seed: u64,
-    pub(crate) sql: String,
+pub struct Generated {
+    /// What it was made from.
+    pub seed: u64,
+    /// The statement.
+    pub sql: String,
     /// The rows have one possible order.
-    pub(crate) ordered: bool,
+    pub ordered: bool,
     /// Parts of the language that occur in it.
-    pub(crate) features: BTreeSet<&'static str>,
+    pub features: BTreeSet<&'static str>,
 }
 
 /// Writes the statement of `seed`, with calls of `functions`.
-pub(crate) fn query(seed: u64, functions: &[Function]) -> Generated {
+pub fn query(seed: u64, functions: &[Function]) -> Generated {
     let mut writer = Writer {
         rng: StdRng::seed_from_u64(seed),
         functions,
@@ -106,11 +116,11 @@ impl Writer<'_> {
     }
 
     fn pick<'b, T: ?Sized>(&mut self, from: &[&'b T]) -> &'b T {
-        from.choose(&mut self.rng).expect("something to pick from")
+        from[self.below(from.len())]
     }
 
     fn kind(&mut self) -> Kind {
-        *[
+        let kinds = [
             Kind::Int,
             Kind::Int,
             Kind::Int,
@@ -123,9 +133,8 @@ impl Writer<'_> {
             Kind::Time,
             Kind::Bool,
             Kind::Decimal,
-        ]
-        .choose(&mut self.rng)
-        .expect("a kind")
+        ];
+        kinds[self.below(kinds.len())]
     }
 
     /// A kind of which the scope has a column.

@@ -12,22 +12,25 @@ use datafusion::logical_expr::{
 };
 use foreshard_udfs::{Card, CostClass, Functions};
 
-use super::random::Kind;
+use crate::exact::random::Kind;
 
 /// The value that `unlucky` fails on.
-pub(crate) const UNLUCKY: i64 = 13;
+pub const UNLUCKY: i64 = 13;
 
 /// A function as the grammar sees it.
 #[derive(Debug)]
-pub(crate) struct Function {
-    pub(crate) name: &'static str,
-    pub(crate) arguments: &'static [Argument],
-    pub(crate) result: Kind,
+pub struct Function {
+    /// Its name.
+    pub name: &'static str,
+    /// What stands in its arguments.
+    pub arguments: &'static [Argument],
+    /// What it gives.
+    pub result: Kind,
 }
 
 /// What may stand in one argument.
 #[derive(Debug)]
-pub(crate) enum Argument {
+pub enum Argument {
     /// Any expression of the kind.
     Of(Kind),
     /// A column of the kind.
@@ -41,7 +44,7 @@ pub(crate) enum Argument {
 use Argument::{Column, Degrees, Literal, Of};
 
 /// The functions that random queries call.
-pub(crate) const FUNCTIONS: &[Function] = &[
+pub const FUNCTIONS: &[Function] = &[
     Function {
         name: "jaro_winkler",
         arguments: &[Of(Kind::Text), Of(Kind::Text)],
@@ -90,7 +93,7 @@ pub(crate) const FUNCTIONS: &[Function] = &[
 
 /// A function of one BIGINT, made for tests.
 #[derive(Debug)]
-pub(crate) struct OfInt {
+struct OfInt {
     name: String,
     signature: Signature,
     body: Body,
@@ -146,7 +149,7 @@ impl ScalarUDFImpl for OfInt {
 
 /// Makes the immutable function `name` of one BIGINT; NULL gives NULL. The counter counts the rows
 /// that it is evaluated on.
-pub(crate) fn of_int(
+pub fn of_int(
     name: &str,
     body: impl Fn(i64) -> Result<Option<i64>> + Send + Sync + 'static,
 ) -> (Card, ScalarUDF, Arc<AtomicU64>) {
@@ -164,7 +167,7 @@ pub(crate) fn of_int(
 }
 
 /// The functions made for tests, fresh: `unlucky` and `counted`, and what `counted` counts.
-pub(crate) fn made_for_tests() -> (Vec<(Card, ScalarUDF)>, Arc<AtomicU64>) {
+pub fn made_for_tests() -> (Vec<(Card, ScalarUDF)>, Arc<AtomicU64>) {
     let (unlucky_card, unlucky, _) = of_int("unlucky", |value| match value {
         UNLUCKY => exec_err!("unlucky value {UNLUCKY}"),
         value => Ok(Some(value - 1)),
@@ -175,11 +178,14 @@ pub(crate) fn made_for_tests() -> (Vec<(Card, ScalarUDF)>, Arc<AtomicU64>) {
 
 /// The library and the functions made for tests, as plain DataFusion gets them, and what `counted`
 /// counts.
-pub(crate) fn all() -> (Functions, Arc<AtomicU64>) {
+///
+/// # Errors
+/// If a card does not fit its function.
+pub fn all() -> anyhow::Result<(Functions, Arc<AtomicU64>)> {
     let functions = Functions::library();
     let (made, rows) = made_for_tests();
     for (card, udf) in made {
-        functions.register(card, udf).unwrap();
+        functions.register(card, udf)?;
     }
-    (functions, rows)
+    Ok((functions, rows))
 }

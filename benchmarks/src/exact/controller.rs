@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Context, Result, bail};
 use foreshard::Engine;
 use foreshard_actors::board::Role;
 use foreshard_policy::ids::{NodeId, PartitionId};
@@ -12,14 +13,15 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::task::JoinSet;
 
 /// Turns the cluster of one engine upside down, one step for each nudge that it has time for.
-pub(crate) struct Controller {
+#[derive(Debug)]
+pub struct Controller {
     nudges: Sender<()>,
     task: JoinSet<BTreeMap<&'static str, u32>>,
 }
 
 impl Controller {
     /// Starts the controller of `engine`; the same `seed` gives the same steps.
-    pub(crate) fn start(engine: Engine, seed: u64) -> Self {
+    pub fn start(engine: Engine, seed: u64) -> Self {
         let (nudges, nudged) = channel(1);
         let mut task = JoinSet::new();
         task.spawn(turn(engine, seed, nudged));
@@ -27,14 +29,20 @@ impl Controller {
     }
 
     /// Lets it take another step, unless it is still busy with one.
-    pub(crate) fn nudge(&self) {
+    pub fn nudge(&self) {
         let _still_busy = self.nudges.try_send(());
     }
 
     /// Ends it, and says what it did.
-    pub(crate) async fn stop(mut self) -> BTreeMap<&'static str, u32> {
+    ///
+    /// # Errors
+    /// If it panicked.
+    pub async fn stop(mut self) -> Result<BTreeMap<&'static str, u32>> {
         drop(self.nudges);
-        self.task.join_next().await.expect("one task").expect("the controller does not panic")
+        match self.task.join_next().await {
+            Some(done) => done.context("the controller broke off"),
+            None => bail!("the controller is gone"),
+        }
     }
 }
 
@@ -49,7 +57,7 @@ async fn turn(engine: Engine, seed: u64, mut nudged: Receiver<()>) -> BTreeMap<&
 }
 
 /// One random step; says which.
-pub(crate) async fn step(engine: &Engine, rng: &mut StdRng) -> &'static str {
+pub async fn step(engine: &Engine, rng: &mut StdRng) -> &'static str {
     let members = engine.members();
     let choice = rng.random_range(0..100);
     let Some((partition, from, to)) = some_partition(engine, rng) else { return "nothing" };
@@ -82,7 +90,7 @@ pub(crate) async fn step(engine: &Engine, rng: &mut StdRng) -> &'static str {
             Err(_) => "drop outputs refused",
         },
         86..90 => {
-            engine.control_loop().kill(*Role::ALL.choose(rng).expect("a role"));
+            engine.control_loop().kill(Role::ALL[rng.random_range(0..Role::ALL.len())]);
             "kill an actor of the loop"
         }
         _ => {

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 
-use super::controller::Controller;
-use super::data::Sample;
-use super::functions;
-use super::oracle::{Answer, Plain, Verdict};
-use super::setups::{SHAPES, Setup, ask, plan, start};
+use crate::exact::controller::Controller;
+use crate::exact::data::Sample;
+use crate::exact::functions;
+use crate::exact::oracle::{Answer, Plain, Verdict};
+use crate::exact::setups::{SHAPES, Setup, ask, plan, start};
 
 /// Statements that run at the same time.
 const WORKERS: usize = 3;
@@ -20,23 +21,30 @@ const MISMATCHES_SHOWN: usize = 12;
 
 /// One statement to try.
 #[derive(Clone, Debug)]
-pub(crate) struct Statement {
+pub struct Statement {
     /// How to find it again: a seed or a number.
-    pub(crate) label: String,
-    pub(crate) sql: String,
-    pub(crate) ordered: bool,
+    pub label: String,
+    /// The statement.
+    pub sql: String,
+    /// Its rows have one possible order.
+    pub ordered: bool,
 }
 
 /// What came of it.
 #[derive(Debug, Default)]
-pub(crate) struct Report {
-    pub(crate) valid_on_plain: usize,
-    pub(crate) verdicts: BTreeMap<&'static str, usize>,
-    pub(crate) queries_by_setup: BTreeMap<String, usize>,
-    pub(crate) mismatches: Vec<String>,
-    pub(crate) mismatch_count: usize,
+pub struct Report {
+    /// Statements that plain DataFusion has an answer to.
+    pub valid_on_plain: usize,
+    /// Answers by what was found of them.
+    pub verdicts: BTreeMap<&'static str, usize>,
+    /// Answers by set-up.
+    pub queries_by_setup: BTreeMap<String, usize>,
+    /// The first mismatches.
+    pub mismatches: Vec<String>,
+    /// All mismatches.
+    pub mismatch_count: usize,
     /// Steps of the random controllers.
-    pub(crate) steps: BTreeMap<&'static str, u32>,
+    pub steps: BTreeMap<&'static str, u32>,
 }
 
 struct Trial {
@@ -50,11 +58,14 @@ struct Trial {
 
 /// Puts `statements` to plain DataFusion and to engines over the same `tables`, which a random
 /// controller turns upside down meanwhile.
-pub(crate) async fn run(tables: &[Sample], statements: Vec<Statement>, seed: u64) -> Report {
-    let (plain_functions, counted_by_plain) = functions::all();
+///
+/// # Errors
+/// If an engine cannot be started, filled or stopped.
+pub async fn run(tables: &[Sample], statements: Vec<Statement>, seed: u64) -> Result<Report> {
+    let (plain_functions, counted_by_plain) = functions::all()?;
     let mut setups = Vec::new();
     for shape in SHAPES {
-        setups.push(start(shape, tables).await);
+        setups.push(start(shape, tables).await?);
     }
     let controllers = setups
         .iter()
@@ -62,7 +73,7 @@ pub(crate) async fn run(tables: &[Sample], statements: Vec<Statement>, seed: u64
         .map(|(setup, seed)| Controller::start(setup.started.engine.clone(), seed))
         .collect();
     let trial = Arc::new(Trial {
-        plain: Plain::new(tables, &plain_functions),
+        plain: Plain::new(tables, &plain_functions)?,
         setups,
         controllers,
         statements,
@@ -75,12 +86,12 @@ pub(crate) async fn run(tables: &[Sample], statements: Vec<Statement>, seed: u64
         workers.spawn(async move { trial.work().await });
     }
     while let Some(ended) = workers.join_next().await {
-        ended.expect("a worker does not panic");
+        ended.context("a worker broke off")?;
     }
-    let trial = Arc::into_inner(trial).expect("all workers have ended");
-    let mut report = trial.report.into_inner().unwrap();
+    let trial = Arc::into_inner(trial).context("a worker has not ended")?;
+    let mut report = trial.report.into_inner().unwrap_or_else(PoisonError::into_inner);
     for controller in trial.controllers {
-        for (step, count) in controller.stop().await {
+        for (step, count) in controller.stop().await? {
             *report.steps.entry(step).or_default() += count;
         }
     }
@@ -90,20 +101,24 @@ pub(crate) async fn run(tables: &[Sample], statements: Vec<Statement>, seed: u64
     );
     for setup in trial.setups {
         println!("  {}: {}", setup.name, setup.started.counted.load(Ordering::Relaxed));
-        setup.started.engine.shutdown().await.unwrap();
+        setup.started.engine.shutdown().await?;
     }
     println!("{report}");
-    report
+    Ok(report)
 }
 
 impl Trial {
+    fn report(&self) -> MutexGuard<'_, Report> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn work(&self) {
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(statement) = self.statements.get(index) else { return };
             let plain = self.plain.answer(&statement.sql).await;
             if plain.is_ok() {
-                self.report.lock().unwrap().valid_on_plain += 1;
+                self.report().valid_on_plain += 1;
             }
             for (controller, setup) in self.controllers.iter().zip(&self.setups) {
                 controller.nudge();
@@ -125,7 +140,7 @@ impl Trial {
                 plan(&setup.started.engine, &statement.sql).await
             )),
         };
-        let mut report = self.report.lock().unwrap();
+        let mut report = self.report();
         *report.queries_by_setup.entry(setup.name.clone()).or_default() += 1;
         let name = match verdict {
             Ok(Verdict::Same) => "same answer",
@@ -155,7 +170,10 @@ impl std::fmt::Display for Report {
 
 impl Report {
     /// Fails with the mismatches, if there are any.
-    pub(crate) fn expect_no_mismatch(&self) {
+    ///
+    /// # Panics
+    /// If there are any.
+    pub fn expect_no_mismatch(&self) {
         assert!(
             self.mismatches.is_empty(),
             "{} answers are not plain DataFusion's; the first ones:\n\n{}",
