@@ -280,7 +280,7 @@ mod tests {
         for plain in plain {
             let whole = OutputValues::whole(plain.clone());
             let packed = whole.clone().packed();
-            assert!(4 * packed.bytes() < whole.bytes(), "{} of {}", packed.bytes(), whole.bytes());
+            assert!(2 * packed.bytes() < whole.bytes(), "{} of {}", packed.bytes(), whole.bytes());
             assert_eq!(&packed.values().unwrap(), &plain);
             let wanted: BooleanBuffer = (0..50).map(|row| row % 3 == 0).collect();
             let of =

@@ -107,11 +107,10 @@ fn a_segment_whose_stored_values_all_fail_a_filter_is_not_read() {
         rig.settle().await;
         let sql = "SELECT count(*), max(pad) IS NULL FROM wide WHERE f(id) > 25000";
         assert!(ask(sql).await.contains("| 5001     | false"), "{}", ask(sql).await);
-        let none = "SELECT id, pad FROM wide WHERE f(id) BETWEEN 12000 AND 13000";
+        let none = "SELECT id, pad FROM wide WHERE f(id) = 12500";
         let plan = ask(&format!("EXPLAIN ANALYZE {none}")).await;
         assert!(plan.contains("segments_skipped=2") && plan.contains("output_rows=0"), "{plan}");
-        let plan =
-            ask(&format!("EXPLAIN ANALYZE {}", none.replace("AND 13000", "AND 21000"))).await;
+        let plan = ask(&format!("EXPLAIN ANALYZE {}", none.replace("12500", "20500"))).await;
         assert!(plan.contains("segments_skipped=1"), "{plan}");
     });
 }

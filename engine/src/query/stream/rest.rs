@@ -56,7 +56,8 @@ impl Rest {
     /// `rows` rows of which nothing is known but the values of calls that are put in their places.
     pub(super) fn unread(work: &Work, rows: usize) -> Result<Self> {
         let width = work.position(work.calls.len()) + 1;
-        let columns: Vec<ArrayRef> = vec![Arc::new(NullArray::new(rows)); width];
+        let null: ArrayRef = Arc::new(NullArray::new(rows));
+        let columns = vec![null; width];
         let unused = Arc::new(Field::new("-", DataType::Null, true));
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let schema = Arc::new(Schema::new(vec![unused; width]));
