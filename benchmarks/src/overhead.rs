@@ -88,7 +88,7 @@ async fn compare(
     same(&ours, &theirs).with_context(|| format!("the answers to {suite} {name} differ"))?;
     let answers = ours.iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
     drop((ours, theirs));
-    let rounds = Rounds { warm_up: 1, counted: if options.quick { 3 } else { 5 } };
+    let rounds = Rounds { warm_up: 1, counted: if options.quick { 3 } else { 15 } };
     let empty = async |arm| match arm {
         0 => sides.empty().await,
         _ => Ok(()),

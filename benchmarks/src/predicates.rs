@@ -115,7 +115,7 @@ async fn compare(options: &Options, sides: &Sides, predicates: &[&str]) -> Resul
     for rival in candidates.iter().chain([&written]) {
         same(&ours, &sides.plain(rival).await?).with_context(|| format!("{rival} differs"))?;
     }
-    let rounds = Rounds { warm_up: 1, counted: if options.quick { 2 } else { 5 } };
+    let rounds = Rounds { warm_up: 1, counted: if options.quick { 2 } else { 9 } };
     let times = interleave::<{ 2 + BEST }>(
         &*options.clock,
         rounds,

@@ -11,6 +11,10 @@ use datafusion::common::Result;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::partition::{Flight, Held, OutputValues, Selected, StoredOutput, Turn};
 
+/// What costs less than so many times the bound is kept when it is asked for again, not at once: keeping
+/// costs something too, and much is asked for once.
+const KEPT_AT_ONCE: u64 = 4;
+
 /// A call that a query asks for on one segment.
 pub(super) struct Asked {
     pub(super) expression: Arc<FunctionExpression>,
@@ -189,12 +193,13 @@ impl SegmentCall {
         Ok(())
     }
 
-    /// Ends the batch; returns what the call was asked for in it. What is cheaper than `ns_per_row_min`
-    /// is not collected any longer.
+    /// Ends the batch; returns what the call was asked for in it. What is cheaper than `ns_per_row_min`,
+    /// or not much dearer and asked for the first time, is not collected any longer.
     pub(super) fn end(&self, ns_per_row_min: u64) -> Used {
         let mut guard = self.state();
         let state = &mut *guard;
-        if self.expression.is_measured() && self.expression.ns_per_row() < ns_per_row_min {
+        let bound = ns_per_row_min * if self.is_fresh { KEPT_AT_ONCE } else { 1 };
+        if self.expression.is_measured() && self.expression.ns_per_row() < bound {
             state.collected = None;
         }
         if state.has_new
