@@ -91,7 +91,8 @@ fn a_segment_whose_stored_values_all_fail_a_filter_is_not_read() {
         // Rows of the files do not fit into memory; outputs do.
         let rig = Rig::start_with(1, 1, &[("loop.allocate.memory-bytes", "1048576")], vec![]).await;
         let files = tempfile::tempdir().unwrap();
-        let wide = "SELECT value AS id, repeat('x', 100) AS pad FROM generate_series";
+        let wide = "SELECT value AS id, repeat(blake3_hex(CAST(value AS VARCHAR)), 2) AS pad \
+                    FROM generate_series";
         for (file, range) in [("a", "(1, 10000)"), ("b", "(20001, 30000)")] {
             let file = files.path().join(format!("{file}.parquet"));
             let sql = format!("COPY ({wide}{range}) TO '{}' STORED AS PARQUET", file.display());
