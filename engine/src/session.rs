@@ -32,6 +32,7 @@ use crate::query::codec::ScanCodec;
 use crate::query::complexity::{longest_chain, may_be_deep};
 use crate::query::context::{LocalNodes, QueryContext};
 use crate::query::large_stack::on_large_stack;
+use crate::query::late::CallLate;
 use crate::query::one_node::OneNodeIfNeeded;
 use crate::query::options::{SessionOptions, changed_entries};
 use crate::query::partial::StorePartials;
@@ -77,6 +78,7 @@ impl Template {
             .with_default_features()
             .with_analyzer_rule(Arc::new(ScalarSubqueriesGiveOneRow))
             .with_physical_optimizer_rule(Arc::new(PushFunctionsIntoScan))
+            .with_physical_optimizer_rule(Arc::new(CallLate))
             .with_physical_optimizer_rule(Arc::new(SortAsWindowsPartition))
             .with_physical_optimizer_rule(Arc::new(StorePartials::new(Arc::clone(functions))))
             .with_distributed_option_extension(SessionOptions::default())

@@ -179,6 +179,7 @@ fn assign(
         of_node.entry(node).or_default().push(segment);
     }
     let mut groups = vec![];
+    let mut numbers = 0..;
     for (node, segments) in of_node {
         let count = groups_per_node.clamp(1, segments.len());
         let mut of_group: Vec<(u64, Vec<ScanSegment>)> = vec![(0, vec![]); count];
@@ -187,7 +188,8 @@ fn assign(
             let least = of_group.iter_mut().min_by_key(|(rows, _)| *rows);
             if let Some((rows, group)) = least {
                 *rows += segment.rows;
-                group.push(ScanSegment { segment, node });
+                let number = numbers.next().unwrap_or(u32::MAX);
+                group.push(ScanSegment { segment, node, number });
             }
         }
         groups.extend(of_group.into_iter().map(|(_, group)| group));

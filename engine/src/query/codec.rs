@@ -23,6 +23,7 @@ use foreshard_udfs::{FunctionError, FunctionVersion, Functions, registered};
 use prost::Message;
 
 use crate::query::context::QueryContext;
+use crate::query::late::{Carried, LateCall, LateCallExec, LateSource};
 use crate::query::partial::PartialReuseExec;
 use crate::query::scan::{PartitionScanExec, ScanSegment, ScanTable};
 
@@ -128,6 +129,58 @@ impl ScanCodec {
     }
 }
 
+impl ScanCodec {
+    fn late_ticket(
+        &self,
+        call: &LateCall,
+        converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<LateCallTicket> {
+        Ok(LateCallTicket {
+            expr: Some(converter.physical_expr_to_proto(&call.expr, self)?),
+            on_table: Some(converter.physical_expr_to_proto(&call.on_table, self)?),
+            carried: call.carried as u64,
+            table: call.source.table.to_string(),
+            schema: Some(call.source.schema.as_ref().try_into()?),
+            segments: call.source.segments.iter().map(SegmentTicket::new).collect(),
+        })
+    }
+
+    fn late(
+        &self,
+        ticket: LateTicket,
+        input: &Arc<dyn ExecutionPlan>,
+        context: &TaskContext,
+        converter: &dyn PhysicalProtoConverterExtension,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let decoding = PhysicalPlanDecodeContext::new(context, self);
+        let query = self.query.as_deref();
+        let below = input.schema();
+        let call = |ticket: LateCallTicket| {
+            let (Some(expr), Some(on_table), Some(schema)) =
+                (&ticket.expr, &ticket.on_table, &ticket.schema)
+            else {
+                return internal_err!("the ticket of a late call over {} is torn", ticket.table);
+            };
+            let schema: Schema = schema.try_into()?;
+            let expr = converter.proto_to_physical_expr(expr, &below, &decoding)?;
+            let on_table = converter.proto_to_physical_expr(on_table, &schema, &decoding)?;
+            let carried = usize::try_from(ticket.carried)
+                .ok()
+                .filter(|carried| *carried < below.fields().len());
+            let Some(carried) = carried else {
+                return internal_err!("a late call reads column {} of its input", ticket.carried);
+            };
+            let open = |segment: SegmentTicket| segment.open(&ticket.table, query);
+            let segments = ticket.segments.into_iter().map(open).collect::<Result<_>>()?;
+            let (table, schema) = (ticket.table.as_str().into(), Arc::new(schema));
+            let source = Arc::new(LateSource { table, schema, segments });
+            Ok(LateCall { expr, on_table, carried, source })
+        };
+        let calls = ticket.calls.into_iter().map(call).collect::<Result<Vec<_>>>()?;
+        Ok(Arc::new(LateCallExec::try_new(Arc::clone(input), calls)?))
+    }
+}
+
 /// One segment on its way to another node.
 #[derive(Clone, PartialEq, Message)]
 pub struct SegmentTicket {
@@ -147,6 +200,8 @@ pub struct SegmentTicket {
     row_group: Option<u32>,
     #[prost(uint32, tag = "8")]
     node: u32,
+    #[prost(uint32, tag = "9")]
+    number: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -155,13 +210,15 @@ struct GroupTicket {
     segments: Vec<SegmentTicket>,
 }
 
-/// What one of our nodes is sent as: one of the two.
+/// What one of our nodes is sent as: one of the three.
 #[derive(Clone, PartialEq, Message)]
 struct NodeTicket {
     #[prost(message, optional, tag = "1")]
     scan: Option<ScanTicket>,
     #[prost(message, optional, tag = "2")]
     reuse: Option<ReuseTicket>,
+    #[prost(message, optional, tag = "3")]
+    late: Option<LateTicket>,
 }
 
 /// A [`PartialReuseExec`]; its child travels beside it.
@@ -171,6 +228,29 @@ struct ReuseTicket {
     fragment: Vec<u8>,
     #[prost(string, tag = "2")]
     text: String,
+}
+
+/// A [`LateCallExec`]; its child travels beside it.
+#[derive(Clone, PartialEq, Message)]
+struct LateTicket {
+    #[prost(message, repeated, tag = "1")]
+    calls: Vec<LateCallTicket>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct LateCallTicket {
+    #[prost(message, optional, tag = "1")]
+    expr: Option<protobuf::PhysicalExprNode>,
+    #[prost(message, optional, tag = "2")]
+    on_table: Option<protobuf::PhysicalExprNode>,
+    #[prost(uint64, tag = "3")]
+    carried: u64,
+    #[prost(string, tag = "4")]
+    table: String,
+    #[prost(message, optional, tag = "5")]
+    schema: Option<protobuf::Schema>,
+    #[prost(message, repeated, tag = "6")]
+    segments: Vec<SegmentTicket>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -191,11 +271,14 @@ struct ScanTicket {
     aliases: Vec<String>,
     #[prost(uint64, optional, tag = "8")]
     fetch: Option<u64>,
+    /// Outputs of which only what is known is handed on.
+    #[prost(uint32, repeated, tag = "9")]
+    carried: Vec<u32>,
 }
 
 impl SegmentTicket {
     fn new(scan: &ScanSegment) -> Self {
-        Self { node: scan.node.0, ..Self::of(&scan.segment) }
+        Self { node: scan.node.0, number: scan.number, ..Self::of(&scan.segment) }
     }
 
     /// A segment that is read on no node in particular.
@@ -215,6 +298,7 @@ impl SegmentTicket {
             file_bytes,
             row_group,
             node: 0,
+            number: 0,
         }
     }
 
@@ -228,9 +312,9 @@ impl SegmentTicket {
             exec_datafusion_err!("a segment id has {} bytes, not 16", self.id.len())
         })?;
         let id = SegmentId(u128::from_be_bytes(id));
-        let node = NodeId(self.node);
+        let (node, number) = (NodeId(self.node), self.number);
         if let Some(segment) = query.and_then(|query| query.segment(table, id)) {
-            return Ok(ScanSegment { segment, node });
+            return Ok(ScanSegment { segment, node, number });
         }
         let location = match self.path {
             None => Location::Memory,
@@ -249,7 +333,7 @@ impl SegmentTicket {
             location,
             pinned: None,
         };
-        Ok(ScanSegment { segment: Arc::new(segment), node })
+        Ok(ScanSegment { segment: Arc::new(segment), node, number })
     }
 }
 
@@ -263,9 +347,12 @@ impl PhysicalExtensionCodec for ScanCodec {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let ticket = NodeTicket::decode(bytes)
             .map_err(|error| exec_datafusion_err!("a ticket is unreadable: {error}"))?;
-        let ticket = match (ticket.scan, ticket.reuse, inputs) {
+        let ticket = match (ticket.scan, ticket.reuse, ticket.late, inputs) {
             (Some(scan), ..) => scan,
-            (None, Some(reuse), [input]) => {
+            (None, None, Some(late), [input]) => {
+                return self.late(late, input, context, converter);
+            }
+            (None, Some(reuse), _, [input]) => {
                 let id: [u8; 16] = reuse.fragment.as_slice().try_into().map_err(|_length| {
                     exec_datafusion_err!("a fragment has {} bytes, not 16", reuse.fragment.len())
                 })?;
@@ -273,7 +360,7 @@ impl PhysicalExtensionCodec for ScanCodec {
                 let input = Arc::clone(input);
                 return Ok(Arc::new(PartialReuseExec::new(input, fragment, reuse.text.into())));
             }
-            _ => return internal_err!("a ticket is neither of a scan nor of a partial aggregate"),
+            _ => return internal_err!("a ticket is of no scan, partial aggregate or late call"),
         };
         let Some(schema) = ticket.schema.as_ref() else {
             return internal_err!("the ticket of a scan of {} has no schema", ticket.table);
@@ -288,7 +375,14 @@ impl PhysicalExtensionCodec for ScanCodec {
             .outputs
             .iter()
             .zip(ticket.aliases)
-            .map(|(node, alias)| Ok(ProjectionExpr { expr: expr(node)?, alias }))
+            .zip(0..)
+            .map(|((node, alias), position)| {
+                let expr = match ticket.carried.contains(&position) {
+                    true => Arc::new(Carried { call: expr(node)? }),
+                    false => expr(node)?,
+                };
+                Ok(ProjectionExpr { expr, alias })
+            })
             .collect::<Result<Vec<_>>>()?;
         let query = self.query.as_deref();
         let group = |group: GroupTicket| {
@@ -316,7 +410,12 @@ impl PhysicalExtensionCodec for ScanCodec {
         if let Some(reuse) = node.downcast_ref::<PartialReuseExec>() {
             let fragment = reuse.fragment.0.to_be_bytes().to_vec();
             let reuse = ReuseTicket { fragment, text: reuse.text.to_string() };
-            return written(NodeTicket { scan: None, reuse: Some(reuse) }, bytes);
+            return written(NodeTicket { reuse: Some(reuse), ..NodeTicket::default() }, bytes);
+        }
+        if let Some(late) = node.downcast_ref::<LateCallExec>() {
+            let calls = late.calls.iter().map(|call| self.late_ticket(call, converter));
+            let late = LateTicket { calls: calls.collect::<Result<_>>()? };
+            return written(NodeTicket { late: Some(late), ..NodeTicket::default() }, bytes);
         }
         let Some(scan) = node.downcast_ref::<PartitionScanExec>() else {
             return internal_err!("{} cannot be sent to another node", node.name());
@@ -334,11 +433,23 @@ impl PhysicalExtensionCodec for ScanCodec {
                 })
                 .collect(),
             filters: scan.filters.iter().map(expr).collect::<Result<_>>()?,
-            outputs: scan.outputs.iter().map(|output| expr(&output.expr)).collect::<Result<_>>()?,
+            outputs: scan
+                .outputs
+                .iter()
+                .map(|output| match output.expr.downcast_ref::<Carried>() {
+                    Some(carried) => expr(&carried.call),
+                    None => expr(&output.expr),
+                })
+                .collect::<Result<_>>()?,
+            carried: (0..)
+                .zip(&scan.outputs)
+                .filter(|(_, output)| output.expr.is::<Carried>())
+                .map(|(position, _)| position)
+                .collect(),
             aliases: scan.outputs.iter().map(|output| output.alias.clone()).collect(),
             fetch: scan.fetch.map(|fetch| fetch as u64),
         };
-        written(NodeTicket { scan: Some(ticket), reuse: None }, bytes)
+        written(NodeTicket { scan: Some(ticket), ..NodeTicket::default() }, bytes)
     }
 
     fn try_encode_udaf(&self, function: &AggregateUDF, bytes: &mut Vec<u8>) -> Result<()> {

@@ -18,6 +18,7 @@ use foreshard_udfs::registered;
 use prost::Message;
 
 use crate::query::codec::FunctionCodec;
+use crate::query::late::Carried;
 use crate::query::options::settings_of_results;
 
 /// Whether `expr` is a call whose output may be stored: a registered immutable function that was not
@@ -98,6 +99,7 @@ fn contains(expr: &Arc<dyn PhysicalExpr>, wanted: &dyn Fn(&Arc<dyn PhysicalExpr>
 pub fn is_lazy(expr: &Arc<dyn PhysicalExpr>) -> bool {
     let is_logic = |binary: &BinaryExpr| matches!(binary.op(), Operator::And | Operator::Or);
     expr.is::<CaseExpr>()
+        || expr.is::<Carried>()
         || expr.downcast_ref::<BinaryExpr>().is_some_and(is_logic)
         || expr.downcast_ref::<ScalarFunctionExpr>().is_some_and(|call| call.fun().short_circuits())
 }

@@ -8,6 +8,7 @@ pub mod complexity;
 pub mod context;
 pub mod functions;
 pub(crate) mod large_stack;
+pub mod late;
 mod memory;
 pub mod one_node;
 pub mod options;

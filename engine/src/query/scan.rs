@@ -42,6 +42,8 @@ pub struct ScanSegment {
     pub segment: Arc<Segment>,
     /// The node whose replica was chosen.
     pub node: NodeId,
+    /// Number of the segment within the scan, on all nodes together.
+    pub number: u32,
 }
 
 /// What is scanned.

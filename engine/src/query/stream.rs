@@ -40,6 +40,7 @@ use crate::query::functions::is_storable;
 use crate::query::partial::Tap;
 use crate::query::scan::{PartitionScanExec, ScanSegment};
 use crate::query::stream::call::{Asked, Used};
+pub(in crate::query) use crate::query::stream::ensure::check;
 use crate::query::stream::ensure::ensure;
 use crate::query::stream::rest::Rest;
 use crate::query::stream::rows::read;
@@ -297,6 +298,10 @@ impl Scan {
         }
         let mut columns = Vec::with_capacity(work.outputs.len());
         for (number, output) in (work.filters.len()..).zip(&work.outputs) {
+            if let Some(call) = output.carried {
+                columns.push(open.carried(call, start, &rest)?);
+                continue;
+            }
             ensure(&work, &nodes, open, &mut rest, output).await?;
             let output = open.resolve(&work, number, &rest)?;
             columns.push(output.evaluate(&rest.batch)?.into_array(rest.batch.num_rows())?);

@@ -17,6 +17,7 @@ mod files;
 mod flight;
 mod http;
 mod kill;
+mod late;
 mod limits;
 mod one_node;
 mod plans;

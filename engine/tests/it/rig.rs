@@ -101,7 +101,7 @@ impl Rig {
         let (card, udf, f_rows) = f();
         let config = config(nodes, folder.path(), settings);
         let mut builder = Engine::builder().config(config).manual_ticks(true).function(card, udf);
-        for (card, udf) in made_for_tests().0.into_iter().chain(more) {
+        for (card, udf) in made_for_tests().0.into_iter().chain(more.clone()) {
             builder = builder.function(card, udf);
         }
         let engine = builder.start().await.unwrap();
@@ -110,6 +110,9 @@ impl Rig {
             engine.append("t", vec![batch]).await.unwrap();
         }
         let (plain, plain_rows) = plain();
+        for (_, udf) in more {
+            plain.register_udf(udf);
+        }
         let session = engine.session();
         Self { engine, session, f_rows, plain, plain_rows, _folder: folder }
     }

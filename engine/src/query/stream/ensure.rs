@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, BooleanArray};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::physical_expr::PhysicalExpr;
 use foreshard_actors::calls::Liar;
+use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::NodeState;
 use foreshard_actors::partition::{ComputeError, PartitionMessage, Selected, evaluate, keep_rows};
+use foreshard_policy::ids::PartitionId;
 use tracing::Instrument;
 
 use crate::query::context::LocalNodes;
@@ -41,7 +43,14 @@ pub(super) async fn ensure(
         let call = Arc::clone(&open.calls[i]);
         let found = call.look(rest.selected.as_ref())?;
         if !found.values.is_empty() && node.is_check_due(work.check_every) {
-            check(&work.calls[i].expr, nodes, open, &call, rest, &found)?;
+            let rows = match &found.known {
+                None => rest.batch.clone(),
+                Some(known) => {
+                    keep_rows(&rest.batch, &BooleanArray::from(known.clone()), |_| true)?
+                }
+            };
+            let (expr, partition) = (&work.calls[i].expr, &open.partition);
+            check(expr, &call.expression, &rows, &found.values, partition, nodes)?;
         }
         let values = match &found.known {
             None => {
@@ -112,37 +121,36 @@ async fn compute(
     Ok(found.complete(&computed.values)?)
 }
 
-/// Calls a function again for some rows whose values are known. One that gives other values lied when it
-/// said that it was immutable: nothing of it is stored or read from here on.
-fn check(
+/// Calls a function again for some of `rows`, whose `values` are known. One that gives other values lied
+/// when it said that it was immutable: nothing of it is stored or read from here on.
+///
+/// # Errors
+/// What the function says.
+pub(in crate::query) fn check(
     expr: &Arc<dyn PhysicalExpr>,
+    expression: &FunctionExpression,
+    rows: &RecordBatch,
+    values: &ArrayRef,
+    partition: &PartitionId,
     nodes: &LocalNodes,
-    open: &OpenSegment,
-    call: &SegmentCall,
-    rest: &Rest,
-    found: &Selected,
 ) -> Result<()> {
-    let rows = match &found.known {
-        None => rest.batch.clone(),
-        Some(known) => keep_rows(&rest.batch, &BooleanArray::from(known.clone()), |_| true)?,
-    };
     let count = rows.num_rows().min(ROWS_CHECKED);
     let again = expr.evaluate(&rows.slice(0, count))?.into_array(count)?;
-    if again.to_data() == found.values.slice(0, count).to_data() {
+    if again.to_data() == values.slice(0, count).to_data() {
         return Ok(());
     }
     quarantine(expr)?;
-    let (function, text) = (Arc::clone(&call.expression.function), call.expression.text.clone());
+    let (function, text) = (Arc::clone(&expression.function), expression.text.clone());
     tracing::warn!(%function, call = text, "a function that is declared immutable is not");
     for node in nodes.nodes.values() {
         for handle in node.replicas().values() {
             if let Some(actor) = handle.actor.actor() {
-                drop(actor.cast(PartitionMessage::LiarFound(call.expression.id)));
+                drop(actor.cast(PartitionMessage::LiarFound(expression.id)));
             }
         }
     }
-    let (at_ms, partition) = (open.node.clock.now_ms(), open.partition.clone());
+    let (at_ms, partition) = (nodes.own.clock.now_ms(), partition.clone());
     let liar = Liar { at_ms, function, text, partition, rows: count as u64 };
-    open.node.calls.found_liar(liar);
+    nodes.own.calls.found_liar(liar);
     Ok(())
 }

@@ -116,6 +116,16 @@ impl Rest {
         Ok(if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() })
     }
 
+    /// Numbers within the batch of the rows that are left.
+    pub(super) fn rows(&self) -> impl Iterator<Item = u32> + '_ {
+        let all = match &self.selected {
+            None => Some(0..self.batch.num_rows() as u32),
+            Some(_) => None,
+        };
+        let selected = self.selected.iter().flat_map(BooleanBuffer::set_indices);
+        all.into_iter().flatten().chain(selected.map(|row| row as u32))
+    }
+
     /// The rows of the batch that stand behind some of the rows that are left.
     pub(super) fn of_batch(&self, left: BooleanBuffer) -> BooleanBuffer {
         match &self.selected {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::buffer::BooleanBuffer;
 use datafusion::common::Result;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
@@ -15,6 +16,7 @@ use foreshard_policy::predicates::{self, Predicate};
 use futures::stream::{self, StreamExt};
 
 use crate::query::functions::{is_storable, substitute};
+use crate::query::late::Carried;
 use crate::query::scan::ScanSegment;
 use crate::query::stream::call::SegmentCall;
 use crate::query::stream::lazy::LazyCall;
@@ -89,6 +91,24 @@ impl OpenSegment {
             }
         }
         Ok(false)
+    }
+
+    /// What is known of a call that is evaluated above the scan, for the rows that are left of the batch
+    /// that begins with the row `start` of the segment.
+    pub(super) fn carried(&self, call: usize, start: usize, rest: &Rest) -> Result<ArrayRef> {
+        let found = self.calls[call].look(rest.selected.as_ref())?;
+        let rows = rest.batch.num_rows();
+        let (known, values) = match &found.known {
+            None => (BooleanBuffer::new_set(rows), found.values),
+            Some(known) => {
+                let missing = known.len() - known.count_set_bits();
+                let nulls = new_null_array(found.values.data_type(), missing);
+                (known.clone(), found.complete(&nulls)?)
+            }
+        };
+        let first = start as u32;
+        let numbers = rest.rows().map(|row| first + row);
+        Carried::column(self.scan.number, numbers, known, values)
     }
 
     /// Cuts some rows off a batch if predicates are to be tried before all of it goes through them.

@@ -13,6 +13,7 @@ use foreshard_actors::expressions::{Expressions, FunctionExpression};
 use foreshard_actors::predicates::PredicateStats;
 
 use crate::query::functions::{all_calls, describe, eager_calls, fingerprint};
+use crate::query::late::Carried;
 use crate::query::options::SessionOptions;
 use crate::query::scan::PartitionScanExec;
 
@@ -38,6 +39,8 @@ pub(super) struct Step {
     pub(super) eager: Vec<usize>,
     /// Columns of the table in it.
     pub(super) columns: Vec<usize>,
+    /// The call of which what is known is handed on, if the step is no more than that.
+    pub(super) carried: Option<usize>,
 }
 
 /// The expressions of a scan.
@@ -84,7 +87,11 @@ impl Work {
             let calls = all_calls([expr])?.iter().filter_map(position).collect();
             let eager = eager_calls([expr])?.iter().filter_map(position).collect();
             let columns = collect_columns(expr).iter().map(Column::index).collect();
-            Ok(Step { expr: Arc::clone(expr), calls, eager, columns })
+            if let Some(carried) = expr.downcast_ref::<Carried>() {
+                let (carried, expr) = (position(&carried.call), Arc::clone(expr));
+                return Ok(Step { expr, calls: vec![], eager: vec![], columns: vec![], carried });
+            }
+            Ok(Step { expr: Arc::clone(expr), calls, eager, columns, carried: None })
         };
         let filters = exec.filters.iter().map(step).collect::<Result<Vec<_>>>()?;
         let stats = |filter: &Arc<dyn PhysicalExpr>| {
@@ -97,8 +104,11 @@ impl Work {
         };
         let steps = outputs.iter().map(step).collect::<Result<Vec<_>>>()?;
         let is_lazy = |step: &Step| step.calls.len() > step.eager.len();
-        let mut columns: Vec<usize> =
-            exprs().flat_map(collect_columns).map(|column| column.index()).collect();
+        let mut columns: Vec<usize> = exprs()
+            .filter(|expr| !expr.is::<Carried>())
+            .flat_map(collect_columns)
+            .map(|column| column.index())
+            .collect();
         columns.sort_unstable();
         columns.dedup();
         let is_column = |expr: &Arc<dyn PhysicalExpr>| expr.is::<Column>();
