@@ -19,7 +19,10 @@ const QUERIES: [(&str, u64); 9] = [
         "SELECT a.id FROM t a LEFT JOIN t b ON a.id = b.id + 900 WHERE slow(a.x) > coalesce(b.y, 3)",
         0,
     ),
-    ("SELECT a.id FROM t a FULL JOIN t b ON a.id = b.id + 900 WHERE b.y < 5 AND slow(b.x) > 3", 8),
+    (
+        "SELECT a.id, slow(b.x) FROM t a FULL JOIN t b ON a.id = b.id + 900 WHERE a.y < 5 OR b.y < 3",
+        8,
+    ),
     ("SELECT slow(x), id FROM (SELECT x, id FROM t ORDER BY id DESC LIMIT 50)", 0),
     ("SELECT slow(c), id FROM (SELECT x + y AS c, id FROM t WHERE y IN (SELECT x FROM t))", 0),
     ("SELECT sum(slow(a.x)), min(slow(b.x)) FROM t a, t b WHERE b.id < 9 AND a.id < b.id + 20", 0),

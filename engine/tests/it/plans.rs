@@ -114,16 +114,18 @@ fn a_call_never_passes_a_limit() {
     runtime::run(async {
         let rig = Rig::start(1, 1).await;
         insta::assert_snapshot!(rig.plan("SELECT f(v) FROM (SELECT x AS v FROM t LIMIT 5)").await, @r"
-        ProjectionExec: expr=[f(x@0) as f(v)]
-          RepartitionExec: partitioning=RoundRobinBatch(2), input_partitions=1
-            CoalescePartitionsExec: fetch=5
-              PartitionScanExec: table=t, segments=6, rows=1200, nodes=[n0], output=[x], fetch=5
+        ProjectionExec: expr=[__late_2@2 as f(v)]
+          LateCallExec: calls=[f(x@0)]
+            RepartitionExec: partitioning=RoundRobinBatch(2), input_partitions=1
+              CoalescePartitionsExec: fetch=5
+                PartitionScanExec: table=t, segments=6, rows=1200, nodes=[n0], output=[x, what is known of f(x@1) as __carried_1], fetch=5
         ");
         insta::assert_snapshot!(rig.plan("SELECT id FROM (SELECT * FROM t LIMIT 50) WHERE f(x) > 1").await, @r"
-        FilterExec: f(x@1) > 1, projection=[id@0]
-          RepartitionExec: partitioning=RoundRobinBatch(2), input_partitions=1
-            CoalescePartitionsExec: fetch=50
-              PartitionScanExec: table=t, segments=6, rows=1200, nodes=[n0], output=[id, x], fetch=50
+        FilterExec: __late_3@3 > 1, projection=[id@0]
+          LateCallExec: calls=[f(x@1)]
+            RepartitionExec: partitioning=RoundRobinBatch(2), input_partitions=1
+              CoalescePartitionsExec: fetch=50
+                PartitionScanExec: table=t, segments=6, rows=1200, nodes=[n0], output=[id, x, what is known of f(x@1) as __carried_2], fetch=50
         ");
         // The rows that a limit leaves may be any: only their number is known.
         for (nodes, sql) in [(1, "SELECT f(x) FROM t LIMIT 5"), (3, "SELECT f(x) FROM t LIMIT 5")] {
