@@ -9,6 +9,7 @@ pub mod context;
 pub mod functions;
 pub(crate) mod large_stack;
 mod memory;
+pub(crate) mod newest_files;
 pub mod one_node;
 pub mod options;
 pub mod partial;
