@@ -33,6 +33,7 @@ use crate::query::complexity::{longest_chain, may_be_deep};
 use crate::query::context::{LocalNodes, QueryContext};
 use crate::query::large_stack::on_large_stack;
 use crate::query::late::CallLate;
+use crate::query::newest_files;
 use crate::query::one_node::OneNodeIfNeeded;
 use crate::query::options::{SessionOptions, changed_entries};
 use crate::query::partial::StorePartials;
@@ -392,6 +393,7 @@ impl Session {
         state: &SessionState,
         plan: LogicalPlan,
     ) -> Result<Arc<dyn ExecutionPlan>, EngineError> {
+        newest_files::look(&self.inner, &plan).await?;
         let span = tracing::info_span!("plan");
         let planned = if may_be_deep(&plan) {
             let state = state.clone();

@@ -1,7 +1,8 @@
 //! Tables over Parquet files that exist already: never written, each row group a segment.
 //!
 //! A segment's id contains what the store says of its file (size, entity tag, time), and each read
-//! asks for exactly that file: one that is replaced gives an error, not other rows.
+//! asks for exactly that file: one that is replaced gives an error, not other rows. Files that were
+//! replaced, added or removed are found when the table is refreshed, which a query does before it reads.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -49,6 +50,9 @@ struct Source {
     /// Rooted at the folder, or at the folder of the one file.
     store: Arc<dyn ObjectStore>,
     only: Option<Path>,
+    /// Files in folders below count too. They do not where there were none when the table was opened:
+    /// then it may stand for one that DataFusion would have made, which passes them over.
+    is_nested: bool,
 }
 
 #[derive(Debug)]
@@ -62,6 +66,7 @@ struct State {
 #[derive(Debug)]
 struct ParquetFile {
     pin: Pin,
+    modified_us: i64,
     schema: SchemaRef,
     segments: Vec<Segment>,
 }
@@ -80,9 +85,14 @@ impl ParquetTable {
         store: Option<Arc<dyn ObjectStore>>,
         partitions: u32,
     ) -> Result<Self, StoreError> {
-        let source = Source::find(url, store).await?;
+        let mut source = Source::find(url, store).await?;
         let footers = Footers::default();
         let files = source.files(&footers, &[]).await?;
+        if files.is_empty() {
+            let what = "there is no such file and no file ending in .parquet below it";
+            return Err(StoreError::NotATable { url: url.to_string(), what });
+        }
+        source.is_nested = files.iter().any(|file| is_below_a_folder(&file.pin.path));
         let schema = common_schema(&files)?;
         let partitioning = Partitioning::Files { partitions };
         partitioning.check(&schema)?;
@@ -106,40 +116,45 @@ impl Source {
         let location = Resolved::resolve(url, store)?;
         let url = url.clone();
         let Some(name) = location.path.filename().map(ToOwned::to_owned) else {
-            return Ok(Self { url, store: location.root, only: None });
+            return Ok(Self { url, store: location.root, only: None, is_nested: true });
         };
         match location.root.head(&location.path).await {
             Ok(_) => {
                 let parts: Vec<_> = location.path.parts().collect();
                 let folder = Path::from_iter(parts[..parts.len() - 1].iter().cloned());
                 let only = Path::parse(name).ok();
-                Ok(Self { url, store: location.store_at(&folder), only })
+                Ok(Self { url, store: location.store_at(&folder), only, is_nested: true })
             }
-            Err(object_store::Error::NotFound { .. }) => {
-                Ok(Self { url, store: location.store_at(&location.path), only: None })
-            }
+            Err(object_store::Error::NotFound { .. }) => Ok(Self {
+                url,
+                store: location.store_at(&location.path),
+                only: None,
+                is_nested: true,
+            }),
             Err(error) => Err(StoreError::io(READ, location.path.as_ref(), error)),
         }
     }
 
+    /// What is there now; nothing if all of it was removed.
     async fn list(&self) -> Result<Vec<ObjectMeta>, StoreError> {
         let failed = |error| StoreError::io(LIST, self.url.as_str(), error);
         if let Some(file) = &self.only {
-            let object = self.store.head(file).await.map_err(failed)?;
-            // A store with a prefix leaves the prefix in what `head` says.
-            return Ok(vec![ObjectMeta { location: file.clone(), ..object }]);
+            return match self.store.head(file).await {
+                // A store with a prefix leaves the prefix in what `head` says.
+                Ok(object) => Ok(vec![ObjectMeta { location: file.clone(), ..object }]),
+                Err(object_store::Error::NotFound { .. }) => Ok(vec![]),
+                Err(error) => Err(failed(error)),
+            };
         }
         let mut objects: Vec<ObjectMeta> = match self.store.list(None).try_collect().await {
             Ok(objects) => objects,
             Err(object_store::Error::NotFound { .. }) => vec![],
             Err(error) => return Err(failed(error)),
         };
-        objects.retain(|object| is_data(&object.location));
+        objects.retain(|object| {
+            is_data(&object.location) && (self.is_nested || !is_below_a_folder(&object.location))
+        });
         objects.sort_by(|a, b| a.location.cmp(&b.location));
-        if objects.is_empty() {
-            let what = "there is no such file and no file ending in .parquet below it";
-            return Err(StoreError::NotATable { url: self.url.to_string(), what });
-        }
         Ok(objects)
     }
 
@@ -149,15 +164,17 @@ impl Source {
         footers: &Footers,
         known: &[Arc<ParquetFile>],
     ) -> Result<Vec<Arc<ParquetFile>>, StoreError> {
-        let known: HashMap<&Pin, &Arc<ParquetFile>> =
-            known.iter().map(|file| (&file.pin, file)).collect();
+        let known: HashMap<&Path, &Arc<ParquetFile>> =
+            known.iter().map(|file| (&file.pin.path, file)).collect();
         let files = self.list().await?.into_iter().map(|object| {
             let pin = pin_of(&object);
-            let known = known.get(&pin).map(|file| Arc::clone(file));
+            let known = known.get(&pin.path).filter(|file| file.is_still(&object));
+            let known = known.map(|file| Arc::clone(file));
             async move {
                 match known {
                     Some(file) => Ok(file),
                     None => {
+                        footers.forget(&pin);
                         let footer = footers.of(&self.store, &pin).await?;
                         Ok(Arc::new(ParquetFile::new(pin, &object, &footer)?))
                     }
@@ -166,6 +183,10 @@ impl Source {
         });
         futures::stream::iter(files).buffered(FOOTERS_AT_ONCE).try_collect().await
     }
+}
+
+fn is_below_a_folder(path: &Path) -> bool {
+    path.parts().nth(1).is_some()
 }
 
 fn is_data(path: &Path) -> bool {
@@ -184,7 +205,8 @@ impl ParquetFile {
         footer: &ArrowReaderMetadata,
     ) -> Result<Self, StoreError> {
         let groups = footer.metadata().row_groups();
-        let modified = object.last_modified.timestamp_micros().to_le_bytes();
+        let modified_us = object.last_modified.timestamp_micros();
+        let modified = modified_us.to_le_bytes();
         let e_tag = pin.e_tag.as_deref().unwrap_or_default().as_bytes();
         let file = [pin.path.as_ref().as_bytes(), &pin.size.to_le_bytes(), &modified, e_tag];
         let ranges = ranges_of(footer);
@@ -215,7 +237,12 @@ impl ParquetFile {
                 pinned: None,
             });
         }
-        Ok(Self { pin, schema: Arc::clone(footer.schema()), segments })
+        Ok(Self { pin, modified_us, schema: Arc::clone(footer.schema()), segments })
+    }
+
+    /// Whether `object` is this file, not one that was written in its place.
+    fn is_still(&self, object: &ObjectMeta) -> bool {
+        self.pin == pin_of(object) && self.modified_us == object.last_modified.timestamp_micros()
     }
 }
 
@@ -364,7 +391,8 @@ impl TableStore for ParquetTable {
         let _alone = self.refreshing.lock().await;
         let known = self.newest.load_full();
         let files = self.source.files(&self.footers, &known.files).await?;
-        if files.iter().map(|file| &file.pin).eq(known.files.iter().map(|file| &file.pin)) {
+        let is_same = |(a, b): (&Arc<ParquetFile>, &Arc<ParquetFile>)| Arc::ptr_eq(a, b);
+        if files.len() == known.files.len() && files.iter().zip(&known.files).all(is_same) {
             return Ok(Arc::clone(&known.snapshot));
         }
         for file in &files {

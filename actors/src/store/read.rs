@@ -111,6 +111,12 @@ impl AsyncFileReader for FileReader {
 pub(crate) struct Footers(Mutex<HashMap<Pin, ArrowReaderMetadata>>);
 
 impl Footers {
+    /// Reads the footer anew when it is asked for again: the file may be another one, of which a store
+    /// without entity tags says the same.
+    pub(crate) fn forget(&self, pin: &Pin) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(pin);
+    }
+
     /// The footer of a file, from memory if it was read before.
     pub(crate) async fn of(
         &self,

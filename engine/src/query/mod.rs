@@ -10,6 +10,7 @@ pub mod functions;
 pub(crate) mod large_stack;
 pub mod late;
 mod memory;
+pub(crate) mod newest_files;
 pub mod one_node;
 pub mod options;
 pub mod partial;

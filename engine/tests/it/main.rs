@@ -8,6 +8,7 @@
 
 mod actors;
 mod bad_input;
+mod changed_files;
 mod cli;
 mod cluster;
 mod config_doc;

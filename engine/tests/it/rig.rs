@@ -36,7 +36,7 @@ pub(crate) struct Rig {
     pub(crate) engine: Engine,
     pub(crate) session: Session,
     f_rows: Arc<AtomicU64>,
-    plain: SessionContext,
+    pub(crate) plain: SessionContext,
     plain_rows: Arc<AtomicU64>,
     _folder: tempfile::TempDir,
 }
