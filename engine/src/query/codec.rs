@@ -22,6 +22,7 @@ use foreshard_policy::ids::{FragmentId, NodeId, SegmentId};
 use foreshard_udfs::{FunctionError, FunctionVersion, Functions, registered};
 use prost::Message;
 
+use crate::query::any_order::AnyOrderExec;
 use crate::query::context::QueryContext;
 use crate::query::partial::PartialReuseExec;
 use crate::query::scan::{PartitionScanExec, ScanSegment, ScanTable};
@@ -155,13 +156,16 @@ struct GroupTicket {
     segments: Vec<SegmentTicket>,
 }
 
-/// What one of our nodes is sent as: one of the two.
+/// What one of our nodes is sent as: one of the three.
 #[derive(Clone, PartialEq, Message)]
 struct NodeTicket {
     #[prost(message, optional, tag = "1")]
     scan: Option<ScanTicket>,
     #[prost(message, optional, tag = "2")]
     reuse: Option<ReuseTicket>,
+    /// An [`AnyOrderExec`]; its child travels beside it.
+    #[prost(bool, tag = "3")]
+    any_order: bool,
 }
 
 /// A [`PartialReuseExec`]; its child travels beside it.
@@ -265,6 +269,9 @@ impl PhysicalExtensionCodec for ScanCodec {
             .map_err(|error| exec_datafusion_err!("a ticket is unreadable: {error}"))?;
         let ticket = match (ticket.scan, ticket.reuse, inputs) {
             (Some(scan), ..) => scan,
+            (None, None, [input]) if ticket.any_order => {
+                return Ok(Arc::new(AnyOrderExec::new(Arc::clone(input))));
+            }
             (None, Some(reuse), [input]) => {
                 let id: [u8; 16] = reuse.fragment.as_slice().try_into().map_err(|_length| {
                     exec_datafusion_err!("a fragment has {} bytes, not 16", reuse.fragment.len())
@@ -273,7 +280,7 @@ impl PhysicalExtensionCodec for ScanCodec {
                 let input = Arc::clone(input);
                 return Ok(Arc::new(PartialReuseExec::new(input, fragment, reuse.text.into())));
             }
-            _ => return internal_err!("a ticket is neither of a scan nor of a partial aggregate"),
+            _ => return internal_err!("a ticket is of no node that is known here"),
         };
         let Some(schema) = ticket.schema.as_ref() else {
             return internal_err!("the ticket of a scan of {} has no schema", ticket.table);
@@ -316,7 +323,10 @@ impl PhysicalExtensionCodec for ScanCodec {
         if let Some(reuse) = node.downcast_ref::<PartialReuseExec>() {
             let fragment = reuse.fragment.0.to_be_bytes().to_vec();
             let reuse = ReuseTicket { fragment, text: reuse.text.to_string() };
-            return written(NodeTicket { scan: None, reuse: Some(reuse) }, bytes);
+            return written(NodeTicket { reuse: Some(reuse), ..NodeTicket::default() }, bytes);
+        }
+        if node.is::<AnyOrderExec>() {
+            return written(NodeTicket { any_order: true, ..NodeTicket::default() }, bytes);
         }
         let Some(scan) = node.downcast_ref::<PartitionScanExec>() else {
             return internal_err!("{} cannot be sent to another node", node.name());
@@ -338,7 +348,7 @@ impl PhysicalExtensionCodec for ScanCodec {
             aliases: scan.outputs.iter().map(|output| output.alias.clone()).collect(),
             fetch: scan.fetch.map(|fetch| fetch as u64),
         };
-        written(NodeTicket { scan: Some(ticket), reuse: None }, bytes)
+        written(NodeTicket { scan: Some(ticket), ..NodeTicket::default() }, bytes)
     }
 
     fn try_encode_udaf(&self, function: &AggregateUDF, bytes: &mut Vec<u8>) -> Result<()> {

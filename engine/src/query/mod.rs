@@ -2,6 +2,7 @@
 //!
 //! One optimizer rule per file; see `docs/architecture.md` for how they follow each other.
 
+pub mod any_order;
 pub mod channel;
 pub mod codec;
 pub mod complexity;
@@ -9,6 +10,7 @@ pub mod context;
 pub mod functions;
 pub(crate) mod large_stack;
 mod memory;
+pub mod merge_order;
 pub(crate) mod newest_files;
 pub mod one_node;
 pub mod options;
