@@ -27,12 +27,14 @@ use crate::cluster::InFlight;
 use crate::config::Config;
 use crate::engine::Inner;
 use crate::error::EngineError;
+use crate::query::any_order::GroupingSetsInAnyOrder;
 use crate::query::channel::Channels;
 use crate::query::codec::ScanCodec;
 use crate::query::complexity::{longest_chain, may_be_deep};
 use crate::query::context::{LocalNodes, QueryContext};
 use crate::query::large_stack::on_large_stack;
 use crate::query::late::CallLate;
+use crate::query::merge_order::SortAsMerged;
 use crate::query::newest_files;
 use crate::query::one_node::OneNodeIfNeeded;
 use crate::query::options::{SessionOptions, changed_entries};
@@ -78,6 +80,8 @@ impl Template {
             .with_catalog_list(Arc::clone(schemas))
             .with_default_features()
             .with_analyzer_rule(Arc::new(ScalarSubqueriesGiveOneRow))
+            .with_physical_optimizer_rule(Arc::new(SortAsMerged))
+            .with_physical_optimizer_rule(Arc::new(GroupingSetsInAnyOrder))
             .with_physical_optimizer_rule(Arc::new(PushFunctionsIntoScan))
             .with_physical_optimizer_rule(Arc::new(CallLate))
             .with_physical_optimizer_rule(Arc::new(SortAsWindowsPartition))

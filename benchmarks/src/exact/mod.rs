@@ -14,6 +14,7 @@ pub mod changes;
 pub mod controller;
 pub mod data;
 pub mod functions;
+pub mod layouts;
 pub mod oracle;
 pub mod play;
 pub mod questions;

@@ -102,6 +102,12 @@ impl Plain {
         Ok(Self { context: layout((2, 8_192))?, others })
     }
 
+    /// The session that answers.
+    #[must_use]
+    pub fn context(&self) -> &SessionContext {
+        &self.context.context
+    }
+
     fn layouts(&self) -> impl Iterator<Item = &Layout> {
         std::iter::once(&self.context).chain(&self.others)
     }

@@ -152,9 +152,9 @@ async fn run(session: &Session, sql: &str) -> Answer {
     Ok(Rows { schema, batches })
 }
 
-/// The physical plan of `sql` on `engine`, for a report.
-pub async fn plan(engine: &Engine, sql: &str) -> String {
-    let rows = match ask(engine, &format!("EXPLAIN {sql}")).await {
+/// The physical plan of `sql` in `session`, for a report.
+pub async fn plan(session: &Session, sql: &str) -> String {
+    let rows = match ask_in(session, &format!("EXPLAIN {sql}")).await {
         Ok(rows) => crate::exact::rows::rows(&rows.batches),
         Err(error) => return format!("no plan: {error}"),
     };

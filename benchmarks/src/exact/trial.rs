@@ -137,7 +137,7 @@ impl Trial {
                 statement.label,
                 setup.name,
                 statement.sql,
-                plan(&setup.started.engine, &statement.sql).await
+                plan(&setup.started.engine.session(), &statement.sql).await
             )),
         };
         let mut report = self.report();

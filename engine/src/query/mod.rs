@@ -2,6 +2,7 @@
 //!
 //! One optimizer rule per file; see `docs/architecture.md` for how they follow each other.
 
+pub mod any_order;
 pub mod channel;
 pub mod codec;
 pub mod complexity;
@@ -10,6 +11,7 @@ pub mod functions;
 pub(crate) mod large_stack;
 pub mod late;
 mod memory;
+pub mod merge_order;
 pub(crate) mod newest_files;
 pub mod one_node;
 pub mod options;

@@ -5,14 +5,16 @@
 //!
 //! What makes it necessary: between the join that made them equal and the sort there may be a shuffle
 //! to other nodes, and what arrives is not known to be equal any more. The window would then fail with
-//! "Expects PARTITION BY expression to be ordered". The order of the rows stays the same.
+//! "Expects PARTITION BY expression to be ordered". So it is where the window partitions by what is known
+//! to be constant, and is not sorted at all: then that becomes the first key of the sort, or of a new one.
+//! The order of the rows stays the same.
 
 use std::sync::Arc;
 
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::config::ConfigOptions;
-use datafusion::physical_expr::{LexOrdering, PhysicalExpr};
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
@@ -61,15 +63,44 @@ fn partition_keys(plan: &Plan) -> Option<Vec<Arc<dyn PhysicalExpr>>> {
 fn below(window: &Plan, wanted: &[Arc<dyn PhysicalExpr>]) -> Result<Option<Plan>> {
     let input = window.children()[0];
     let sorted = if let Some(sort) = input.downcast_ref::<SortExec>() {
-        sorted_by(sort, wanted)
+        let written = sorted_by(sort, wanted);
+        let sort = written.as_ref().and_then(|plan| plan.downcast_ref()).unwrap_or(sort);
+        let keys = sort.expr().to_vec();
+        with_constants(sort.input(), &keys, wanted, sort.fetch()).or(written)
     } else if partition_keys(input).is_some() {
         below(input, wanted)?
     } else {
-        None
+        let keys = input.output_ordering().map(|keys| keys.to_vec()).unwrap_or_default();
+        with_constants(input, &keys, wanted, None)
     };
     let Some(sorted) = sorted else { return Ok(None) };
     let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
     Arc::clone(window).replace_children(vec![sorted], options).map(Some)
+}
+
+/// `input` sorted by those of `wanted` that are constant and not among `keys`, and then by `keys`; none
+/// if there are no such.
+fn with_constants(
+    input: &Plan,
+    keys: &[PhysicalSortExpr],
+    wanted: &[Arc<dyn PhysicalExpr>],
+    fetch: Option<usize>,
+) -> Option<Plan> {
+    let known = input.equivalence_properties();
+    let is_missing = |expr: &&Arc<dyn PhysicalExpr>| {
+        known.is_expr_constant(expr).is_some() && !keys.iter().any(|key| key.expr.eq(*expr))
+    };
+    let constants = wanted.iter().filter(is_missing).cloned();
+    let mut all: Vec<_> = constants.map(PhysicalSortExpr::new_default).collect();
+    if all.is_empty() {
+        return None;
+    }
+    all.extend_from_slice(keys);
+    let is_spread = input.output_partitioning().partition_count() > 1;
+    let sorted = SortExec::new(LexOrdering::new(all)?, Arc::clone(input))
+        .with_preserve_partitioning(is_spread)
+        .with_fetch(fetch);
+    Some(Arc::new(sorted))
 }
 
 /// The sort with its keys written as `wanted` where they are equal to one of them.

@@ -12,6 +12,7 @@ mod changed_files;
 mod cli;
 mod cluster;
 mod config_doc;
+mod constants;
 mod dml_properties;
 mod dml_rows;
 mod files;
