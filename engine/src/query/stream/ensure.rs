@@ -9,6 +9,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use foreshard_actors::calls::Liar;
 use foreshard_actors::node::NodeState;
 use foreshard_actors::partition::{ComputeError, PartitionMessage, Selected, evaluate, keep_rows};
+use foreshard_udfs::{calls_asynchronously, evaluate_later};
 use tracing::Instrument;
 
 use crate::query::context::LocalNodes;
@@ -41,7 +42,10 @@ pub(super) async fn ensure(
         let call = Arc::clone(&open.calls[i]);
         let found = call.look(rest.selected.as_ref())?;
         if !found.values.is_empty() && node.is_check_due(work.check_every) {
-            check(&work.calls[i].expr, nodes, open, &call, rest, &found)?;
+            let expr = &work.calls[i].expr;
+            if let Some(rows) = again_differs(expr, rest, &found).await? {
+                end_storing(expr, nodes, open, &call, rows)?;
+            }
         }
         let values = match &found.known {
             None => {
@@ -112,25 +116,38 @@ async fn compute(
     Ok(found.complete(&computed.values)?)
 }
 
-/// Calls a function again for some rows whose values are known. One that gives other values lied when it
-/// said that it was immutable: nothing of it is stored or read from here on.
-fn check(
+/// Calls a function again for some rows whose values are known. How many, if it gives other values.
+async fn again_differs(
     expr: &Arc<dyn PhysicalExpr>,
-    nodes: &LocalNodes,
-    open: &OpenSegment,
-    call: &SegmentCall,
     rest: &Rest,
     found: &Selected,
-) -> Result<()> {
+) -> Result<Option<usize>> {
     let rows = match &found.known {
         None => rest.batch.clone(),
         Some(known) => keep_rows(&rest.batch, &BooleanArray::from(known.clone()), |_| true)?,
     };
     let count = rows.num_rows().min(ROWS_CHECKED);
-    let again = expr.evaluate(&rows.slice(0, count))?.into_array(count)?;
-    if again.to_data() == found.values.slice(0, count).to_data() {
-        return Ok(());
-    }
+    let rows = rows.slice(0, count);
+    let again = if calls_asynchronously(expr) {
+        // A service that is down is no reason to fail where its answers are stored.
+        let Ok(again) = evaluate_later(expr, &rows).await else { return Ok(None) };
+        again
+    } else {
+        expr.evaluate(&rows)?
+    };
+    let again = again.into_array(count)?;
+    let is_same = again.to_data() == found.values.slice(0, count).to_data();
+    Ok((!is_same).then_some(count))
+}
+
+/// A function lied when it said that it was immutable: nothing of it is stored or read from here on.
+fn end_storing(
+    expr: &Arc<dyn PhysicalExpr>,
+    nodes: &LocalNodes,
+    open: &OpenSegment,
+    call: &SegmentCall,
+    rows: usize,
+) -> Result<()> {
     quarantine(expr)?;
     let (function, text) = (Arc::clone(&call.expression.function), call.expression.text.clone());
     tracing::warn!(%function, call = text, "a function that is declared immutable is not");
@@ -142,7 +159,7 @@ fn check(
         }
     }
     let (at_ms, partition) = (open.node.clock.now_ms(), open.partition.clone());
-    let liar = Liar { at_ms, function, text, partition, rows: count as u64 };
+    let liar = Liar { at_ms, function, text, partition, rows: rows as u64 };
     open.node.calls.found_liar(liar);
     Ok(())
 }
