@@ -8,12 +8,13 @@ use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::MemoryCatalogProviderList;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::logical_expr::async_udf::AsyncScalarUDF;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use foreshard_actors::expressions::Expressions;
 use foreshard_actors::loop_handle::{LoopArgs, LoopHandle, Ticks};
 use foreshard_actors::ports::{Cluster, NodeProvider, SharedClock, SystemClock};
 use foreshard_policy::ids::NodeId;
-use foreshard_udfs::{Card, Functions};
+use foreshard_udfs::{AsyncOptions, Card, Functions};
 use tokio::sync::Semaphore;
 
 use crate::catalog::{CATALOG, Catalog, Definitions, Schemas, SystemSchema};
@@ -32,6 +33,7 @@ use crate::session::Template;
 pub struct EngineBuilder {
     config: Config,
     functions: Vec<(Card, ScalarUDF)>,
+    async_functions: Vec<(Card, AsyncScalarUDF, AsyncOptions)>,
     aggregates: Vec<(Card, AggregateUDF)>,
     manual_ticks: bool,
     clock: Option<SharedClock>,
@@ -56,6 +58,18 @@ impl EngineBuilder {
     #[must_use]
     pub fn function(mut self, card: Card, udf: ScalarUDF) -> Self {
         self.functions.push((card, udf));
+        self
+    }
+
+    /// Registers an asynchronous function: see [`Engine::register_async_function`].
+    #[must_use]
+    pub fn async_function(
+        mut self,
+        card: Card,
+        udf: AsyncScalarUDF,
+        options: AsyncOptions,
+    ) -> Self {
+        self.async_functions.push((card, udf, options));
         self
     }
 
@@ -97,6 +111,9 @@ impl EngineBuilder {
         let functions = Arc::new(Functions::library());
         for (card, udf) in self.functions {
             functions.register(card, udf)?;
+        }
+        for (card, udf, options) in self.async_functions {
+            functions.register_async(card, udf, options)?;
         }
         for (card, aggregate) in self.aggregates {
             functions.register_aggregate(card, aggregate)?;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use datafusion::logical_expr::ScalarUDF;
+use datafusion::logical_expr::async_udf::AsyncScalarUDF;
 use foreshard_actors::loop_handle::LoopHandle;
 use foreshard_actors::node::StorePolicy;
 use foreshard_actors::partitioning::{Partitioning, split_all};
@@ -18,7 +19,7 @@ use foreshard_policy::cluster::ClusterView;
 use foreshard_policy::config::Mode;
 use foreshard_policy::decision::DecisionRow;
 use foreshard_policy::forecast::Forecast;
-use foreshard_udfs::{Card, FunctionVersion, Functions};
+use foreshard_udfs::{AsyncOptions, Card, FunctionVersion, Functions};
 use tokio::sync::Semaphore;
 use url::Url;
 
@@ -94,11 +95,37 @@ impl Engine {
         card: Card,
         udf: ScalarUDF,
     ) -> Result<FunctionVersion, EngineError> {
-        let name = card.name.to_string();
+        let name = card.name.clone();
         let version = self.inner.functions.register(card, udf)?;
+        self.forget_calls(&name);
+        Ok(version)
+    }
+
+    /// Registers a function that waits for something else, such as a model behind HTTP, or a new
+    /// version of one. It is called like any other function, and what it answers is stored likewise;
+    /// `options` say how much it is asked at a time, how long it may take, and how often it is asked
+    /// again.
+    ///
+    /// Each process of a cluster registers it for itself, and has limits of its own.
+    ///
+    /// # Errors
+    /// If the card does not fit the function, or an option is out of its bounds.
+    pub fn register_async_function(
+        &self,
+        card: Card,
+        udf: AsyncScalarUDF,
+        options: AsyncOptions,
+    ) -> Result<FunctionVersion, EngineError> {
+        let name = card.name.clone();
+        let version = self.inner.functions.register_async(card, udf, options)?;
+        self.forget_calls(&name);
+        Ok(version)
+    }
+
+    /// Forgets the calls of a function's old definition.
+    fn forget_calls(&self, name: &str) {
         let expressions = self.inner.members.expressions();
         expressions.forget(|known| known.functions.iter().any(|function| **function == *name));
-        Ok(version)
     }
 
     /// Makes a table whose rows live in memory, and appends `batches` to it.

@@ -41,7 +41,7 @@ pub use config::Config;
 pub use engine::Engine;
 pub use error::EngineError;
 pub use foreshard_actors::partitioning::Partitioning;
-pub use foreshard_udfs::{Card, CostClass, FunctionVersion};
+pub use foreshard_udfs::{AsyncOptions, Card, CostClass, FunctionVersion};
 pub use query_stream::QueryStream;
 pub use session::{Prepared, Session};
 

@@ -17,7 +17,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion_distributed::{DistributedExt, SessionStateBuilderExt};
 use foreshard_actors::trace;
-use foreshard_udfs::Functions;
+use foreshard_udfs::{CalledBy, Functions};
 use futures::StreamExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::engine::Inner;
 use crate::error::EngineError;
 use crate::query::any_order::GroupingSetsInAnyOrder;
+use crate::query::asynchronous;
 use crate::query::channel::Channels;
 use crate::query::codec::ScanCodec;
 use crate::query::complexity::{longest_chain, may_be_deep};
@@ -292,7 +293,7 @@ impl Session {
         } else {
             plan.with_param_values(ParamValues::from(parameters))?
         };
-        let done = if may_be_deep(&plan) {
+        let done = if self.needs_own_thread(&plan)? {
             let (session, state, query) = (self.clone(), state.clone(), Arc::clone(query));
             let sql = sql.to_owned();
             let work =
@@ -332,6 +333,7 @@ impl Session {
             options.use_partials &= own.store_policy().enabled;
         }
         config.set_extension(Arc::clone(query));
+        config.options_mut().extensions.insert(CalledBy::new(query));
         config.set_extension(Arc::new(LocalNodes { nodes, own }));
         config.set_distributed_worker_resolver(PlacementResolver(Arc::clone(&query.placement)));
         config.set_distributed_passthrough_headers(task_headers(query)?)?;
@@ -391,6 +393,12 @@ impl Session {
         Ok(self.guarded(stream, running))
     }
 
+    /// Whether planning would overflow a usual stack, or hold up the client's task.
+    fn needs_own_thread(&self, plan: &LogicalPlan) -> Result<bool, EngineError> {
+        let has_asynchronous = self.inner.functions.has_asynchronous();
+        Ok(may_be_deep(plan) || (has_asynchronous && asynchronous::is_called_in(plan)?))
+    }
+
     /// Makes a physical plan out of a logical one.
     pub(crate) async fn physical(
         &self,
@@ -399,7 +407,7 @@ impl Session {
     ) -> Result<Arc<dyn ExecutionPlan>, EngineError> {
         newest_files::look(&self.inner, &plan).await?;
         let span = tracing::info_span!("plan");
-        let planned = if may_be_deep(&plan) {
+        let planned = if self.needs_own_thread(&plan)? {
             let state = state.clone();
             on_large_stack(move || async move { state.create_physical_plan(&plan).await }).await?
         } else {
@@ -419,7 +427,9 @@ impl Session {
             let runtime = query.runtime(state.runtime_env(), self.inner.config.query_bytes_max());
             context = Arc::new(TaskContext::from(state).with_runtime(runtime));
         }
-        execute_stream(plan, context).map_err(|error| self.explain(error))
+        let waits = self.inner.functions.has_asynchronous() && asynchronous::is_called_by(&plan)?;
+        let stream = execute_stream(plan, context).map_err(|error| self.explain(error))?;
+        Ok(if waits { asynchronous::in_own_task(stream) } else { stream })
     }
 
     /// Counts a query that failed while its rows were read.

@@ -1,6 +1,7 @@
 //! Every way in which a function can fail, with its code.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use arrow::datatypes::{DataType, FieldRef};
@@ -11,7 +12,11 @@ use crate::version::FunctionVersion;
 /// Characters of a value that are shown in an error.
 const SHOWN_CHARS_MAX: usize = 80;
 
-/// One call as errors name it: `soundex(Utf8) over 8192 rows`.
+/// Characters of another service's complaint that are shown in an error.
+const REASON_CHARS_MAX: usize = 500;
+
+/// One call as errors name it: `soundex(Utf8) over 8192 rows`, `model(Utf8) over 8192 rows, in rows 64
+/// to 127,`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
     /// Name of the function.
@@ -20,12 +25,19 @@ pub struct Call {
     pub arguments: Vec<DataType>,
     /// Rows of the batch; 0 while planning.
     pub rows: usize,
+    /// Which of these rows it is about, from 0 on, if not about all.
+    pub part: Option<Range<usize>>,
 }
 
 impl Call {
     pub(crate) fn new(function: &str, arguments: &[FieldRef], rows: usize) -> Self {
         let arguments = arguments.iter().map(|field| field.data_type().clone()).collect();
-        Self { function: function.to_owned(), arguments, rows }
+        Self { function: function.to_owned(), arguments, rows, part: None }
+    }
+
+    /// The same call, of which only these rows are meant.
+    pub(crate) fn in_rows(self, rows: Range<usize>) -> Self {
+        Self { part: Some(rows), ..self }
     }
 }
 
@@ -36,7 +48,13 @@ impl fmt::Display for Call {
             let comma = if position == 0 { "" } else { ", " };
             write!(f, "{comma}{argument}")?;
         }
-        write!(f, ") over {} rows", self.rows)
+        write!(f, ") over {} rows", self.rows)?;
+        match &self.part {
+            Some(part) => {
+                write!(f, ", in rows {} to {},", part.start, part.end.saturating_sub(1))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -147,6 +165,22 @@ pub enum FunctionError {
         /// What is wrong in it, with names and shapes.
         reason: String,
     },
+    /// An asynchronous function failed or took too long, as often as it was asked.
+    #[error("{call} had no answer in {}: {reason}", attempts_made(*.attempts))]
+    Unanswered {
+        /// The call, and which of its rows.
+        call: Box<Call>,
+        /// How often it was asked.
+        attempts: u32,
+        /// What was wrong with the last attempt.
+        reason: String,
+    },
+    /// Nobody waits for the answer of an asynchronous function any more.
+    #[error("{call} was given up: nobody waits for its answer")]
+    GivenUp {
+        /// The call.
+        call: Box<Call>,
+    },
 }
 
 impl FunctionError {
@@ -165,13 +199,16 @@ impl FunctionError {
             Self::Register { .. } => "FS-FN-9",
             Self::ModelFile { .. } => "FS-FN-10",
             Self::Model { .. } => "FS-FN-11",
+            Self::Unanswered { .. } => "FS-FN-12",
+            Self::GivenUp { .. } => "FS-FN-13",
         }
     }
 
-    /// True if the same request may succeed when made again: the asker then sees the new version.
+    /// True if the same request may succeed when made again: the asker then sees the new version, or
+    /// the service behind the function is well again.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Version { .. })
+        matches!(self, Self::Version { .. } | Self::Unanswered { .. })
     }
 
     /// The function error inside `error`, however often DataFusion wrapped it.
@@ -193,8 +230,12 @@ impl FunctionError {
         value: impl fmt::Display,
         expected: impl Into<String>,
     ) -> Self {
-        let value = shortened(&value.to_string());
+        let value = shortened(&value.to_string(), SHOWN_CHARS_MAX);
         Self::Argument { function: function.to_owned(), argument, value, expected: expected.into() }
+    }
+
+    pub(crate) fn unanswered(call: Box<Call>, attempts: u32, reason: &str) -> Self {
+        Self::Unanswered { call, attempts, reason: shortened(reason, REASON_CHARS_MAX) }
     }
 }
 
@@ -205,13 +246,20 @@ impl From<FunctionError> for DataFusionError {
 }
 
 /// The beginning of a text, for errors.
-fn shortened(text: &str) -> String {
+fn shortened(text: &str, chars_max: usize) -> String {
     let mut chars = text.chars();
-    let mut shown: String = chars.by_ref().take(SHOWN_CHARS_MAX).collect();
+    let mut shown: String = chars.by_ref().take(chars_max).collect();
     if chars.next().is_some() {
         shown.push_str("...");
     }
     shown
+}
+
+fn attempts_made(attempts: u32) -> String {
+    match attempts {
+        1 => "1 attempt".to_owned(),
+        attempts => format!("{attempts} attempts"),
+    }
 }
 
 fn did_you_mean(nearest: Option<&str>) -> String {
@@ -229,13 +277,21 @@ mod tests {
             function: "f".to_owned(),
             arguments: vec![DataType::Utf8, DataType::Int64],
             rows: 8192,
+            part: None,
         };
-        let error = FunctionError::Length { call: Box::new(call), returned: 1 };
+        let error = FunctionError::Length { call: Box::new(call.clone()), returned: 1 };
         assert_eq!(
             error.to_string(),
             "f(Utf8, Int64) over 8192 rows returned 1 rows; it must return as many as it is given"
         );
         assert_eq!(error.code(), "FS-FN-2");
+        let call = Box::new(call.in_rows(64..128));
+        let error = FunctionError::unanswered(call, 3, &"x".repeat(1_000));
+        let expected =
+            "f(Utf8, Int64) over 8192 rows, in rows 64 to 127, had no answer in 3 attempts: ";
+        let text = error.to_string();
+        assert_eq!(text.strip_prefix(expected).map(str::len), Some(503), "{text}");
+        assert!(error.is_retryable());
     }
 
     #[test]

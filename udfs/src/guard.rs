@@ -2,8 +2,10 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
+use std::task::Poll;
 
 use arrow::array::{Array, ArrayRef, AsArray, Datum};
 use arrow::buffer::NullBuffer;
@@ -44,6 +46,16 @@ pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     let answer = panic::catch_unwind(AssertUnwindSafe(work));
     GUARDED.set(outer);
     answer.map_err(|payload| message_of(payload.as_ref()))
+}
+
+/// Awaits `work`; a panic in it becomes its message.
+pub(crate) async fn caught_later<F: Future>(work: F) -> Result<F::Output, String> {
+    let mut work = Box::pin(work);
+    poll_fn(|context| match caught(|| work.as_mut().poll(context)) {
+        Ok(polled) => polled.map(Ok),
+        Err(message) => Poll::Ready(Err(message)),
+    })
+    .await
 }
 
 fn message_of(payload: &(dyn Any + Send)) -> String {

@@ -4,7 +4,8 @@
 //! called. [`Functions`] keeps functions by name; each scalar function in it is a [`Registered`]:
 //! guarded against panics and wrong answers, metered, and versioned, so that an engine may keep its
 //! outputs. Any [`ScalarUDF`] can be registered, not only those
-//! of this library.
+//! of this library, and any asynchronous function of DataFusion: a model behind HTTP, say
+//! ([`Functions::register_async`]).
 //!
 //! | function | answer | cost |
 //! |---|---|---|
@@ -62,6 +63,7 @@
 //! ```
 
 mod aggregate;
+mod asynchronous;
 mod card;
 mod compression;
 mod embed;
@@ -85,6 +87,7 @@ mod web;
 
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
+pub use asynchronous::{AsyncOptions, CalledBy, Caller, calls_asynchronously, evaluate_later};
 pub use card::{Card, CostClass};
 pub use embed::Embedding;
 pub use error::{Call, FunctionError};

@@ -45,14 +45,30 @@ impl Meter {
     ) -> Result<T, E> {
         let begin = now();
         let answer = work();
+        self.count(begin, answer.as_ref().map(rows));
+        answer
+    }
+
+    /// Awaits `work` and counts it, unless it is dropped before it ends.
+    pub(crate) async fn measure_later<T, E>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+        rows: impl FnOnce(&T) -> usize,
+    ) -> Result<T, E> {
+        let begin = now();
+        let answer = work.await;
+        self.count(begin, answer.as_ref().map(rows));
+        answer
+    }
+
+    fn count<E>(&self, begin: Instant, rows: Result<usize, E>) {
         let ns = u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.calls.fetch_add(1, Ordering::Relaxed);
         self.ns.fetch_add(ns, Ordering::Relaxed);
-        match &answer {
-            Ok(answer) => self.rows.fetch_add(rows(answer) as u64, Ordering::Relaxed),
+        match rows {
+            Ok(rows) => self.rows.fetch_add(rows as u64, Ordering::Relaxed),
             Err(_) => self.failures.fetch_add(1, Ordering::Relaxed),
         };
-        answer
     }
 }
 

@@ -27,6 +27,7 @@ use datafusion::logical_expr::{
     ScalarUDF, ScalarUDFImpl, Signature, StructFieldMapping, Volatility,
 };
 
+use crate::asynchronous::Asynchronous;
 use crate::card::Card;
 use crate::error::{Call, FunctionError};
 use crate::guard::{self, Promise};
@@ -133,6 +134,23 @@ impl Registered {
         self.conduct.is_quarantined.load(Ordering::Acquire)
     }
 
+    /// True if the function waits for something else: a model behind HTTP, another database.
+    #[must_use]
+    pub fn is_asynchronous(&self) -> bool {
+        self.asynchronous().is_some()
+    }
+
+    fn asynchronous(&self) -> Option<&Asynchronous> {
+        self.inner.inner().downcast_ref()
+    }
+
+    /// As `invoke_with_args`, without holding up the thread while an asynchronous function waits.
+    pub(crate) async fn invoke_later(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let Some(function) = self.asynchronous() else { return self.invoke_with_args(args) };
+        let rows = Self::rows_answered(args.number_rows);
+        self.meter.measure_later(self.answer_later(function, args), rows).await
+    }
+
     /// How often the function panicked.
     #[must_use]
     pub fn panics(&self) -> u64 {
@@ -152,7 +170,8 @@ impl Registered {
     }
 
     fn planning(&self, arguments: &[DataType]) -> Call {
-        Call { function: self.inner.name().to_owned(), arguments: arguments.to_vec(), rows: 0 }
+        let (function, arguments) = (self.inner.name().to_owned(), arguments.to_vec());
+        Call { function, arguments, rows: 0, part: None }
     }
 
     /// True if `simplified` calls this function without guard and meter.
@@ -165,24 +184,59 @@ impl Registered {
 
     fn answer(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let (arguments, returns) = (args.arg_fields.clone(), Arc::clone(&args.return_field));
-        let is_scalar = |value: &ColumnarValue| matches!(value, ColumnarValue::Scalar(_));
-        let all_scalars = !args.args.is_empty() && args.args.iter().all(is_scalar);
-        let strict = self.inner.is_strict().then(|| guard::null_rows(&args.args, args.number_rows));
-        let promise = Promise {
-            arguments: &arguments,
-            rows: args.number_rows,
-            returns: &returns,
-            all_scalars,
-            strict: strict.flatten(),
-            bytes_max: self.output_bytes_max,
-        };
+        let promise = self.promise(&args, &arguments, &returns);
         // Not through `ScalarUDF::invoke_with_args`: its own type check, in debug builds only,
         // would speak before ours.
         let answer = self.guarded(
             || Call::new(self.inner.name(), &arguments, promise.rows),
-            || self.inner.inner().invoke_with_args(args),
+            || self.counted(self.inner.inner().invoke_with_args(args)),
         )?;
         promise.check(self.inner.name(), answer)
+    }
+
+    async fn answer_later(
+        &self,
+        function: &Asynchronous,
+        args: ScalarFunctionArgs,
+    ) -> Result<ColumnarValue> {
+        let (arguments, returns) = (args.arg_fields.clone(), Arc::clone(&args.return_field));
+        let promise = self.promise(&args, &arguments, &returns);
+        let answer = self.counted(function.answer(args).await)?;
+        promise.check(self.inner.name(), answer)
+    }
+
+    fn promise<'a>(
+        &self,
+        args: &ScalarFunctionArgs,
+        arguments: &'a [FieldRef],
+        returns: &'a FieldRef,
+    ) -> Promise<'a> {
+        let is_scalar = |value: &ColumnarValue| matches!(value, ColumnarValue::Scalar(_));
+        let strict = self.inner.is_strict().then(|| guard::null_rows(&args.args, args.number_rows));
+        Promise {
+            arguments,
+            rows: args.number_rows,
+            returns,
+            all_scalars: !args.args.is_empty() && args.args.iter().all(is_scalar),
+            strict: strict.flatten(),
+            bytes_max: self.output_bytes_max,
+        }
+    }
+
+    /// Counts a panic that was caught where an asynchronous function ran.
+    fn counted(&self, answer: Result<ColumnarValue>) -> Result<ColumnarValue> {
+        let error = answer.as_ref().err().and_then(FunctionError::of);
+        if matches!(error, Some(FunctionError::Panicked { .. })) {
+            self.conduct.panics.fetch_add(1, Ordering::AcqRel);
+        }
+        answer
+    }
+
+    fn rows_answered(rows: usize) -> impl FnOnce(&ColumnarValue) -> usize {
+        move |answer| match answer {
+            ColumnarValue::Array(_) => rows,
+            ColumnarValue::Scalar(_) => 1,
+        }
     }
 }
 
@@ -251,14 +305,8 @@ impl ScalarUDFImpl for Registered {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let rows = args.number_rows;
-        self.meter.measure(
-            || self.answer(args),
-            |answer| match answer {
-                ColumnarValue::Array(_) => rows,
-                ColumnarValue::Scalar(_) => 1,
-            },
-        )
+        let rows = Self::rows_answered(args.number_rows);
+        self.meter.measure(|| self.answer(args), rows)
     }
 
     /// The inner function's simplification, unless it calls the inner function itself: that call

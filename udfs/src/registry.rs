@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use datafusion::catalog::{TableFunction, TableFunctionImpl};
-use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
+use datafusion::logical_expr::async_udf::AsyncScalarUDF;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF, ScalarUDFImpl, Volatility};
 use datafusion::prelude::SessionContext;
 
+use crate::asynchronous::{AsyncOptions, Asynchronous, Threads};
 use crate::card::Card;
 use crate::error::FunctionError;
 use crate::meter::Metered;
@@ -67,6 +69,7 @@ struct Shelves {
     generations: HashMap<String, u64>,
     /// Grows with each registration.
     revision: u64,
+    has_asynchronous: bool,
 }
 
 /// The functions of one engine. Shared by `Arc`; every method may be called from any thread.
@@ -77,11 +80,14 @@ struct Shelves {
 pub struct Functions {
     shelves: RwLock<Shelves>,
     output_bytes_max: usize,
+    /// Where asynchronous functions are awaited.
+    threads: Arc<Threads>,
 }
 
 impl Default for Functions {
     fn default() -> Self {
-        Self { shelves: RwLock::default(), output_bytes_max: OUTPUT_BYTES_MAX }
+        let (shelves, threads) = (RwLock::default(), Arc::default());
+        Self { shelves, output_bytes_max: OUTPUT_BYTES_MAX, threads }
     }
 }
 
@@ -125,16 +131,39 @@ impl Functions {
             None => Arc::new(udf),
         };
         check_name(&card, udf.name())?;
-        if card.volatility != udf.signature().volatility {
-            let value = format!("{:?}", card.volatility).to_lowercase();
-            let expected = format!("{:?}, as the function's", udf.signature().volatility);
-            return Err(refusal(&card, "the card's volatility", value, expected.to_lowercase()));
-        }
+        check_volatility(&card, udf.signature().volatility)?;
         if udf.as_async().is_some() {
-            let expected = "a function that answers at once".to_owned();
+            let expected = "one that answers at once; for others there are register_async of the \
+                            functions and register_async_function of the engine";
+            let expected = expected.to_owned();
             return Err(refusal(&card, "the function", "asynchronous".to_owned(), expected));
         }
         Ok(self.put_scalar(card, udf))
+    }
+
+    /// Registers or redefines a function that waits for something else, such as a model behind HTTP:
+    /// any asynchronous function of DataFusion. From then on it is a scalar function like any other.
+    ///
+    /// # Errors
+    /// [`FunctionError::Register`] if the card tells another name or volatility than the function, or
+    /// if an option is out of its bounds.
+    pub fn register_async(
+        &self,
+        card: Card,
+        udf: AsyncScalarUDF,
+        options: AsyncOptions,
+    ) -> Result<FunctionVersion, FunctionError> {
+        check_name(&card, udf.name())?;
+        check_volatility(&card, udf.signature().volatility)?;
+        let function = Asynchronous::new(udf, options, Arc::clone(&self.threads))?;
+        self.write().has_asynchronous = true;
+        Ok(self.put_scalar(card, Arc::new(ScalarUDF::from(function))))
+    }
+
+    /// Whether an asynchronous function was ever registered.
+    #[must_use]
+    pub fn has_asynchronous(&self) -> bool {
+        self.read().has_asynchronous
     }
 
     /// Registers or redefines an aggregate function. It is neither guarded nor metered.
@@ -342,6 +371,15 @@ fn check_name(card: &Card, name: &str) -> Result<(), FunctionError> {
     }
     let expected = format!("{name}, as the function's");
     Err(refusal(card, "the card's name", card.name.clone(), expected))
+}
+
+fn check_volatility(card: &Card, volatility: Volatility) -> Result<(), FunctionError> {
+    if card.volatility == volatility {
+        return Ok(());
+    }
+    let value = format!("{:?}", card.volatility).to_lowercase();
+    let expected = format!("{volatility:?}, as the function's").to_lowercase();
+    Err(refusal(card, "the card's volatility", value, expected))
 }
 
 fn refusal(card: &Card, what: &'static str, value: String, expected: String) -> FunctionError {

@@ -11,6 +11,7 @@ use arrow::compute::{concat, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::physical_expr::PhysicalExpr;
+use foreshard_udfs::{calls_asynchronously, evaluate_later};
 use futures::TryStreamExt;
 
 use crate::expressions::FunctionExpression;
@@ -86,7 +87,8 @@ pub struct Computed {
 /// Evaluates `expr` on `batch` in slices of about 20 ms and measures it. Rows with the same arguments
 /// are evaluated once if that pays.
 ///
-/// A permit of the node is held while a slice runs. Dropping the future stops after the slice.
+/// A permit of the node is held while a slice runs. Dropping the future stops after the slice. Calls
+/// of asynchronous functions are awaited, without a permit, and stop when the future is dropped.
 ///
 /// # Errors
 /// What the function or Arrow said.
@@ -98,15 +100,21 @@ pub async fn evaluate(
 ) -> Result<Computed, ComputeError> {
     let once = distinct(expression, batch)?;
     let rows = once.as_ref().map_or(batch, |once| &once.rows);
+    let waits = calls_asynchronously(expr);
     let mut pieces: Vec<ArrayRef> = Vec::new();
     let mut done = 0;
     let mut ns_total = 0;
     while done < rows.num_rows() {
-        let slice_rows = slice_rows(expression).min(rows.num_rows() - done);
+        let slice_rows = slice_rows(expression, waits).min(rows.num_rows() - done);
         let slice = rows.slice(done, slice_rows);
-        let permit = node.permits.acquire().await;
+        // Who waits for something else needs no core.
+        let permit = if waits { None } else { Some(node.permits.acquire().await) };
         let start = node.clock.monotonic_ns();
-        let values = expr.evaluate(&slice)?.into_array(slice_rows)?;
+        let values = match waits {
+            true => evaluate_later(expr, &slice).await?,
+            false => expr.evaluate(&slice)?,
+        };
+        let values = values.into_array(slice_rows)?;
         let ns = node.clock.monotonic_ns().saturating_sub(start);
         drop(permit);
         if values.len() != slice_rows {
@@ -132,7 +140,11 @@ pub async fn evaluate(
     Ok(Computed { values, ns: ns_total, evaluated: done as u64 })
 }
 
-fn slice_rows(expression: &FunctionExpression) -> usize {
+/// Rows of the next slice. A function that `waits` blocks nothing, and cuts its rows itself.
+fn slice_rows(expression: &FunctionExpression, waits: bool) -> usize {
+    if waits {
+        return SLICE_ROWS_MAX;
+    }
     if !expression.is_measured() {
         return SLICE_ROWS_FIRST;
     }
@@ -233,6 +245,7 @@ pub(super) async fn compute_segment(
     let batches =
         read_columns(node, &held.segment, Some(held), &table, &expression.columns).await?;
     let missing = stored.and_then(OutputValues::known).map(|known| !known);
+    let waits = calls_asynchronously(&expression.expr);
     let mut pieces = Vec::with_capacity(batches.len());
     let (mut ns, mut at) = (0, 0);
     for batch in &batches {
@@ -247,7 +260,7 @@ pub(super) async fn compute_segment(
         let mut start = 0;
         while start < left.num_rows() {
             node.idle().await;
-            let rows = slice_rows(expression).min(left.num_rows() - start);
+            let rows = slice_rows(expression, waits).min(left.num_rows() - start);
             let computed =
                 evaluate(node, expression, &expression.expr, &left.slice(start, rows)).await?;
             ns += computed.ns;

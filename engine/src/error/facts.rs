@@ -154,6 +154,8 @@ facts! {
         "FS-FN-9"         400   InvalidArgument    "42P13"   false,
         "FS-FN-10"        500   FailedPrecondition "58P01"   false,
         "FS-FN-11"        500   FailedPrecondition "58000"   false,
+        "FS-FN-12"        503   Unavailable        "38000"   true,
+        "FS-FN-13"        499   Cancelled          "57014"   false,
     }
 }
 

@@ -211,21 +211,18 @@ struct GroupTicket {
     segments: Vec<SegmentTicket>,
 }
 
-/// What one of our nodes is sent as: one of the three.
+/// What one of our nodes is sent as: one of the four.
 #[derive(Clone, PartialEq, Message)]
 struct NodeTicket {
     #[prost(message, optional, tag = "1")]
     scan: Option<ScanTicket>,
     #[prost(message, optional, tag = "2")]
     reuse: Option<ReuseTicket>,
-<<<<<<< HEAD
     #[prost(message, optional, tag = "3")]
     late: Option<LateTicket>,
-=======
     /// An [`AnyOrderExec`]; its child travels beside it.
-    #[prost(bool, tag = "3")]
+    #[prost(bool, tag = "4")]
     any_order: bool,
->>>>>>> wip-x
 }
 
 /// A [`PartialReuseExec`]; its child travels beside it.
@@ -356,17 +353,13 @@ impl PhysicalExtensionCodec for ScanCodec {
             .map_err(|error| exec_datafusion_err!("a ticket is unreadable: {error}"))?;
         let ticket = match (ticket.scan, ticket.reuse, ticket.late, inputs) {
             (Some(scan), ..) => scan,
-<<<<<<< HEAD
             (None, None, Some(late), [input]) => {
                 return self.late(late, input, context, converter);
             }
-            (None, Some(reuse), _, [input]) => {
-=======
-            (None, None, [input]) if ticket.any_order => {
+            (None, None, None, [input]) if ticket.any_order => {
                 return Ok(Arc::new(AnyOrderExec::new(Arc::clone(input))));
             }
-            (None, Some(reuse), [input]) => {
->>>>>>> wip-x
+            (None, Some(reuse), _, [input]) => {
                 let id: [u8; 16] = reuse.fragment.as_slice().try_into().map_err(|_length| {
                     exec_datafusion_err!("a fragment has {} bytes, not 16", reuse.fragment.len())
                 })?;
@@ -374,11 +367,7 @@ impl PhysicalExtensionCodec for ScanCodec {
                 let input = Arc::clone(input);
                 return Ok(Arc::new(PartialReuseExec::new(input, fragment, reuse.text.into())));
             }
-<<<<<<< HEAD
-            _ => return internal_err!("a ticket is of no scan, partial aggregate or late call"),
-=======
             _ => return internal_err!("a ticket is of no node that is known here"),
->>>>>>> wip-x
         };
         let Some(schema) = ticket.schema.as_ref() else {
             return internal_err!("the ticket of a scan of {} has no schema", ticket.table);
@@ -430,15 +419,13 @@ impl PhysicalExtensionCodec for ScanCodec {
             let reuse = ReuseTicket { fragment, text: reuse.text.to_string() };
             return written(NodeTicket { reuse: Some(reuse), ..NodeTicket::default() }, bytes);
         }
-<<<<<<< HEAD
         if let Some(late) = node.downcast_ref::<LateCallExec>() {
             let calls = late.calls.iter().map(|call| self.late_ticket(call, converter));
             let late = LateTicket { calls: calls.collect::<Result<_>>()? };
             return written(NodeTicket { late: Some(late), ..NodeTicket::default() }, bytes);
-=======
+        }
         if node.is::<AnyOrderExec>() {
             return written(NodeTicket { any_order: true, ..NodeTicket::default() }, bytes);
->>>>>>> wip-x
         }
         let Some(scan) = node.downcast_ref::<PartitionScanExec>() else {
             return internal_err!("{} cannot be sent to another node", node.name());

@@ -9,6 +9,7 @@ use foreshard_actors::node::NodeState;
 use foreshard_actors::segment::Segment;
 use foreshard_actors::table::{Snapshot, TableStore};
 use foreshard_policy::ids::{NodeId, SegmentId};
+use foreshard_udfs::Caller;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Placement;
@@ -67,6 +68,12 @@ impl QueryContext {
     pub fn segment(&self, table: &str, id: SegmentId) -> Option<Arc<Segment>> {
         let snapshot = self.snapshots.lock().ok()?.get(table)?.clone();
         snapshot.segments().find(|segment| segment.id == id).cloned()
+    }
+}
+
+impl Caller for QueryContext {
+    fn is_gone(&self) -> bool {
+        self.cancel.is_cancelled()
     }
 }
 

@@ -3,6 +3,7 @@
 //! One optimizer rule per file; see `docs/architecture.md` for how they follow each other.
 
 pub mod any_order;
+pub mod asynchronous;
 pub mod channel;
 pub mod codec;
 pub mod complexity;

@@ -15,7 +15,7 @@ use datafusion_distributed::{DistributedExt, Worker, WorkerQueryContext};
 use foreshard_actors::node::NodeState;
 use foreshard_actors::trace::{self, TRACEPARENT};
 use foreshard_policy::ids::NodeId;
-use foreshard_udfs::Functions;
+use foreshard_udfs::{CalledBy, Functions};
 use http::HeaderMap;
 
 use crate::cluster::{Members, Placement};
@@ -102,6 +102,7 @@ impl WorkerParts {
         }
         config.set_extension(self.local_nodes(&node));
         config.set_extension(Arc::clone(&query));
+        config.options_mut().extensions.insert(CalledBy::new(&query));
         let runtime = query.runtime(&self.runtime, self.query_bytes_max);
         let codec = ScanCodec::new(Arc::clone(&self.functions), Some(query));
         let state = builder

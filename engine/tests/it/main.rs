@@ -7,6 +7,7 @@
 )]
 
 mod actors;
+mod asynchronous;
 mod bad_input;
 mod changed_files;
 mod cli;

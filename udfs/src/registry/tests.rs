@@ -117,11 +117,38 @@ impl AsyncScalarUDFImpl for Later {
 }
 
 #[test]
-fn an_asynchronous_function_is_refused() {
+fn an_asynchronous_function_is_shown_where_it_can_be_registered() {
     let later = Later(Signature::any(1, Volatility::Immutable));
     let udf = AsyncScalarUDF::new(Arc::new(later)).into_scalar_udf();
     let error = Functions::new().register(card("later", "1"), udf).unwrap_err().to_string();
     assert!(error.contains("the function is asynchronous"), "{error}");
+    assert!(error.contains("register_async_function"), "{error}");
+}
+
+#[test]
+fn an_asynchronous_function_is_registered_with_a_card_that_fits_and_options_within_bounds() {
+    let functions = Functions::new();
+    let register = |card: Card, options: AsyncOptions| {
+        let later = Later(Signature::any(1, Volatility::Immutable));
+        functions.register_async(card, AsyncScalarUDF::new(Arc::new(later)), options)
+    };
+    let options = AsyncOptions::default();
+    let refused = |card, options| register(card, options).unwrap_err().to_string();
+    assert!(refused(card("sooner", "1"), options).contains("the card's name is sooner"));
+    let stable = card("later", "1").with_volatility(Volatility::Stable);
+    assert!(refused(stable, options).contains("the card's volatility is stable"));
+    let none = refused(card("later", "1"), options.with_concurrency(0));
+    assert!(none.contains("is 0; it must be 1 to 1024"), "{none}");
+    assert!(!functions.has_asynchronous() && functions.list().is_empty());
+    let first = register(card("later", "1"), options).unwrap();
+    assert!(functions.has_asynchronous());
+    assert_ne!(register(card("later", "1"), options).unwrap(), first);
+    let udf = functions.get("later").unwrap();
+    let later = registered(&udf).unwrap();
+    assert!(later.is_asynchronous() && later.is_storable());
+    // What is registered already can be registered again, as any other function.
+    functions.register(card("later", "2"), udf.as_ref().clone()).unwrap();
+    assert!(registered(&functions.get("later").unwrap()).unwrap().is_asynchronous());
 }
 
 #[test]

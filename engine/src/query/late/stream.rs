@@ -193,7 +193,7 @@ impl Running {
     }
 
     /// Evaluates some rows whose values are known, to see whether the function tells the same again.
-    fn check(
+    async fn check(
         &self,
         carried: &CarriedColumn<'_>,
         batch: &RecordBatch,
@@ -209,7 +209,7 @@ impl Running {
         let rows = self.keep(batch, known)?;
         let table = Arc::clone(&self.call.source.table);
         let partition = PartitionId::new(table, segment.segment.partition);
-        check(&self.call.expr, &self.expression, &rows, &values, &partition, nodes)
+        check(&self.call.expr, &self.expression, &rows, &values, partition, nodes).await
     }
 
     /// Hands what was evaluated to the partitions that the rows came from, and forgets it.
@@ -266,7 +266,7 @@ impl Run {
         let running = &mut self.calls[number];
         let carried = CarriedColumn::of(batch.column(running.call.carried))?;
         if own.is_check_due(self.check_every) {
-            running.check(&carried, batch, &self.nodes)?;
+            running.check(&carried, batch, &self.nodes).await?;
         }
         let places = running.places(&carried, batch.num_rows());
         let computed = places.numbers.len();

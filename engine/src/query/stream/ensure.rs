@@ -11,6 +11,7 @@ use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::NodeState;
 use foreshard_actors::partition::{ComputeError, PartitionMessage, Selected, evaluate, keep_rows};
 use foreshard_policy::ids::PartitionId;
+use foreshard_udfs::{calls_asynchronously, evaluate_later};
 use tracing::Instrument;
 
 use crate::query::context::LocalNodes;
@@ -49,8 +50,8 @@ pub(super) async fn ensure(
                     keep_rows(&rest.batch, &BooleanArray::from(known.clone()), |_| true)?
                 }
             };
-            let (expr, partition) = (&work.calls[i].expr, &open.partition);
-            check(expr, &call.expression, &rows, &found.values, partition, nodes)?;
+            let (expr, partition) = (&work.calls[i].expr, open.partition.clone());
+            check(expr, &call.expression, &rows, &found.values, partition, nodes).await?;
         }
         let values = match &found.known {
             None => {
@@ -126,16 +127,24 @@ async fn compute(
 ///
 /// # Errors
 /// What the function says.
-pub(in crate::query) fn check(
+pub(in crate::query) async fn check(
     expr: &Arc<dyn PhysicalExpr>,
     expression: &FunctionExpression,
     rows: &RecordBatch,
     values: &ArrayRef,
-    partition: &PartitionId,
+    partition: PartitionId,
     nodes: &LocalNodes,
 ) -> Result<()> {
     let count = rows.num_rows().min(ROWS_CHECKED);
-    let again = expr.evaluate(&rows.slice(0, count))?.into_array(count)?;
+    let rows = rows.slice(0, count);
+    let again = if calls_asynchronously(expr) {
+        // A service that is down is no reason to fail where its answers are stored.
+        let Ok(again) = evaluate_later(expr, &rows).await else { return Ok(()) };
+        again
+    } else {
+        expr.evaluate(&rows)?
+    };
+    let again = again.into_array(count)?;
     if again.to_data() == values.slice(0, count).to_data() {
         return Ok(());
     }
@@ -149,7 +158,7 @@ pub(in crate::query) fn check(
             }
         }
     }
-    let (at_ms, partition) = (nodes.own.clock.now_ms(), partition.clone());
+    let at_ms = nodes.own.clock.now_ms();
     let liar = Liar { at_ms, function, text, partition, rows: count as u64 };
     nodes.own.calls.found_liar(liar);
     Ok(())
