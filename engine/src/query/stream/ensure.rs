@@ -137,7 +137,7 @@ fn check(
     for node in nodes.nodes.values() {
         for handle in node.replicas().values() {
             if let Some(actor) = handle.actor.actor() {
-                drop(actor.cast(PartitionMessage::LiarFound(call.expression.id)));
+                drop(actor.cast(PartitionMessage::Worthless(call.expression.id)));
             }
         }
     }
