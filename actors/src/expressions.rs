@@ -8,6 +8,7 @@ use std::sync::{Arc, RwLock};
 use datafusion::physical_expr::PhysicalExpr;
 use foreshard_policy::ids::ExpressionId;
 
+use crate::pins::Pins;
 use crate::predicates::Predicates;
 
 /// Most expressions that are remembered. Beyond it new ones are computed but neither stored nor
@@ -146,6 +147,8 @@ impl FunctionExpression {
 pub struct Expressions {
     /// What was measured of predicates.
     pub predicates: Predicates,
+    /// What is pinned.
+    pub pins: Arc<Pins>,
     known: RwLock<HashMap<ExpressionId, Arc<FunctionExpression>>>,
 }
 
@@ -178,11 +181,21 @@ impl Expressions {
     }
 
     /// Forgets every expression that calls `function` (it was redefined) or reads `table` (it was
-    /// dropped).
-    pub fn forget(&self, gone: impl Fn(&FunctionExpression) -> bool) {
-        if let Ok(mut known) = self.known.write() {
-            known.retain(|_, expression| !gone(expression));
+    /// dropped), and that it was pinned. Returns the forgotten ones.
+    pub fn forget(
+        &self,
+        gone: impl Fn(&FunctionExpression) -> bool,
+    ) -> Vec<Arc<FunctionExpression>> {
+        let Ok(mut known) = self.known.write() else { return vec![] };
+        let forgotten: Vec<_> = known.extract_if(|_, it| gone(it)).map(|(_, it)| it).collect();
+        drop(known);
+        if !forgotten.is_empty() {
+            self.pins.change(|pinned| {
+                let is_kept = |id: &ExpressionId| forgotten.iter().all(|it| it.id != *id);
+                pinned.expressions.retain(is_kept);
+            });
         }
+        forgotten
     }
 
     /// Every expression, in the order of their ids.

@@ -13,6 +13,7 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use foreshard_actors::expressions::Expressions;
 use foreshard_actors::loop_handle::{LoopArgs, LoopHandle, Ticks};
 use foreshard_actors::ports::{Cluster, NodeProvider, SharedClock, SystemClock};
+use foreshard_actors::spill::Spill;
 use foreshard_policy::ids::NodeId;
 use foreshard_udfs::{AsyncOptions, Card, Functions};
 use tokio::sync::Semaphore;
@@ -123,6 +124,7 @@ impl EngineBuilder {
         let expressions = Arc::new(Expressions::default());
         let channels = Channels::default();
         let budget = node_budget(&self.config);
+        let spill = spill(&self.config, self.keep_state, &expressions, Arc::clone(&clock))?;
         let members = Arc::new(Members::new(
             Arc::clone(&catalog),
             expressions,
@@ -130,6 +132,9 @@ impl EngineBuilder {
             Arc::clone(&clock),
             budget,
         ));
+        if let Some(spill) = spill {
+            members.spill_to(spill);
+        }
         let runtime = runtime(&self.config)?;
         let mut args = LoopArgs::new(
             self.config.loop_config().clone(),
@@ -193,6 +198,20 @@ fn node_budget(config: &Config) -> NodeBudget {
         memory_bytes_max: allocate.memory_bytes(),
         store_policy: Inner::store_policy(config, config.loop_config().mode()),
     }
+}
+
+/// The disk for outputs that find no room in memory, if there is to be one.
+pub(crate) fn spill(
+    config: &Config,
+    keeps_state: bool,
+    expressions: &Expressions,
+    clock: SharedClock,
+) -> Result<Option<Arc<Spill>>, EngineError> {
+    let Some(folder) = config.spill_folder(keeps_state) else { return Ok(None) };
+    let pins = Arc::clone(&expressions.pins);
+    let spill = Spill::open(&folder, config.limits().spill_bytes(), pins, clock)
+        .map_err(|source| EngineError::Unwritable { path: folder, source })?;
+    Ok(Some(Arc::new(spill)))
 }
 
 fn runtime(config: &Config) -> Result<Arc<RuntimeEnv>, EngineError> {

@@ -97,7 +97,7 @@ impl Engine {
     ) -> Result<FunctionVersion, EngineError> {
         let name = card.name.clone();
         let version = self.inner.functions.register(card, udf)?;
-        self.forget_calls(&name);
+        self.inner.members.redefined(&name);
         Ok(version)
     }
 
@@ -118,14 +118,8 @@ impl Engine {
     ) -> Result<FunctionVersion, EngineError> {
         let name = card.name.clone();
         let version = self.inner.functions.register_async(card, udf, options)?;
-        self.forget_calls(&name);
+        self.inner.members.redefined(&name);
         Ok(version)
-    }
-
-    /// Forgets the calls of a function's old definition.
-    fn forget_calls(&self, name: &str) {
-        let expressions = self.inner.members.expressions();
-        expressions.forget(|known| known.functions.iter().any(|function| **function == *name));
     }
 
     /// Makes a table whose rows live in memory, and appends `batches` to it.
@@ -480,6 +474,9 @@ impl Inner {
         gauge("foreshard_partitions", "Partitions.", view.partitions.len() as f64);
         gauge("foreshard_memory_bytes", "Resident segments and outputs.", bytes as f64);
         gauge("foreshard_output_bytes", "Stored outputs.", stored as f64);
+        if let Some(spill) = self.members.spill() {
+            gauge("foreshard_spilled_bytes", "Stored outputs on disk.", spill.bytes() as f64);
+        }
         gauge("foreshard_queries_running", "Queries that run.", self.queries.count() as f64);
         let dropped = self.the_loop.calls().dropped();
         gauge("foreshard_call_batches_dropped", "Call reports lost.", dropped as f64);

@@ -44,8 +44,10 @@ pub struct OutputView {
     pub rows_stored: u64,
     /// Rows of the newest snapshot whose output is missing on some holder.
     pub rows_missing: u64,
-    /// Bytes held by the stored outputs, over all holders.
+    /// Bytes of memory held by the stored outputs, over all holders.
     pub bytes: u64,
+    /// Whether people want it kept: then no plan drops it.
+    pub pinned: bool,
 }
 
 /// A consistent picture of the cluster: the input of every decision.

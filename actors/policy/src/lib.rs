@@ -11,6 +11,8 @@
 //! | [`reshape`] | which replicas and outputs to add or drop, and why |
 //! | [`predicates`] | in which order a scan evaluates its predicates |
 //! | [`admit`] | what gives way where a computed output finds no room |
+//! | [`repeats`] | whether something new will be called again |
+//! | [`disk`] | whether what finds no room in memory is worth its bytes on disk |
 //! | [`caches`] | whether other rules would have spared more |
 //! | [`allocate`] | how many nodes, and what each may use |
 //! | [`decision`] | what was decided, why, and what came of it |
@@ -23,10 +25,12 @@ pub mod calls;
 pub mod cluster;
 pub mod config;
 pub mod decision;
+pub mod disk;
 pub mod forecast;
 pub mod history;
 pub mod ids;
 pub mod invariant;
 pub mod predicates;
+pub mod repeats;
 pub mod reshape;
 pub mod score;

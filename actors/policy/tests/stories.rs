@@ -131,7 +131,13 @@ impl World {
         let rows_missing = self.view.partitions[&partition].rows;
         self.view.outputs.insert(
             (expression, partition.clone()),
-            OutputView { function: name.into(), rows_stored: 0, rows_missing, bytes: 0 },
+            OutputView {
+                function: name.into(),
+                rows_stored: 0,
+                rows_missing,
+                bytes: 0,
+                pinned: false,
+            },
         );
         let fresh = Fresh { rows: rows_missing, stored: 0 };
         self.fresh.insert((expression, partition.clone()), fresh);

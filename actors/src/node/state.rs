@@ -16,6 +16,7 @@ use crate::calls::CallSink;
 use crate::expressions::Expressions;
 use crate::partition::{Flights, PartitionRef, Replica};
 use crate::ports::SharedClock;
+use crate::spill::Spill;
 use crate::table::TableStore;
 
 /// Where a node finds the stores of the tables.
@@ -56,6 +57,8 @@ pub struct NodeState {
     pub clock: SharedClock,
     /// Tasks that may compute functions at the same time.
     pub permits: Arc<Semaphore>,
+    /// Where outputs go that find no room in memory; `None` if they go for good.
+    pub spill: Option<Arc<Spill>>,
     memory: Arc<dyn MemoryPool>,
     charging: Mutex<()>,
     memory_bytes_max: AtomicU64,
@@ -98,6 +101,8 @@ pub struct NodeStateArgs {
     pub memory_bytes_max: u64,
     /// When outputs are stored.
     pub store_policy: StorePolicy,
+    /// Where outputs go that find no room in memory; `None` if they go for good.
+    pub spill: Option<Arc<Spill>>,
 }
 
 /// Counts a running user task; background work waits while there are any.
@@ -121,6 +126,7 @@ impl NodeState {
             calls: args.calls,
             clock: args.clock,
             permits: Arc::new(Semaphore::new(args.cpu_permits.max(1) as usize)),
+            spill: args.spill,
             memory: Arc::new(UnboundedMemoryPool::default()),
             charging: Mutex::default(),
             memory_bytes_max: AtomicU64::new(args.memory_bytes_max),
@@ -187,8 +193,22 @@ impl NodeState {
     /// Charges `bytes` to the node's memory budget; `None` if they do not fit.
     #[must_use]
     pub fn charge(&self, what: &str, bytes: u64) -> Option<Arc<MemoryReservation>> {
+        self.charge_after(what, bytes, || true)
+    }
+
+    /// Charges `bytes` as soon as `make_room` has given others back, unless that says that it could not.
+    /// Nobody else gets what it gave back.
+    pub(crate) fn charge_after(
+        &self,
+        what: &str,
+        bytes: u64,
+        make_room: impl FnOnce() -> bool,
+    ) -> Option<Arc<MemoryReservation>> {
         // Looked at and grown in one go: two that race must not both find the same room.
         let _charging = self.charging.lock().unwrap_or_else(PoisonError::into_inner);
+        if !make_room() {
+            return None;
+        }
         if self.memory_bytes().saturating_add(bytes) > self.memory_bytes_max() {
             return None;
         }

@@ -1,8 +1,9 @@
 //! One replica of one partition: owns its resident batches and stored outputs.
 //!
 //! ```text
-//! scans --Offer--> partition --publish--> Replica (scans read it without queueing)
+//! scans --Store, ReadBack--> partition --publish--> Replica (scans read it without queueing)
 //! node supervisor --Load, SegmentsChanged, Precompute, DropOutputs--> partition
+//! partition --write--> spill --Written--> partition
 //! ```
 //!
 //! Data never travel in a message: an offer carries a reference-counted column. If the actor dies,
@@ -10,11 +11,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwapOption;
 use arrow::record_batch::RecordBatch;
-use datafusion::execution::memory_pool::MemoryReservation;
 use foreshard_policy::calls::CallRecord;
 use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
 use futures::TryStreamExt;
@@ -23,12 +22,15 @@ use tokio::sync::Semaphore;
 
 use crate::expressions::FunctionExpression;
 use crate::node::NodeState;
-use crate::partition::compute::{ComputeError, compute_segment};
+use crate::partition::ahead::precompute;
+use crate::partition::compute::ComputeError;
 use crate::partition::flight::Flight;
 use crate::partition::output::OutputValues;
+use crate::partition::storing::Storing;
 use crate::partition::view::{Held, Replica, ReplicaView, Resident, StoredOutput, StoredPartial};
-use crate::partition::worth::{Key, Stored, Worth};
+use crate::partition::worth::Worth;
 use crate::ports::Outcome;
+use crate::spill::SpillFile;
 use crate::table::{Committed, Snapshot};
 
 /// Offers that may wait in one mailbox; more are dropped and counted.
@@ -80,10 +82,15 @@ pub enum PartitionMessage {
     Store(Box<Offer>),
     /// Command: store this partial aggregate if it fits.
     StorePartial(Box<PartialOffer>),
+    /// Event: a query read these values from disk; they may belong into memory.
+    ReadBack(Box<Offer>),
+    /// Event: writing an output to disk has ended; with the file, if it was worth it and found room.
+    Written(u64, Option<Arc<SpillFile>>),
     /// Command: compute and store what is missing of an expression; reply with what it took.
     Precompute(Arc<FunctionExpression>, RpcReplyPort<Outcome>),
-    /// Event: an expression gave another value than the stored one; its outputs are worthless.
-    LiarFound(ExpressionId),
+    /// Event: an expression gave another value than the stored one, or its function was redefined; its
+    /// outputs are worthless.
+    Worthless(ExpressionId),
     /// Command: throw the outputs of one expression, or all of them, away.
     DropOutputs(Option<ExpressionId>, RpcReplyPort<u64>),
 }
@@ -123,6 +130,16 @@ impl PartitionRef {
         self.hand_over(|| PartitionMessage::StorePartial(Box::new(offer)))
     }
 
+    /// Hands values over that a query read from disk; false if the queue is full or the actor is gone.
+    pub fn read_back(&self, offer: Offer) -> bool {
+        self.hand_over(|| PartitionMessage::ReadBack(Box::new(offer)))
+    }
+
+    /// Gives one place in the queue back: an offer was handled.
+    pub(super) fn free(&self) {
+        self.credits.add_permits(1);
+    }
+
     fn hand_over(&self, message: impl FnOnce() -> PartitionMessage) -> bool {
         let Ok(credit) = self.credits.try_acquire() else { return false };
         let sent = self.actor().is_some_and(|actor| actor.cast(message()).is_ok());
@@ -153,8 +170,9 @@ pub struct Partition;
 /// Memory of one partition actor.
 #[derive(Debug)]
 pub struct PartitionState {
-    args: PartitionArgs,
-    worth: Worth,
+    pub(super) args: PartitionArgs,
+    pub(super) worth: Worth,
+    pub(super) storing: Storing,
 }
 
 impl Actor for Partition {
@@ -167,11 +185,11 @@ impl Actor for Partition {
         myself: ActorRef<Self::Msg>,
         args: PartitionArgs,
     ) -> Result<PartitionState, ActorProcessingErr> {
-        args.reference.set(myself);
+        args.reference.set(myself.clone());
         // Offers that waited in the mailbox of a dead predecessor are gone; so are their credits.
         let lost = OFFERS_MAX.saturating_sub(args.reference.credits.available_permits());
         args.reference.credits.add_permits(lost);
-        Ok(PartitionState { args, worth: Worth::default() })
+        Ok(PartitionState { args, worth: Worth::default(), storing: Storing::new(myself) })
     }
 
     async fn handle(
@@ -186,10 +204,12 @@ impl Actor for Partition {
             PartitionMessage::SegmentsChanged(committed) => state.on_segments_changed(&committed),
             PartitionMessage::Store(offer) => state.on_store(*offer),
             PartitionMessage::StorePartial(offer) => state.on_store_partial(*offer),
+            PartitionMessage::ReadBack(offer) => state.on_read_back(*offer),
+            PartitionMessage::Written(ticket, file) => state.on_written(ticket, file),
             PartitionMessage::Precompute(expression, reply) => {
                 state.on_precompute(expression, reply);
             }
-            PartitionMessage::LiarFound(expression) => drop(state.drop_outputs(Some(expression))),
+            PartitionMessage::Worthless(expression) => drop(state.drop_outputs(Some(expression))),
             PartitionMessage::DropOutputs(which, reply) => {
                 drop(reply.send(state.drop_outputs(which)));
             }
@@ -204,7 +224,7 @@ impl PartitionState {
     }
 
     /// A copy of the published view to change and publish again.
-    fn view(&self) -> ReplicaView {
+    pub(super) fn view(&self) -> ReplicaView {
         ReplicaView::clone(&self.args.replica.view())
     }
 
@@ -269,6 +289,9 @@ impl PartitionState {
                     mine.outputs.insert(*expression, StoredOutput { charge, ..output.clone() });
                 }
             }
+            for (expression, file) in &theirs.spilled {
+                mine.spilled.insert(*expression, file.clone());
+            }
             for (fragment, partial) in &theirs.partials {
                 if let Some(charge) = self.args.node.charge("stored partial", partial.bytes) {
                     mine.partials.insert(*fragment, StoredPartial { charge, ..partial.clone() });
@@ -325,98 +348,6 @@ impl PartitionState {
         held
     }
 
-    fn on_store(&mut self, offer: Offer) {
-        self.args.reference.credits.add_permits(1);
-        let policy = self.args.node.store_policy();
-        let worth_it = offer.expression.ns_per_row() >= policy.ns_per_row_min;
-        if policy.enabled && worth_it {
-            self.store(&offer);
-        }
-    }
-
-    fn store(&mut self, offer: &Offer) {
-        let view = self.args.replica.view();
-        let Some(held) = view.segments.get(&offer.segment) else { return };
-        if offer.values.rows() as u64 != held.segment.rows {
-            return;
-        }
-        let before = held.outputs.get(&offer.expression.id);
-        let known = before.map_or(0, |before| before.values.rows_known());
-        let merged = before.map(|before| before.values.merge(&offer.values));
-        let Ok(values) = merged.unwrap_or_else(|| Ok(offer.values.clone())) else { return };
-        if values.rows_known() == known {
-            return;
-        }
-        let values = values.packed();
-        let (bytes, rows) = (values.bytes(), values.rows_known() as u64);
-        let uses = before.map_or_else(Arc::default, |before| before.uses.clone());
-        let ns = offer.expression.ns_per_row().saturating_mul(rows);
-        // Reading what is stored of it was counted already.
-        let calls = u64::from(before.is_none());
-        drop(view);
-        let key = (offer.segment, Stored::Output(offer.expression.id));
-        let charge = self.charge("stored output", key, calls, ns, bytes);
-        let mut view = self.view();
-        let (Some(charge), Some(held)) = (charge, view.segments.get_mut(&offer.segment)) else {
-            return;
-        };
-        held.outputs.insert(offer.expression.id, StoredOutput { values, bytes, uses, charge });
-        self.args.replica.publish(view);
-    }
-
-    fn on_store_partial(&mut self, offer: PartialOffer) {
-        self.args.reference.credits.add_permits(1);
-        let view = self.args.replica.view();
-        let held = view.segments.get(&offer.segment);
-        let is_new = held.is_some_and(|held| !held.partials.contains_key(&offer.fragment));
-        if !self.args.node.store_policy().enabled || !is_new {
-            return;
-        }
-        drop(view);
-        let bytes = offer.batches.iter().map(|batch| batch.get_array_memory_size() as u64).sum();
-        let key = (offer.segment, Stored::Partial(offer.fragment));
-        let charge = self.charge("stored partial", key, 1, offer.ns, bytes);
-        let mut view = self.view();
-        let (Some(charge), Some(held)) = (charge, view.segments.get_mut(&offer.segment)) else {
-            return;
-        };
-        let PartialOffer { fragment, text, batches, ns, calls, .. } = offer;
-        let (batches, calls, uses) = (batches.into(), calls.into(), Arc::default());
-        held.partials
-            .insert(fragment, StoredPartial { batches, text, ns, calls, bytes, uses, charge });
-        self.args.replica.publish(view);
-    }
-
-    /// Charges `bytes` to the node for something that was called and took `ns`; lets what is worth less
-    /// go for it, the least first.
-    fn charge(
-        &mut self,
-        what: &str,
-        key: Key,
-        calls: u64,
-        ns: u64,
-        bytes: u64,
-    ) -> Option<Arc<MemoryReservation>> {
-        let offered = self.worth.called(&self.args.replica.view(), key, calls, ns, bytes);
-        let node = &self.args.node;
-        if let Some(charge) = node.charge(what, bytes) {
-            return Some(charge);
-        }
-        let lacking = (node.memory_bytes() + bytes).saturating_sub(node.memory_bytes_max());
-        let mut view = self.view();
-        let victims = self.worth.make_room(&view, &node.expressions, offered, lacking)?;
-        for (segment, stored) in victims {
-            let held = view.segments.get_mut(&segment)?;
-            match stored {
-                Stored::Output(id) => drop(held.outputs.remove(&id)),
-                Stored::Partial(id) => drop(held.partials.remove(&id)),
-            }
-        }
-        self.args.replica.publish(view);
-        // If a query still reads what went there is no room yet, but for the next one.
-        node.charge(what, bytes)
-    }
-
     fn on_precompute(&self, expression: Arc<FunctionExpression>, reply: RpcReplyPort<Outcome>) {
         let node = self.args.node.clone();
         let replica = self.args.replica.clone();
@@ -430,61 +361,4 @@ impl PartitionState {
             drop(reply.send(outcome));
         });
     }
-
-    fn drop_outputs(&mut self, which: Option<ExpressionId>) -> u64 {
-        let mut view = self.view();
-        let mut dropped = 0;
-        for held in view.segments.values_mut() {
-            let before = held.outputs.len();
-            held.outputs.retain(|id, _| which.is_some_and(|which| which != *id));
-            dropped += (before - held.outputs.len()) as u64;
-            if which.is_none() {
-                dropped += held.partials.drain().count() as u64;
-            }
-        }
-        self.args.replica.publish(view);
-        dropped
-    }
-}
-
-/// Computes what is missing, newest segments first, and offers each column as soon as it is there.
-async fn precompute(
-    node: &Arc<NodeState>,
-    replica: &Replica,
-    reference: &PartitionRef,
-    expression: &Arc<FunctionExpression>,
-    reply: &RpcReplyPort<Outcome>,
-) -> Outcome {
-    let view = replica.view();
-    let (mut rows, mut bytes, mut ns) = (0, 0, 0);
-    for held in view.segments.values() {
-        let stored = held.outputs.get(&expression.id).map(|stored| &stored.values);
-        if stored.is_some_and(OutputValues::is_whole) {
-            continue;
-        }
-        if reply.is_closed() {
-            break;
-        }
-        match compute_segment(node, expression, held, stored).await {
-            Ok(computed) => {
-                rows += computed.values.rows_known() as u64;
-                bytes += computed.values.bytes();
-                ns += computed.ns;
-                node.background_ns.fetch_add(computed.ns, Ordering::Relaxed);
-                let offer = Offer {
-                    segment: held.segment.id,
-                    expression: expression.clone(),
-                    values: computed.values,
-                    flight: None,
-                };
-                if !reference.offer(offer) {
-                    node.offers_dropped.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-            Err(error) => {
-                return Outcome::Failed { code: error.code(), reason: error.to_string() };
-            }
-        }
-    }
-    Outcome::Done { rows, bytes, ns }
 }

@@ -114,6 +114,33 @@ impl OutputValues {
         }
     }
 
+    /// The values as they are held: keys into a dictionary if they are packed.
+    pub(crate) fn raw(&self) -> &ArrayRef {
+        &self.values
+    }
+
+    /// Whether [`raw`](Self::raw) are keys into a dictionary, by our choice.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.is_packed
+    }
+
+    /// What was taken apart by [`raw`](Self::raw), [`known`](Self::known) and
+    /// [`is_packed`](Self::is_packed); `None` if the parts do not fit each other.
+    pub(crate) fn of_raw(
+        known: Option<BooleanBuffer>,
+        values: ArrayRef,
+        is_packed: bool,
+    ) -> Option<Self> {
+        if is_packed && values.as_any_dictionary_opt().is_none() {
+            return None;
+        }
+        let of_rows = match known {
+            Some(known) => Self::of_rows(known, values)?,
+            None => Self::whole(values),
+        };
+        Some(Self { is_packed, ..of_rows })
+    }
+
     fn unpack(&self, values: ArrayRef) -> Result<ArrayRef, ArrowError> {
         match values.as_any_dictionary_opt().filter(|_| self.is_packed) {
             Some(dictionary) => take(dictionary.values(), dictionary.keys(), None),

@@ -13,6 +13,7 @@ use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
 
 use crate::partition::output::OutputValues;
 use crate::segment::{Rows, Segment};
+use crate::spill::SpillFile;
 
 /// What is stored of one function expression over one segment.
 #[derive(Clone)]
@@ -66,8 +67,10 @@ pub struct Held {
     pub segment: Arc<Segment>,
     /// Its rows if they are resident.
     pub rows: Option<Resident>,
-    /// Stored outputs of function expressions.
+    /// Stored outputs of function expressions, in memory.
     pub outputs: HashMap<ExpressionId, StoredOutput>,
+    /// Those on disk; where memory has the same expression, too, the values are the same.
+    pub spilled: HashMap<ExpressionId, Arc<SpillFile>>,
     /// Stored partial aggregates.
     pub partials: HashMap<FragmentId, StoredPartial>,
     /// Expressions that a query asked for on this segment before.
@@ -94,14 +97,35 @@ impl Held {
     #[must_use]
     pub fn new(segment: Arc<Segment>) -> Self {
         let rows = segment.pinned.clone().map(|rows| Resident { rows, charge: None });
-        let (outputs, partials) = (HashMap::new(), HashMap::new());
-        Self { segment, rows, outputs, partials, asked: Arc::default() }
+        Self {
+            segment,
+            rows,
+            outputs: HashMap::new(),
+            spilled: HashMap::new(),
+            partials: HashMap::new(),
+            asked: Arc::default(),
+        }
     }
 
     /// Notes that a query asks for `expression` on this segment; true the first time.
     #[must_use]
     pub fn is_first_ask(&self, expression: ExpressionId) -> bool {
         self.asked.lock().is_ok_and(|mut asked| asked.insert(expression))
+    }
+
+    /// The file with the values of an expression, unless it was taken away meanwhile.
+    #[must_use]
+    pub fn on_disk(&self, expression: ExpressionId) -> Option<&Arc<SpillFile>> {
+        self.spilled.get(&expression).filter(|file| !file.is_gone())
+    }
+
+    /// Files of expressions whose values are not in memory.
+    pub fn only_on_disk(&self) -> impl Iterator<Item = (ExpressionId, &Arc<SpillFile>)> {
+        let of = self
+            .spilled
+            .iter()
+            .filter(|(id, file)| !file.is_gone() && !self.outputs.contains_key(*id));
+        of.map(|(id, file)| (*id, file))
     }
 
     /// Bytes that this replica is charged with for this segment.

@@ -1,10 +1,13 @@
 //! What is least worth keeping of what one replica has stored.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use foreshard_policy::admit::{self, Admission};
+use foreshard_policy::disk::ReadCost;
 use foreshard_policy::ids::{ExpressionId, FragmentId, SegmentId};
+use foreshard_policy::repeats::Repeats;
 
 use crate::expressions::Expressions;
 use crate::partition::view::ReplicaView;
@@ -21,10 +24,28 @@ pub(super) enum Stored {
 /// Names something that is stored in a replica.
 pub(super) type Key = (SegmentId, Stored);
 
+/// What worth depends on besides the calls.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms<'a> {
+    /// What evaluating takes, and what is pinned.
+    pub(super) expressions: &'a Expressions,
+    /// What reading back takes; `None` if nothing is spilled.
+    pub(super) disk: Option<ReadCost>,
+}
+
+impl Terms<'_> {
+    /// Nanoseconds that one call of an output takes more if it leaves the memory.
+    pub(super) fn ns_without_memory(&self, ns: u64, bytes: u64) -> u64 {
+        self.disk.map_or(ns, |disk| disk.ns_without_memory(ns, bytes))
+    }
+}
+
 /// What each thing in one replica is worth, by the calls of late. Starts anew with its actor.
 #[derive(Debug, Default)]
 pub(super) struct Worth {
     admission: Admission<Key>,
+    /// By expression: whether what is called for the first time is called again.
+    repeats: Repeats<ExpressionId>,
     /// Uses of what is stored that were counted already.
     counted: HashMap<Key, u64>,
 }
@@ -42,32 +63,69 @@ impl Worth {
     ) -> f64 {
         let stored = view.segments.values().map(|held| held.outputs.len() + held.partials.len());
         self.admission.set_stored(stored.sum());
-        self.admission.called(key, calls, ns as f64, bytes)
+        let part = self.expected(key, calls);
+        self.admission.called(key, calls, part * ns as f64, bytes)
+    }
+
+    /// What something is worth whose calls were counted already.
+    pub(super) fn of(&self, key: Key) -> f64 {
+        self.admission.worth(key).unwrap_or(0.0)
+    }
+
+    /// What part of its calls something is worth: less than all where it is new, and what was new of the
+    /// same expression was not called again. Takes note of the calls.
+    fn expected(&mut self, key: Key, calls: u64) -> f64 {
+        let (_, Stored::Output(expression)) = key else { return 1.0 };
+        if self.admission.worth(key).is_some() {
+            self.repeats.again(expression, calls);
+            return 1.0;
+        }
+        let part = self.repeats.expected(expression);
+        self.repeats.first(expression);
+        part
+    }
+
+    /// How many of the `uses` of something that is stored were not counted yet; they are from here on.
+    pub(super) fn new_calls(&mut self, key: Key, uses: u64) -> u64 {
+        uses.saturating_sub(self.counted.insert(key, uses).unwrap_or(0))
     }
 
     /// What must go from `view` so that something worth `offered` finds the `bytes` that it lacks; `None`
-    /// if that is worth as much.
+    /// if that is worth as much. What is pinned stays, and what is read at the moment would make no room.
     pub(super) fn make_room(
         &mut self,
         view: &ReplicaView,
-        expressions: &Expressions,
+        terms: Terms<'_>,
         offered: f64,
         bytes: u64,
     ) -> Option<Vec<Key>> {
-        let now = all(view, expressions);
-        let mut stored: Vec<_> = now.iter().map(|it| self.look(it)).collect();
-        self.counted = now.into_iter().map(|it| (it.key, it.uses)).collect();
+        let now = all(view, terms);
+        let mut stored: Vec<_> = now
+            .iter()
+            .map(|it| (it.may_go, self.look(it)))
+            .filter_map(|(may_go, it)| may_go.then_some(it))
+            .collect();
+        let on_disk = view.segments.iter().flat_map(|(segment, held)| {
+            let files = held.only_on_disk();
+            files.map(|(id, _)| (*segment, Stored::Output(id)))
+        });
+        let kept: HashMap<Key, u64> =
+            on_disk.filter_map(|key| Some((key, *self.counted.get(&key)?))).collect();
+        self.counted = now.into_iter().map(|it| (it.key, it.uses)).chain(kept).collect();
         stored.sort_by(|a, b| a.worth.total_cmp(&b.worth).then_with(|| a.key.cmp(&b.key)));
         self.admission.make_room(offered, bytes, stored)
     }
 
     /// Counts the uses since it was looked at last.
     fn look(&mut self, it: &Used) -> admit::Stored<Key> {
-        let Used { key, ns, bytes, uses } = *it;
+        let Used { key, ns, bytes, uses, .. } = *it;
         let calls = uses.saturating_sub(self.counted.get(&key).copied().unwrap_or(0));
         let worth = match self.admission.worth(key) {
             Some(worth) if calls == 0 => worth,
-            _ => self.admission.called(key, calls, ns as f64, bytes),
+            _ => {
+                self.expected(key, calls);
+                self.admission.called(key, calls, ns as f64, bytes)
+            }
         };
         admit::Stored { key, worth, bytes }
     }
@@ -79,19 +137,26 @@ struct Used {
     ns: u64,
     bytes: u64,
     uses: u64,
+    /// Whether letting it go is allowed and makes room: nobody else holds its charge.
+    may_go: bool,
 }
 
-/// All that is stored.
-fn all(view: &ReplicaView, expressions: &Expressions) -> Vec<Used> {
+/// All that is in memory.
+fn all(view: &ReplicaView, terms: Terms<'_>) -> Vec<Used> {
+    let table = &view.partition.table;
+    let pins = &terms.expressions.pins;
+    let keeps_states = pins.has_table(table);
     let mut all = vec![];
     for (segment, held) in &view.segments {
         all.extend(held.outputs.iter().map(|(id, output)| {
-            let ns_per_row = expressions.get(*id).map_or(0, |known| known.ns_per_row());
+            let ns_per_row = terms.expressions.get(*id).map_or(0, |known| known.ns_per_row());
+            let ns = ns_per_row.saturating_mul(output.values.rows_known() as u64);
             Used {
                 key: (*segment, Stored::Output(*id)),
-                ns: ns_per_row.saturating_mul(output.values.rows_known() as u64),
+                ns: terms.ns_without_memory(ns, output.bytes),
                 bytes: output.bytes,
                 uses: output.uses.load(Ordering::Relaxed),
+                may_go: Arc::strong_count(&output.charge) == 1 && !pins.has_output(table, *id),
             }
         }));
         all.extend(held.partials.iter().map(|(id, partial)| Used {
@@ -99,6 +164,7 @@ fn all(view: &ReplicaView, expressions: &Expressions) -> Vec<Used> {
             ns: partial.ns,
             bytes: partial.bytes,
             uses: partial.uses.load(Ordering::Relaxed),
+            may_go: Arc::strong_count(&partial.charge) == 1 && !keeps_states,
         }));
     }
     all.sort_by_key(|used| used.key);
@@ -107,11 +173,7 @@ fn all(view: &ReplicaView, expressions: &Expressions) -> Vec<Used> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use datafusion::execution::memory_pool::{
-        MemoryConsumer, MemoryPool, MemoryReservation, UnboundedMemoryPool,
-    };
+    use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, UnboundedMemoryPool};
     use foreshard_policy::ids::PartitionId;
 
     use super::*;
@@ -130,12 +192,12 @@ mod tests {
         let segment =
             Segment { id: SEGMENT, partition: 0, rows: 1, bytes: 1, columns, location, pinned };
         let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
-        let charge: Arc<MemoryReservation> = Arc::new(MemoryConsumer::new("t").register(&pool));
+        let charge = MemoryConsumer::new("t").register(&pool);
         let mut held = Held::new(Arc::new(segment));
         for (id, (ns, uses)) in (1..).zip(partials) {
             let (batches, calls) = (vec![].into(), vec![].into());
             let (ns, bytes, uses) = (*ns, 100, Arc::new((*uses).into()));
-            let charge = Arc::clone(&charge);
+            let charge = Arc::new(charge.new_empty());
             let partial =
                 StoredPartial { batches, text: "".into(), ns, calls, bytes, uses, charge };
             held.partials.insert(FragmentId(id), partial);
@@ -145,8 +207,9 @@ mod tests {
     }
 
     fn offer(worth: &mut Worth, view: &ReplicaView, new: Key, ns: u64) -> Option<Vec<Key>> {
+        let expressions = Expressions::default();
         let offered = worth.called(view, new, 1, ns, 100);
-        worth.make_room(view, &Expressions::default(), offered, 100)
+        worth.make_room(view, Terms { expressions: &expressions, disk: None }, offered, 100)
     }
 
     #[test]
@@ -172,5 +235,51 @@ mod tests {
         let mut worth = Worth::default();
         let view = view(&[(1_000, 5), (2_000, 3)]);
         assert_eq!(offer(&mut worth, &view, key(3), 100), None);
+    }
+
+    #[test]
+    fn what_is_read_at_the_moment_makes_no_room_and_is_not_asked_to() {
+        let mut worth = Worth::default();
+        let view = view(&[(1_000, 0), (1_000, 1)]);
+        let reader = view.segments[&SEGMENT].partials[&FragmentId(1)].clone();
+        assert_eq!(offer(&mut worth, &view, key(3), 90_000), Some(vec![key(2)]));
+        drop(reader);
+        assert_eq!(offer(&mut worth, &view, key(3), 90_000), Some(vec![key(1)]));
+    }
+
+    #[test]
+    fn what_is_pinned_is_not_asked_to_go() {
+        let mut worth = Worth::default();
+        let view = view(&[(1_000, 0), (1_000, 1)]);
+        let expressions = Expressions::default();
+        let terms = Terms { expressions: &expressions, disk: None };
+        expressions.pins.change(|pinned| pinned.tables.extend(["t".into()]));
+        assert_eq!(worth.make_room(&view, terms, f64::INFINITY, 100), None);
+        expressions.pins.change(|pinned| pinned.tables.clear());
+        assert_eq!(worth.make_room(&view, terms, f64::INFINITY, 100), Some(vec![key(1)]));
+    }
+
+    #[test]
+    fn what_the_disk_takes_over_pays_for_its_memory_what_reading_takes() {
+        let expressions = Expressions::default();
+        let terms = Terms { expressions: &expressions, disk: Some(ReadCost::default()) };
+        assert_eq!(terms.ns_without_memory(1_000_000_000, 100_000), 300_000);
+        assert_eq!(terms.ns_without_memory(500_000, 100_000), 500_000, "not worth a file");
+        let terms = Terms { disk: None, ..terms };
+        assert_eq!(terms.ns_without_memory(1_000_000_000, 100_000), 1_000_000_000);
+    }
+
+    #[test]
+    fn outputs_of_ever_new_segments_push_out_nothing_that_was_called_often() {
+        let pushed_out = |expression: fn(u128) -> u128| {
+            let mut worth = Worth::default();
+            let view = view(&[(1_000, 50)]);
+            (2..2_000).any(|new| {
+                let new_one = (SegmentId(new), Stored::Output(ExpressionId(expression(new))));
+                offer(&mut worth, &view, new_one, 1_000).is_some()
+            })
+        };
+        assert!(!pushed_out(|_| 1), "one expression, never asked for a segment again");
+        assert!(pushed_out(|new| new), "each another one: who knows");
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::{NodeHandle, StorePolicy};
-use foreshard_actors::partition::{Offer, OutputValues, PartitionMessage, ReplicaView};
+use foreshard_actors::partition::{
+    Offer, OutputValues, PartitionMessage, ReplicaView, stored_values,
+};
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot};
 use foreshard_policy::cluster::NodeView;
@@ -122,8 +124,10 @@ impl Place for LocalNode {
     ) -> Result<Option<OutputValues>, PlaceError> {
         let view = self.replica(partition);
         let held = view.as_ref().and_then(|view| view.segments.get(&segment));
-        let stored = held.and_then(|held| held.outputs.get(&expression));
-        Ok(stored.map(|stored| stored.values.clone()))
+        Ok(match held {
+            Some(held) => stored_values(&self.handle.state, held, expression).await,
+            None => None,
+        })
     }
 
     async fn adopt(

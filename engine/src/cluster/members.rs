@@ -5,6 +5,7 @@
 mod error;
 mod nodes;
 mod ports;
+mod stored;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -17,9 +18,10 @@ use foreshard_actors::calls::CallSink;
 use foreshard_actors::expressions::Expressions;
 use foreshard_actors::node::{NodeState, StorePolicy, Tables};
 use foreshard_actors::ports::{Outcome, SharedClock};
+use foreshard_actors::spill::Spill;
 use foreshard_actors::table::{Committed, TableStore};
 use foreshard_policy::cluster::Step;
-use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId};
+use foreshard_policy::ids::{NodeId, PartitionId};
 use url::Url;
 
 pub use self::error::MemberError;
@@ -28,7 +30,6 @@ use crate::cluster::place::Place;
 use crate::cluster::{Endpoint, PlacedNode, Placement};
 use crate::query::channel::Channels;
 use crate::query::worker::WorkerParts;
-use crate::serve::control::MESSAGE_BYTES_MAX;
 
 /// What every new in-process node may use.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +61,8 @@ pub struct Members {
     clock: SharedClock,
     worker: OnceLock<WorkerParts>,
     calls: OnceLock<CallSink>,
+    /// Where outputs go that find no room in memory; none if they go for good.
+    spill: OnceLock<Arc<Spill>>,
     /// Where nodes of this process open their ports; none as long as nobody may join.
     host: OnceLock<IpAddr>,
     budget: ArcSwap<NodeBudget>,
@@ -91,6 +94,7 @@ impl Members {
             clock,
             worker: OnceLock::new(),
             calls: OnceLock::new(),
+            spill: OnceLock::new(),
             host: OnceLock::new(),
             budget: ArcSwap::from_pointee(budget),
             members: ArcSwap::default(),
@@ -105,6 +109,17 @@ impl Members {
         // A second call would change nothing; there is none.
         drop(self.calls.set(calls));
         drop(self.worker.set(worker));
+    }
+
+    /// Gives nodes of this process a disk. Once, before the first node.
+    pub fn spill_to(&self, spill: Arc<Spill>) {
+        drop(self.spill.set(spill));
+    }
+
+    /// The disk of the nodes of this process.
+    #[must_use]
+    pub fn spill(&self) -> Option<&Arc<Spill>> {
+        self.spill.get()
     }
 
     /// The newest placement.
@@ -233,6 +248,7 @@ impl Members {
             member.place.table_dropped(table).await;
         }
         self.expressions.forget(|expression| &*expression.table == table);
+        self.pin(|pinned| pinned.tables.retain(|pinned| **pinned != *table));
     }
 
     /// Tells every node that a table changed.
@@ -274,30 +290,6 @@ impl Members {
         }
         let segments = store.snapshot().partitions[partition.ordinal as usize].clone();
         Ok(segments.iter().map(|segment| segment.bytes).sum())
-    }
-
-    /// Gives a new replica what another one has stored, if one of the two is in another process: within
-    /// a process a replica is copied with what it has stored. What fails is computed again some day.
-    async fn outputs_follow(&self, partition: &PartitionId, from: &dyn Place, to: &dyn Place) {
-        if from.replica(partition).is_some() && to.replica(partition).is_some() {
-            return;
-        }
-        for held in from.outputs(partition) {
-            let Some(expression) = self.expressions.get(held.expression) else { continue };
-            if held.bytes >= MESSAGE_BYTES_MAX as u64 / 2 {
-                continue;
-            }
-            let followed = async {
-                match from.output(partition, held.expression, held.segment).await? {
-                    Some(values) => to.adopt(partition, &expression, held.segment, values).await,
-                    None => Ok(()),
-                }
-            };
-            if let Err(error) = followed.await {
-                let call = &expression.text;
-                tracing::warn!(%partition, call, code = error.code(), %error, "output not copied");
-            }
-        }
     }
 
     /// Takes the replica of `partition` from a node.
@@ -391,44 +383,6 @@ impl Members {
                 tracing::warn!(%partition, %to, code = error.code(), %error, "no new holder");
             }
         }
-    }
-
-    /// Computes and stores the missing outputs of an expression on every holder of a partition.
-    pub async fn precompute(&self, expression: ExpressionId, partition: &PartitionId) -> Outcome {
-        let Some(expression) = self.expressions.get(expression) else {
-            return failed(&MemberError::NoExpression { expression });
-        };
-        let holders = self.placement().holders.get(partition).cloned().unwrap_or_default();
-        let (mut rows, mut bytes, mut ns) = (0, 0, 0);
-        for node in holders {
-            let Ok(member) = self.member(node) else { continue };
-            match member.place.precompute(partition, &expression).await {
-                Outcome::Done { rows: r, bytes: b, ns: n } => {
-                    rows += r;
-                    bytes += b;
-                    ns += n;
-                }
-                outcome @ Outcome::Failed { .. } => return outcome,
-            }
-        }
-        Outcome::Done { rows, bytes, ns }
-    }
-
-    /// Throws stored outputs away on every holder of a partition.
-    ///
-    /// # Errors
-    /// If a node fails.
-    pub async fn drop_outputs(
-        &self,
-        which: Option<ExpressionId>,
-        partition: &PartitionId,
-    ) -> Result<u64, MemberError> {
-        let holders = self.placement().holders.get(partition).cloned().unwrap_or_default();
-        let mut dropped = 0;
-        for node in holders {
-            dropped += self.member(node)?.place.drop_outputs(partition, which).await?;
-        }
-        Ok(dropped)
     }
 
     /// Sets when all nodes store outputs, those that come later too.

@@ -62,12 +62,14 @@ pub struct HeldOutput {
     pub expression: ExpressionId,
     /// The segment.
     pub segment: SegmentId,
-    /// Bytes it takes.
+    /// Bytes it takes, in memory or on disk.
     pub bytes: u64,
     /// Queries that read it.
     pub uses: u64,
     /// Rows of the segment that have a value.
     pub rows: u64,
+    /// Whether it is on disk only.
+    pub is_on_disk: bool,
 }
 
 impl HeldOutput {
@@ -75,13 +77,23 @@ impl HeldOutput {
     #[must_use]
     pub fn list(view: &ReplicaView) -> Vec<Self> {
         let held = view.segments.iter().flat_map(|(segment, held)| {
-            held.outputs.iter().map(|(expression, output)| Self {
+            let in_memory = held.outputs.iter().map(|(expression, output)| Self {
                 expression: *expression,
                 segment: *segment,
                 bytes: output.bytes,
                 uses: output.uses.load(Ordering::Relaxed),
                 rows: output.values.rows_known() as u64,
-            })
+                is_on_disk: false,
+            });
+            let on_disk = held.only_on_disk().map(|(expression, file)| Self {
+                expression,
+                segment: *segment,
+                bytes: file.bytes(),
+                uses: file.uses().load(Ordering::Relaxed),
+                rows: file.rows_known() as u64,
+                is_on_disk: true,
+            });
+            in_memory.chain(on_disk)
         });
         held.collect()
     }
@@ -211,6 +223,9 @@ pub trait Place: Debug + Send + Sync {
 
     /// Sets what the node may use.
     fn set_budget(&self, cpu_permits: u32, memory_bytes_max: u64);
+
+    /// Tells the node what is pinned. Nodes of this process look it up themselves.
+    fn set_pins(&self, _pinned: &Arc<foreshard_actors::pins::Pinned>) {}
 
     /// Sets when the node stores outputs.
     fn set_store_policy(&self, policy: foreshard_actors::node::StorePolicy);

@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::StorePolicy;
 use foreshard_actors::partition::{OutputValues, ReplicaView};
+use foreshard_actors::pins::Pinned;
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot, Table};
 use foreshard_policy::cluster::NodeView;
@@ -28,7 +29,8 @@ use crate::cluster::place::{HeldOutput, HeldPartial, Place, PlaceError};
 use crate::query::worker::process_id;
 use crate::serve::control::messages::{
     AdoptRequest, CommitMessage, DropOutputsRequest, ExpressionMessage, News, OpenRequest,
-    OutputRequest, PrecomputeRequest, Settings, TableMessage, TableName, ValuesMessage,
+    OutputRequest, PinsMessage, PrecomputeRequest, Settings, TableMessage, TableName,
+    ValuesMessage,
 };
 use crate::serve::control::{MESSAGE_BYTES_MAX, NodeClient};
 
@@ -105,6 +107,7 @@ struct Waiting {
     commits: BTreeMap<Arc<str>, (u64, CommitMessage)>,
     ended: VecDeque<u64>,
     settings: Option<Settings>,
+    pins: Option<PinsMessage>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -138,6 +141,7 @@ impl Outbox {
                 ended: waiting.ended.into(),
                 settings: waiting.settings,
                 is_dismissed: false,
+                pins: waiting.pins.clone(),
             };
             let Err(error) = tell(client.clone(), &url, news).await else { continue };
             tracing::debug!(%url, code = error.code(), %error, "news not taken");
@@ -145,9 +149,10 @@ impl Outbox {
             for (table, (version, commit)) in waiting.commits {
                 self.commit(table, version, commit);
             }
-            if let Some(settings) = waiting.settings {
-                self.put(|waiting| waiting.settings = waiting.settings.or(Some(settings)));
-            }
+            self.put(|newer| {
+                newer.settings = newer.settings.or(waiting.settings);
+                newer.pins = newer.pins.take().or(waiting.pins);
+            });
         }
     }
 }
@@ -443,6 +448,11 @@ impl Place for RemoteNode {
             settings.cpu_permits = cpu_permits;
             settings.memory_bytes_max = memory_bytes_max;
         });
+    }
+
+    fn set_pins(&self, pinned: &Arc<Pinned>) {
+        let pins = PinsMessage::new(pinned);
+        self.outbox.put(|waiting| waiting.pins = Some(pins));
     }
 
     fn set_store_policy(&self, policy: StorePolicy) {

@@ -107,6 +107,8 @@ section! {
         "answer-rows-max" answer_rows_max with_answer_rows_max: u64 => u64 = 1 << 40, "rows", Bound::Within(1, 1 << 40);
         /// Size of one answer in memory, summed up over its batches.
         "answer-bytes-max" answer_bytes_max with_answer_bytes_max: u64 => u64 = 1 << 40, "bytes", Bound::Within(1, 1 << 40);
+        /// Disk for stored outputs of all nodes of one process; 0 for none.
+        "spill-bytes" spill_bytes with_spill_bytes: u64 => u64 = 4 << 30, "bytes", Bound::Within(0, 1 << 50);
         /// Terms of the longest chain of operators in one statement.
         "statement-terms-max" statement_terms_max with_statement_terms_max: usize => usize = 1_000, "terms", Bound::Within(10, 3_000);
         /// Queries that run at the same time; more are refused and may be tried again.
@@ -141,6 +143,8 @@ section! {
     Config (prefix "") {
         /// Folder of managed tables, learned weights and the prompt's history.
         "data-dir" data_dir with_data_dir: PathBuf => &Path = PathBuf::from("./foreshard-data"), "", Bound::NotEmpty;
+        /// Folder of stored outputs that find no room in memory, which are gone with the process; if it is empty, `spill` in the data folder of an engine that keeps its state, and none otherwise.
+        "spill-dir" spill_dir with_spill_dir: PathBuf => &Path = PathBuf::new(), "", Bound::Any;
         /// In-process nodes at start.
         "nodes" nodes with_nodes: u32 => u32 = 1, "nodes", Bound::Within(1, 1_024);
         /// Partitions of a query's operators on each node.
@@ -202,6 +206,18 @@ impl Config {
     #[must_use]
     pub fn query_bytes_max(&self) -> usize {
         self.memory_bytes() / 100 * self.limits.query_memory_percent() as usize
+    }
+
+    /// Where stored outputs go that find no room in memory, for an engine that keeps its state or one that
+    /// does not; `None` if they go for good.
+    #[must_use]
+    pub fn spill_folder(&self, keeps_state: bool) -> Option<PathBuf> {
+        let own = self.spill_dir();
+        let folder = match own.as_os_str().is_empty() {
+            false => own.to_owned(),
+            true => keeps_state.then(|| self.data_dir().join("spill"))?,
+        };
+        (self.limits.spill_bytes() > 0).then_some(folder)
     }
 
     fn checked_whole(self) -> Result<Self, ConfigError> {

@@ -8,6 +8,7 @@
 //! the monitor.
 
 mod call;
+mod disk;
 mod ensure;
 mod lazy;
 mod rest;
@@ -41,6 +42,7 @@ use crate::query::partial::Tap;
 use crate::query::scan::{PartitionScanExec, ScanSegment};
 use crate::query::stream::call::{Asked, Used};
 pub(in crate::query) use crate::query::stream::ensure::check;
+use crate::query::stream::disk::Disk;
 use crate::query::stream::ensure::ensure;
 use crate::query::stream::rest::Rest;
 use crate::query::stream::rows::read;
@@ -84,6 +86,7 @@ pub(super) fn open(
         time_computing: MetricBuilder::new(&exec.metrics).subset_time("time_computing", partition),
         time_saved: MetricBuilder::new(&exec.metrics).subset_time("time_saved", partition),
         segments_skipped: MetricBuilder::new(&exec.metrics).counter("segments_skipped", partition),
+        disk: Disk::new(context.memory_pool(), &exec.metrics, partition),
     };
     let span = tracing::debug_span!(
         "partition_scan",
@@ -137,6 +140,7 @@ struct Scan {
     time_computing: Time,
     time_saved: Time,
     segments_skipped: Count,
+    disk: Disk,
 }
 
 impl Drop for Scan {
@@ -196,7 +200,14 @@ impl Scan {
             self.work.calls.iter().map(|call| self.ask(&node, &scan, call)).collect();
         let view = replica.map(|replica| replica.view());
         let held = view.as_ref().and_then(|view| view.segments.get(&scan.segment.id));
-        let calls = asked.into_iter().map(|asked| asked.on(held)).collect();
+        let mut calls = Vec::with_capacity(asked.len());
+        for asked in asked {
+            let from_disk = match held {
+                Some(held) => self.disk.read(&node, &partition, held, &asked).await,
+                None => None,
+            };
+            calls.push(asked.on(held, from_disk));
+        }
         let reading = read(&self.work, self.batch_rows, &node, &scan, held);
         let is_resident =
             scan.segment.pinned.is_some() || held.is_some_and(|held| held.rows.is_some());

@@ -1,5 +1,5 @@
-//! `CALL precompute('table', 'f(x)')` and `CALL drop_stored(['table'])`: what people do by hand to stored
-//! outputs and partial aggregates.
+//! `CALL precompute('table', 'f(x)')`, `CALL drop_stored(['table'])`, `CALL pin_stored('table'[, 'f(x)'])`
+//! and `CALL unpin_stored` alike: what people do by hand to stored outputs and partial aggregates.
 
 use std::sync::Arc;
 
@@ -13,9 +13,12 @@ use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Statement as SqlStatement,
     Value,
 };
+use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::Tables;
+use foreshard_actors::pins::Pinned;
 use foreshard_actors::ports::Outcome;
-use foreshard_policy::ids::PartitionId;
+use foreshard_actors::table::TableStore;
+use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId};
 
 use crate::error::EngineError;
 use crate::query::functions::{describe, is_storable};
@@ -30,8 +33,9 @@ pub(crate) struct Call {
     arguments: Vec<String>,
 }
 
-const USAGE: &str = "CALL precompute('table', 'expression'), CALL drop_stored('table') or \
-                     CALL drop_stored()";
+const USAGE: &str = "CALL precompute('table', 'expression'), CALL drop_stored('table'), \
+                     CALL drop_stored(), CALL pin_stored('table'), \
+                     CALL pin_stored('table', 'expression'), or CALL unpin_stored likewise";
 
 /// The call that `sql` is; `None` if it is another statement.
 pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Option<Call>, EngineError> {
@@ -73,6 +77,10 @@ pub(crate) async fn run(
         ("precompute", [table, expression]) => precompute(session, state, table, expression).await,
         ("drop_stored", []) => drop_stored(session, None).await,
         ("drop_stored", [table]) => drop_stored(session, Some(table)).await,
+        ("pin_stored", [table]) => pin(session, state, table, None),
+        ("pin_stored", [table, expression]) => pin(session, state, table, Some(expression)),
+        ("unpin_stored", [table]) => unpin(session, state, table, None),
+        ("unpin_stored", [table, expression]) => unpin(session, state, table, Some(expression)),
         (name, arguments) => {
             let given = arguments.len();
             Err(invalid(format!("there is no procedure {name} with {given} arguments: {USAGE}")))
@@ -87,21 +95,9 @@ async fn precompute(
     table: &str,
     expression: &str,
 ) -> Result<QueryStream, EngineError> {
-    let store = session.inner.catalog.store(table);
-    let unknown = || EngineError::UnknownTable { name: table.to_owned(), nearest: None };
-    let store = store.ok_or_else(unknown)?;
-    let columns = DFSchema::try_from(store.table().schema.as_ref().clone())?;
-    let explain = |error| session.explain(error);
-    let planned = state.create_logical_expr(expression, &columns).map_err(explain)?;
-    let planned = state.create_physical_expr(planned, &columns).map_err(explain)?;
-    if !is_storable(&planned) {
-        return Err(invalid(format!(
-            "{expression} is not stored: it must be a call of a registered immutable function of columns"
-        )));
-    }
-    let name = Arc::clone(&store.table().name);
-    let expression = describe(&planned, &name, state.config_options())?;
-    let id = expression.id;
+    let store = store(session, table)?;
+    let expression = expression_of(session, state, &store, expression)?;
+    let (name, id) = (Arc::clone(&store.table().name), expression.id);
     let members = &session.inner.members;
     drop(members.expressions().remember(expression));
     let (mut rows, mut bytes, mut ns) = (0, 0, 0);
@@ -124,11 +120,7 @@ async fn precompute(
 /// Throws away what is stored for a table, or for all.
 async fn drop_stored(session: &Session, table: Option<&str>) -> Result<QueryStream, EngineError> {
     let members = &session.inner.members;
-    if let Some(name) = table
-        && session.inner.catalog.store(name).is_none()
-    {
-        return Err(EngineError::UnknownTable { name: name.to_owned(), nearest: None });
-    }
+    table.map(|table| store(session, table)).transpose()?;
     let mut dropped = 0;
     for partition in members.placement().holders.keys() {
         if table.is_none_or(|table| *partition.table == *table) {
@@ -137,6 +129,107 @@ async fn drop_stored(session: &Session, table: Option<&str>) -> Result<QueryStre
         }
     }
     counts(&[("dropped", dropped)])
+}
+
+fn store(session: &Session, table: &str) -> Result<Arc<dyn TableStore>, EngineError> {
+    let unknown = || EngineError::UnknownTable { name: table.to_owned(), nearest: None };
+    session.inner.catalog.store(table).ok_or_else(unknown)
+}
+
+/// The expression that is written as `text`, if its outputs may be stored.
+fn expression_of(
+    session: &Session,
+    state: &SessionState,
+    store: &Arc<dyn TableStore>,
+    text: &str,
+) -> Result<FunctionExpression, EngineError> {
+    let columns = DFSchema::try_from(store.table().schema.as_ref().clone())?;
+    let explain = |error| session.explain(error);
+    let planned = state.create_logical_expr(text, &columns).map_err(explain)?;
+    let planned = state.create_physical_expr(planned, &columns).map_err(explain)?;
+    if !is_storable(&planned) {
+        return Err(invalid(format!(
+            "{text} is not stored: it must be a call of a registered immutable function of columns"
+        )));
+    }
+    Ok(describe(&planned, &store.table().name, state.config_options())?)
+}
+
+/// Keeps the outputs of an expression, or all that is stored for a table, from giving way: what is there
+/// and what comes.
+fn pin(
+    session: &Session,
+    state: &SessionState,
+    table: &str,
+    expression: Option<&str>,
+) -> Result<QueryStream, EngineError> {
+    let store = store(session, table)?;
+    let name = Arc::clone(&store.table().name);
+    let members = &session.inner.members;
+    let mut pinned = Pinned::clone(&members.expressions().pins.all());
+    let (mut newly, text) = (Pinned::default(), expression.unwrap_or("everything").to_owned());
+    match expression {
+        None => drop(newly.tables.insert(Arc::clone(&name))),
+        Some(expression) => {
+            let expression = expression_of(session, state, &store, expression)?;
+            newly.expressions.insert(expression.id);
+            // So that it is forgotten with its function or its table.
+            drop(members.expressions().remember(expression));
+        }
+    }
+    let add = |pinned: &mut Pinned| {
+        pinned.tables.extend(newly.tables.iter().cloned());
+        pinned.expressions.extend(newly.expressions.iter().copied());
+    };
+    add(&mut pinned);
+    for (node, _, bytes, bytes_max) in members.held_if(&pinned) {
+        if bytes > bytes_max {
+            return Err(invalid(format!(
+                "{text} of {name} cannot be pinned: {node} would hold {bytes} bytes that are pinned; \
+                 it has {bytes_max} (loop.allocate.memory-bytes)"
+            )));
+        }
+    }
+    members.pin(add);
+    held(session, &newly)
+}
+
+/// Lets what was pinned give way again.
+fn unpin(
+    session: &Session,
+    state: &SessionState,
+    table: &str,
+    expression: Option<&str>,
+) -> Result<QueryStream, EngineError> {
+    let store = store(session, table)?;
+    let members = &session.inner.members;
+    let known = members.expressions();
+    let mut gone = Pinned::default();
+    match expression {
+        Some(text) => {
+            gone.expressions.insert(expression_of(session, state, &store, text)?.id);
+        }
+        None => {
+            let name = &store.table().name;
+            gone.tables.insert(Arc::clone(name));
+            let is_of_table =
+                |id: &ExpressionId| known.get(*id).is_some_and(|it| it.table == *name);
+            gone.expressions = known.pins.all().expressions.iter().copied().collect();
+            gone.expressions.retain(is_of_table);
+        }
+    }
+    members.pin(|pinned| {
+        pinned.tables.retain(|table| !gone.tables.contains(table));
+        pinned.expressions.retain(|expression| !gone.expressions.contains(expression));
+    });
+    held(session, &gone)
+}
+
+/// How much is held of what these pins name.
+fn held(session: &Session, pinned: &Pinned) -> Result<QueryStream, EngineError> {
+    let held = session.inner.members.held_if(pinned);
+    let sum = |of: fn(&(NodeId, u64, u64, u64)) -> u64| held.iter().map(of).sum();
+    counts(&[("stored", sum(|node| node.1)), ("bytes", sum(|node| node.2))])
 }
 
 /// One row of numbers.

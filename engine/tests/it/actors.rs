@@ -214,6 +214,7 @@ fn an_offer_to_a_full_queue_is_refused_and_a_drained_one_takes_more() {
             cpu_permits: 1,
             memory_bytes_max: 1 << 20,
             store_policy: StorePolicy { enabled: true, ns_per_row_min: 0 },
+            spill: None,
         }));
         let partition = PartitionId::new("t", 0);
         let reference = PartitionRef::default();

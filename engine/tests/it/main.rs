@@ -26,6 +26,7 @@ mod one_node;
 mod plans;
 mod reuse;
 mod rig;
+mod spill;
 mod support;
 mod tables;
 mod telemetry;

@@ -313,6 +313,7 @@ fn idle_outputs<'a>(
             // What the forecast does not know may have been called just now.
             let series = situation.ahead.get(target);
             output.bytes > 0
+                && !output.pinned
                 && series.is_some_and(|series| {
                     series.expected_calls(usize::MAX) < NO_CALLS && series.calls_season < NO_CALLS
                 })

@@ -74,6 +74,7 @@ impl Scene {
                 rows_stored: 1_000 - missing,
                 rows_missing: missing,
                 bytes: (1_000 - missing) * 1_024,
+                pinned: false,
             },
         );
         self.forecast.series.push(SeriesForecast {

@@ -109,8 +109,9 @@ impl PaperCluster {
         let mut view = self.view.lock().unwrap();
         for number in expressions {
             let target = (expression(*number), PartitionId::new("t", 0));
+            let (function, rows_missing) = ("f".into(), ROWS);
             let output =
-                OutputView { function: "f".into(), rows_stored: 0, rows_missing: ROWS, bytes: 0 };
+                OutputView { function, rows_stored: 0, rows_missing, bytes: 0, pinned: false };
             view.outputs.insert(target, output);
         }
     }

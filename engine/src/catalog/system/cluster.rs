@@ -141,6 +141,10 @@ pub(super) fn outputs(engine: &Inner) -> Sheet {
         }
     }
     let rows = || held.iter();
+    let pins = &engine.members.expressions().pins;
+    let is_pinned = |(partition, _, output): &(PartitionId, _, HeldOutput)| {
+        pins.has_output(&partition.table, output.expression)
+    };
     let known = |output: &HeldOutput| engine.members.expressions().get(output.expression);
     Sheet::default()
         .text("table_name", rows().map(|(partition, ..)| &partition.table))
@@ -153,7 +157,9 @@ pub(super) fn outputs(engine: &Inner) -> Sheet {
             rows().map(|(.., output)| known(output).map(|known| known.text.clone())),
         )
         .count("rows", rows().map(|(.., output)| output.rows))
+        .text("place", rows().map(|(.., output)| if output.is_on_disk { "disk" } else { "memory" }))
         .count("bytes", rows().map(|(.., output)| output.bytes))
+        .flag("pinned", rows().map(|row| is_pinned(row)))
         .count("uses", rows().map(|(.., output)| output.uses))
         .count(
             "ns_per_row",

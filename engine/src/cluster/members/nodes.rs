@@ -29,6 +29,7 @@ impl Members {
             cpu_permits: budget.cpu_permits,
             memory_bytes_max: budget.memory_bytes_max,
             store_policy: budget.store_policy,
+            spill: self.spill.get().cloned(),
         }));
         let handle = NodeHandle::start(Arc::clone(&state)).await.map_err(|error| {
             MemberError::Place(PlaceError::Node(foreshard_actors::node::NodeError::Start(error)))
@@ -65,6 +66,7 @@ impl Members {
             return Err(MemberError::Taken { node: id });
         }
         place.set_store_policy(self.store_policy());
+        place.set_pins(&self.expressions.pins.all());
         for store in self.catalog.stores() {
             place.table_created(store.table()).await?;
         }

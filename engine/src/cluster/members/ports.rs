@@ -53,7 +53,8 @@ impl Cluster for Members {
                 let bytes_held = held
                     .iter()
                     .flatten()
-                    .filter(|((id, _), _)| *id == expression.id)
+                    // Memory is what plans weigh.
+                    .filter(|((id, _), held)| *id == expression.id && !held.is_on_disk)
                     .map(|(_, output)| output.bytes)
                     .sum();
                 let output = OutputView {
@@ -61,6 +62,7 @@ impl Cluster for Members {
                     rows_stored,
                     rows_missing: rows - rows_stored,
                     bytes: bytes_held,
+                    pinned: self.expressions.pins.has_output(&partition.table, expression.id),
                 };
                 view.outputs.insert((expression.id, partition.clone()), output);
             }

@@ -26,15 +26,21 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    /// The call on a segment of which `held` is what a replica holds.
-    pub(super) fn on(self, held: Option<&Held>) -> Arc<SegmentCall> {
+    /// The call on a segment of which `held` is what a replica holds; `from_disk` was read for it.
+    pub(super) fn on(
+        self,
+        held: Option<&Held>,
+        from_disk: Option<StoredOutput>,
+    ) -> Arc<SegmentCall> {
         let id = self.expression.id;
         let stored = held.filter(|_| self.is_stored).and_then(|held| held.outputs.get(&id));
         if let Some(stored) = stored {
             stored.uses.fetch_add(1, Ordering::Relaxed);
         }
         let is_fresh = held.is_some_and(|held| held.is_first_ask(id));
-        Arc::new(SegmentCall::new(self, stored.cloned(), is_fresh))
+        let is_from_disk = stored.is_none() && from_disk.is_some();
+        let call = SegmentCall::new(self, stored.cloned().or(from_disk), is_fresh);
+        Arc::new(SegmentCall { is_from_disk, ..call })
     }
 }
 
@@ -45,6 +51,8 @@ pub(super) struct SegmentCall {
     pub(super) is_fresh: bool,
     pub(super) flight: Option<Arc<Flight>>,
     data_type: DataType,
+    /// Whether what is stored is on disk, where nothing is added to it.
+    is_from_disk: bool,
     state: Mutex<State>,
 }
 
@@ -94,7 +102,7 @@ impl SegmentCall {
         let flight = flight.filter(|_| !is_whole);
         let collected = flight.is_some().then(Collected::default);
         let state = Mutex::new(State { collected, ..State::default() });
-        Self { expression, stored, is_fresh, flight, data_type, state }
+        Self { expression, stored, is_fresh, flight, data_type, is_from_disk: false, state }
     }
 
     /// Whether the values of all rows are stored.
@@ -218,13 +226,18 @@ impl SegmentCall {
         std::mem::take(&mut state.used)
     }
 
-    /// What was computed for a segment of `rows` rows, if anything was.
+    /// What was computed for a segment of `rows` rows, if anything was; with what was read from disk, if
+    /// anything was.
     pub(super) fn collected(&self, rows: usize) -> Option<OutputValues> {
         let Collected { known, pieces } = self.state().collected.take()?;
         let mut known = known?;
         known.append_n(rows.checked_sub(known.len())?, false);
         let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
-        OutputValues::of_rows(known.finish(), concat(&pieces).ok()?)
+        let computed = OutputValues::of_rows(known.finish(), concat(&pieces).ok()?)?;
+        match self.stored.as_ref().filter(|_| self.is_from_disk) {
+            Some(stored) => computed.merge(&stored.values).ok(),
+            None => Some(computed),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

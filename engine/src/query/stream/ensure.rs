@@ -154,7 +154,7 @@ pub(in crate::query) async fn check(
     for node in nodes.nodes.values() {
         for handle in node.replicas().values() {
             if let Some(actor) = handle.actor.actor() {
-                drop(actor.cast(PartitionMessage::LiarFound(expression.id)));
+                drop(actor.cast(PartitionMessage::Worthless(expression.id)));
             }
         }
     }

@@ -19,7 +19,7 @@ use foreshard_policy::ids::{ExpressionId, PartitionId};
 use foreshard_udfs::Functions;
 use prost::Message;
 
-pub use held::{OutputMessage, PartialMessage, ReplicaMessage};
+pub use held::{OutputMessage, PartialMessage, PinsMessage, ReplicaMessage};
 pub use stored::{AdoptRequest, OutputReply, OutputRequest, ValuesMessage};
 
 use crate::query::codec::{FunctionCodec, SegmentTicket};
@@ -159,6 +159,9 @@ pub struct News {
     /// The node is not needed any more.
     #[prost(bool, tag = "5")]
     pub is_dismissed: bool,
+    /// What is pinned, if that changed.
+    #[prost(message, optional, tag = "6")]
+    pub pins: Option<PinsMessage>,
 }
 
 /// The newest segments of a table's partitions.

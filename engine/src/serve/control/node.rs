@@ -26,7 +26,7 @@ use super::MESSAGE_BYTES_MAX;
 use super::calls::forward;
 use super::generated::coordinator_client::CoordinatorClient;
 use super::generated::node_server::NodeServer;
-use super::messages::{JoinRequest, Settings, Welcome};
+use super::messages::{JoinRequest, Welcome};
 use super::report::{End, GONE_AFTER, Reporter};
 use super::service::Service;
 use super::tables::NodeTables;
@@ -109,7 +109,22 @@ impl Membership {
         let queries = Arc::<Queries>::default();
         let calls = CallSink::default();
         let forwarding = forward(&calls).await.map_err(|error| cannot(address, error))?;
-        let state = Arc::new(node_state(&welcome, &settings, &tables, calls));
+        let expressions = Arc::<Expressions>::default();
+        let spill = crate::builder::spill(config, false, &expressions, Arc::new(SystemClock))?;
+        let state = Arc::new(NodeState::new(NodeStateArgs {
+            id: NodeId(welcome.node),
+            tables: Arc::clone(&tables) as Arc<dyn Tables>,
+            expressions,
+            calls,
+            clock: Arc::new(SystemClock),
+            cpu_permits: settings.cpu_permits,
+            memory_bytes_max: settings.memory_bytes_max,
+            store_policy: StorePolicy {
+                enabled: settings.stores,
+                ns_per_row_min: settings.ns_per_row_min,
+            },
+            spill,
+        }));
         let pool = Arc::new(FairSpillPool::new(config.memory_bytes()));
         let parts = WorkerParts {
             functions: Arc::clone(&functions),
@@ -215,25 +230,4 @@ async fn join(
         }
         tokio::time::sleep(JOIN_AGAIN).await;
     }
-}
-
-fn node_state(
-    welcome: &Welcome,
-    settings: &Settings,
-    tables: &Arc<NodeTables>,
-    calls: CallSink,
-) -> NodeState {
-    NodeState::new(NodeStateArgs {
-        id: NodeId(welcome.node),
-        tables: Arc::clone(tables) as Arc<dyn Tables>,
-        expressions: Arc::new(Expressions::default()),
-        calls,
-        clock: Arc::new(SystemClock),
-        cpu_permits: settings.cpu_permits,
-        memory_bytes_max: settings.memory_bytes_max,
-        store_policy: StorePolicy {
-            enabled: settings.stores,
-            ns_per_row_min: settings.ns_per_row_min,
-        },
-    })
 }

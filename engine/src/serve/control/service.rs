@@ -135,6 +135,10 @@ impl Node for Service {
         if let Some(settings) = news.settings {
             self.set(settings);
         }
+        if let Some(pins) = news.pins {
+            let pinned = pins.pinned().map_err(status)?;
+            self.node.handle.state.expressions.pins.change(|now| now.clone_from(&pinned));
+        }
         for open in news.commits.into_iter().flat_map(|commit| commit.partitions) {
             // A table that was dropped meanwhile is none of our business any more.
             let Ok((partition, snapshot)) = self.snapshot(open) else { continue };

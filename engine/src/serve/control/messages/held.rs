@@ -1,6 +1,7 @@
 //! What a node reports of the replicas that it holds.
 
 use datafusion::common::Result;
+use foreshard_actors::pins::Pinned;
 use foreshard_policy::ids::{ExpressionId, FragmentId, SegmentId};
 use prost::Message;
 
@@ -25,6 +26,31 @@ pub struct ReplicaMessage {
     /// Stored states of partial aggregates.
     #[prost(message, repeated, tag = "5")]
     pub partials: Vec<PartialMessage>,
+}
+
+/// What people want kept.
+#[derive(Clone, PartialEq, Message)]
+pub struct PinsMessage {
+    /// Tables, with all that is stored for them.
+    #[prost(string, repeated, tag = "1")]
+    pub tables: Vec<String>,
+    /// Expressions.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    pub expressions: Vec<Vec<u8>>,
+}
+
+impl PinsMessage {
+    pub(crate) fn new(pinned: &Pinned) -> Self {
+        let tables = pinned.tables.iter().map(ToString::to_string).collect();
+        let expressions = pinned.expressions.iter().map(|id| id.0.to_be_bytes().to_vec());
+        Self { tables, expressions: expressions.collect() }
+    }
+
+    pub(crate) fn pinned(&self) -> Result<Pinned> {
+        let tables = self.tables.iter().map(|table| table.as_str().into()).collect();
+        let expressions = self.expressions.iter().map(|id| Ok(ExpressionId(fingerprint(id)?)));
+        Ok(Pinned { tables, expressions: expressions.collect::<Result<_>>()? })
+    }
 }
 
 /// One stored state of a partial aggregate.
@@ -71,6 +97,9 @@ pub struct OutputMessage {
     /// Rows of the segment that have a value.
     #[prost(uint64, tag = "5")]
     pub rows: u64,
+    /// Whether it is on disk only.
+    #[prost(bool, tag = "6")]
+    pub is_on_disk: bool,
 }
 
 impl PartialMessage {
@@ -107,6 +136,7 @@ impl OutputMessage {
             bytes: held.bytes,
             uses: held.uses,
             rows: held.rows,
+            is_on_disk: held.is_on_disk,
         }
     }
 
@@ -117,6 +147,7 @@ impl OutputMessage {
             bytes: self.bytes,
             uses: self.uses,
             rows: self.rows,
+            is_on_disk: self.is_on_disk,
         })
     }
 }

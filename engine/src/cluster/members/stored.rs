@@ -1,0 +1,131 @@
+//! What nodes have stored: computed ahead, thrown away, pinned, and taken along when partitions move.
+
+use std::sync::Arc;
+
+use foreshard_actors::partition::PartitionMessage;
+use foreshard_actors::pins::Pinned;
+use foreshard_actors::ports::Outcome;
+use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId};
+
+use super::{MemberError, Members, failed};
+use crate::cluster::place::Place;
+use crate::serve::control::MESSAGE_BYTES_MAX;
+
+impl Members {
+    /// Gives a new replica what another one has stored, if one of the two is in another process: within
+    /// a process a replica is copied with what it has stored. What fails is computed again some day.
+    pub(super) async fn outputs_follow(
+        &self,
+        partition: &PartitionId,
+        from: &dyn Place,
+        to: &dyn Place,
+    ) {
+        if from.replica(partition).is_some() && to.replica(partition).is_some() {
+            return;
+        }
+        for held in from.outputs(partition) {
+            let Some(expression) = self.expressions.get(held.expression) else { continue };
+            if held.bytes >= MESSAGE_BYTES_MAX as u64 / 2 {
+                continue;
+            }
+            let followed = async {
+                match from.output(partition, held.expression, held.segment).await? {
+                    Some(values) => to.adopt(partition, &expression, held.segment, values).await,
+                    None => Ok(()),
+                }
+            };
+            if let Err(error) = followed.await {
+                let call = &expression.text;
+                tracing::warn!(%partition, call, code = error.code(), %error, "output not copied");
+            }
+        }
+    }
+
+    /// Computes and stores the missing outputs of an expression on every holder of a partition.
+    pub async fn precompute(&self, expression: ExpressionId, partition: &PartitionId) -> Outcome {
+        let Some(expression) = self.expressions.get(expression) else {
+            return failed(&MemberError::NoExpression { expression });
+        };
+        let holders = self.placement().holders.get(partition).cloned().unwrap_or_default();
+        let (mut rows, mut bytes, mut ns) = (0, 0, 0);
+        for node in holders {
+            let Ok(member) = self.member(node) else { continue };
+            match member.place.precompute(partition, &expression).await {
+                Outcome::Done { rows: r, bytes: b, ns: n } => {
+                    rows += r;
+                    bytes += b;
+                    ns += n;
+                }
+                outcome @ Outcome::Failed { .. } => return outcome,
+            }
+        }
+        Outcome::Done { rows, bytes, ns }
+    }
+
+    /// Throws stored outputs away on every holder of a partition.
+    ///
+    /// # Errors
+    /// If a node fails.
+    pub async fn drop_outputs(
+        &self,
+        which: Option<ExpressionId>,
+        partition: &PartitionId,
+    ) -> Result<u64, MemberError> {
+        let holders = self.placement().holders.get(partition).cloned().unwrap_or_default();
+        let mut dropped = 0;
+        for node in holders {
+            dropped += self.member(node)?.place.drop_outputs(partition, which).await?;
+        }
+        Ok(dropped)
+    }
+
+    /// Forgets what was stored of a function that has another body now.
+    pub fn redefined(&self, function: &str) {
+        let calls_it = |name: &Arc<str>| **name == *function;
+        let gone = self.expressions.forget(|known| known.functions.iter().any(calls_it));
+        for node in self.local_states().values() {
+            for (partition, handle) in node.replicas().iter() {
+                let Some(actor) = handle.actor.actor() else { continue };
+                for expression in gone.iter().filter(|it| it.table == partition.table) {
+                    // A dead actor has no outputs in its mailbox; what it published is never read again.
+                    drop(actor.cast(PartitionMessage::Worthless(expression.id)));
+                }
+            }
+        }
+    }
+
+    /// Changes what is pinned, on all nodes.
+    pub fn pin(&self, change: impl Fn(&mut Pinned)) {
+        self.expressions.pins.change(change);
+        let pinned = self.expressions.pins.all();
+        for member in self.members.load().values() {
+            member.place.set_pins(&pinned);
+        }
+    }
+
+    /// What each node would hold of outputs and states that are pinned if `pinned` were: their number and
+    /// bytes, and the bytes that it may hold.
+    #[must_use]
+    pub fn held_if(&self, pinned: &Pinned) -> Vec<(NodeId, u64, u64, u64)> {
+        let placement = self.placement();
+        let members = self.members.load();
+        let of_node = |(id, member): (&NodeId, &super::Member)| {
+            let (mut count, mut bytes) = (0, 0);
+            for (partition, _) in placement.holders.iter().filter(|(_, nodes)| nodes.contains(id)) {
+                let has_table = pinned.tables.contains(&partition.table);
+                let outputs = member.place.outputs(partition).into_iter();
+                let outputs = outputs
+                    .filter(|it| has_table || pinned.expressions.contains(&it.expression))
+                    .map(|it| it.bytes);
+                let partials = member.place.partials(partition).into_iter();
+                let partials = partials.filter(|_| has_table).map(|it| it.bytes);
+                for held in outputs.chain(partials) {
+                    count += 1;
+                    bytes += held;
+                }
+            }
+            (*id, count, bytes, member.place.view().memory_bytes_max)
+        };
+        members.iter().map(of_node).collect()
+    }
+}
