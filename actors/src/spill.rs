@@ -74,6 +74,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     bytes: u64,
+    /// Nothing is written any more.
+    is_closed: bool,
     admission: Admission<Key>,
     files: BTreeMap<Key, Weak<SpillFile>>,
     /// Uses of files that were counted already.
@@ -230,6 +232,17 @@ impl Spill {
         Ok(Self { shared, pins, clock, turns, numbers: AtomicU64::new(0) })
     }
 
+    /// Removes all files and their folder: what was in them is gone, and nothing is written any more.
+    pub fn close(&self) {
+        let mut state = self.shared.state();
+        state.is_closed = true;
+        let files: Vec<Arc<SpillFile>> = state.files.values().filter_map(Weak::upgrade).collect();
+        files.iter().for_each(|file| file.remove(&mut state));
+        // No file may be let go of for the last time while the state is locked.
+        drop(state);
+        self.shared.folder.remove();
+    }
+
     /// Bytes that are on disk, or about to be.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -323,6 +336,9 @@ impl Spill {
             return false;
         }
         let mut state = self.shared.state();
+        if state.is_closed {
+            return false;
+        }
         let key = (output.segment, output.expression);
         let calls = output.uses.load(Ordering::Relaxed).max(1);
         let spared = cost.ns_spared(output.ns, bytes);

@@ -337,6 +337,8 @@ impl Session {
         config.set_extension(Arc::new(LocalNodes { nodes, own }));
         config.set_distributed_worker_resolver(PlacementResolver(Arc::clone(&query.placement)));
         config.set_distributed_passthrough_headers(task_headers(query)?)?;
+        // Functions are called with the settings of this moment.
+        state.mark_start_execution();
         Ok(state)
     }
 

@@ -75,9 +75,10 @@ impl Asynchronous {
 
     /// The same, on a thread that cannot do anything else meanwhile.
     fn answer_in_place(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let (call, settings) = (self.call(&args), Arc::clone(&args.config_options));
+        let (call, caller) = (self.call(&args), CalledBy::caller(&args.config_options));
+        let is_gone = || caller.as_ref().is_some_and(|caller| caller.is_gone());
         let given_up = || Err(FunctionError::GivenUp { call: Box::new(call.clone()) }.into());
-        if CalledBy::is_gone(&settings) {
+        if is_gone() {
             return given_up();
         }
         let (sender, receiver) = sync_channel(1);
@@ -88,7 +89,7 @@ impl Asynchronous {
             loop {
                 match receiver.recv_timeout(LOOK_EVERY) {
                     Ok(answer) => return Some(answer),
-                    Err(RecvTimeoutError::Timeout) if !CalledBy::is_gone(&settings) => {}
+                    Err(RecvTimeoutError::Timeout) if !is_gone() => {}
                     Err(RecvTimeoutError::Timeout) => return Some(given_up()),
                     Err(RecvTimeoutError::Disconnected) => return None,
                 }

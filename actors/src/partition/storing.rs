@@ -10,6 +10,8 @@
 //! one round end, then all offers that waited are looked at again. What gives way and what comes are
 //! exchanged in one go, so nothing goes unless what it goes for finds room.
 
+mod taken;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +23,7 @@ use tokio::task::JoinSet;
 
 use crate::partition::actor::{Offer, PartialOffer, PartitionMessage, PartitionState};
 use crate::partition::output::OutputValues;
+use crate::partition::storing::taken::Taken;
 use crate::partition::view::{ReplicaView, StoredOutput, StoredPartial};
 use crate::partition::worth::{Key, Stored, Terms};
 use crate::spill::{SpillFile, ToSpill};
@@ -110,46 +113,6 @@ enum Room {
     Charged(Arc<MemoryReservation>),
     Later,
     None,
-}
-
-/// Something that was taken out of a view.
-enum Taken {
-    Output(SegmentId, ExpressionId, StoredOutput),
-    Partial(SegmentId, foreshard_policy::ids::FragmentId, StoredPartial),
-}
-
-impl Taken {
-    /// Takes `key` out of a view.
-    fn out_of(view: &mut ReplicaView, (segment, stored): Key) -> Option<Self> {
-        let held = view.segments.get_mut(&segment)?;
-        Some(match stored {
-            Stored::Output(id) => {
-                let output = held.outputs.remove(&id)?;
-                Self::Output(segment, id, output)
-            }
-            Stored::Partial(id) => Self::Partial(segment, id, held.partials.remove(&id)?),
-        })
-    }
-
-    fn put_back(self, view: &mut ReplicaView) {
-        match self {
-            Self::Output(segment, id, output) => {
-                let held = view.segments.get_mut(&segment);
-                held.map(|held| held.outputs.insert(id, output));
-            }
-            Self::Partial(segment, id, partial) => {
-                let held = view.segments.get_mut(&segment);
-                held.map(|held| held.partials.insert(id, partial));
-            }
-        }
-    }
-
-    /// Whether nobody else holds its charge: letting it go gives its bytes back.
-    fn is_ours(&self) -> bool {
-        let (Self::Output(.., StoredOutput { charge, .. })
-        | Self::Partial(.., StoredPartial { charge, .. })) = self;
-        Arc::strong_count(charge) == 1
-    }
 }
 
 impl PartitionState {

@@ -43,13 +43,18 @@ impl Folder {
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Removes it with all that is in it.
+    pub(super) fn remove(&self) {
+        // What cannot be removed now is removed at the next start.
+        drop(fs::remove_dir_all(&self.path));
+        drop(fs::remove_file(&self.lock_path));
+    }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What cannot be removed now is removed at the next start.
-        drop(fs::remove_dir_all(&self.path));
-        drop(fs::remove_file(&self.lock_path));
+        self.remove();
     }
 }
 

@@ -398,6 +398,9 @@ impl Members {
         for member in self.members.load().values() {
             member.place.stop().await;
         }
+        if let Some(spill) = self.spill() {
+            spill.close();
+        }
     }
 
     /// The place of a node, for tests that look into it.

@@ -159,12 +159,13 @@ impl Queries {
         foreign.ended.push_back(key);
     }
 
-    /// Number of queries that run.
+    /// Number of queries that run. Tasks of one that has ended may keep it for a while.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.running
-            .lock()
-            .map_or(0, |running| running.values().filter(|query| query.strong_count() > 0).count())
+        let runs = |query: &&Weak<QueryContext>| {
+            query.upgrade().is_some_and(|query| !query.cancel.is_cancelled())
+        };
+        self.running.lock().map_or(0, |running| running.values().filter(runs).count())
     }
 }
 

@@ -1,6 +1,7 @@
 //! Sorts each partition by all keys that the partitions are then merged by.
 //!
-//! Before: `SortPreservingMergeExec[a, b]` over `SortExec[b]`. After: the same over `SortExec[a, b]`.
+//! Before: `SortPreservingMergeExec[a, b]` over `SortExec[b]`, or over a join that keeps the order of one.
+//! After: the same over `SortExec[a, b]`.
 //!
 //! What makes it necessary: DataFusion leaves a key out of a sort where it takes it for constant. It takes
 //! for constant what is not: `f(x)` where `x = 0.0`, which -0.0 passes too, a column of the outer side of a
@@ -14,11 +15,12 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::config::ConfigOptions;
-use datafusion::physical_expr::PhysicalSortExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
+
+use crate::query::any_order::AnyOrderExec;
 
 /// The rule.
 #[derive(Debug, Default)]
@@ -49,16 +51,27 @@ impl PhysicalOptimizerRule for SortAsMerged {
     }
 }
 
-/// The sort below `merge` by all of its keys, if it is by some of them only.
+/// The input of `merge`, sorted by all of its keys, if it is sorted by fewer.
 fn sorted(merge: &SortPreservingMergeExec) -> Option<Arc<dyn ExecutionPlan>> {
-    let sort = merge.input().downcast_ref::<SortExec>()?;
-    let mut of_merge = merge.expr().iter();
-    let is_there = |key: &PhysicalSortExpr| of_merge.any(|of_merge| of_merge == key);
-    if sort.expr().len() >= merge.expr().len() || !sort.expr().iter().all(is_there) {
+    if !is_sorted_by_fewer(merge.input(), merge.expr().len()) {
         return None;
     }
-    let sorted = SortExec::new(merge.expr().clone(), Arc::clone(sort.input()))
-        .with_preserve_partitioning(sort.preserve_partitioning())
-        .with_fetch(sort.fetch());
+    let below = merge.input().downcast_ref::<SortExec>();
+    let input = below.map_or(merge.input(), SortExec::input);
+    // A sort leaves alone what claims to be in its order.
+    let input = Arc::new(AnyOrderExec::new(Arc::clone(input)));
+    let sorted = SortExec::new(merge.expr().clone(), input)
+        .with_preserve_partitioning(true)
+        .with_fetch(below.map_or(merge.fetch(), SortExec::fetch));
     Some(Arc::new(sorted))
+}
+
+/// Whether the order of `plan` comes from a sort by fewer than so many keys.
+fn is_sorted_by_fewer(plan: &Arc<dyn ExecutionPlan>, keys: usize) -> bool {
+    if let Some(sort) = plan.downcast_ref::<SortExec>() {
+        return sort.expr().len() < keys;
+    }
+    let keeps = plan.maintains_input_order();
+    let kept = plan.children().into_iter().zip(keeps).filter(|(_, keeps)| *keeps);
+    kept.into_iter().any(|(child, _)| is_sorted_by_fewer(child, keys))
 }

@@ -247,7 +247,7 @@ fn the_time_of_a_query_runs_out_while_it_waits_for_a_model() {
         for sql in PLACES.into_iter().chain(["SELECT model(5)"]) {
             let text = error(&rig, sql).await;
             assert!(text.starts_with("FS-RUN-1: "), "{sql}: {text}");
-            eventually("no request is left", || service.open() == 0).await;
+            eventually(&format!("no request of {sql} is left"), || service.open() == 0).await;
         }
     });
 }

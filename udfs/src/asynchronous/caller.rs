@@ -28,10 +28,10 @@ impl CalledBy {
         Self(Some(Arc::downgrade(&caller)))
     }
 
-    /// Whether whoever calls with these settings has gone.
-    pub(super) fn is_gone(settings: &ConfigOptions) -> bool {
-        let caller = settings.extensions.get::<Self>().and_then(|called| called.0.as_ref());
-        caller.and_then(Weak::upgrade).is_some_and(|caller| caller.is_gone())
+    /// Who calls with these settings, if it still lives. A call keeps it until it ends: what is gone for
+    /// good could not tell any more that it is.
+    pub(super) fn caller(settings: &ConfigOptions) -> Option<Arc<dyn Caller>> {
+        settings.extensions.get::<Self>()?.0.as_ref()?.upgrade()
     }
 }
 

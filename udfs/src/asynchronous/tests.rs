@@ -405,7 +405,7 @@ fn a_thread_is_let_go_when_nobody_waits_any_more() {
     assert_eq!(made.seen.requests(), 2, "nothing was asked afterwards");
     // Who is forgotten is not gone: settings of old queries are kept with their expressions.
     drop(client);
-    assert!(!CalledBy::is_gone(&settings));
+    assert!(CalledBy::caller(&settings).is_none());
 }
 
 #[test]
