@@ -160,7 +160,7 @@ impl PartitionState {
             Room::Later => {
                 self.storing.waiting.push(Waiting { coming, bytes: new.bytes, rounds });
             }
-            Room::None => self.to_disk(&coming, new),
+            Room::None => self.give_to_disk(&coming, new),
         }
     }
 
@@ -376,7 +376,7 @@ impl PartitionState {
     }
 
     /// Gives what found no room in memory to the disk, if it is worth that.
-    fn to_disk(&mut self, coming: &Coming, new: New) {
+    fn give_to_disk(&mut self, coming: &Coming, new: New) {
         let is_worth_it = self.terms().disk.is_some_and(|disk| disk.is_worth_it(new.ns, new.bytes));
         match (coming, new.values) {
             (Coming::Output(offer), Some(values)) if is_worth_it => {

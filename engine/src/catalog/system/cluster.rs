@@ -159,7 +159,7 @@ pub(super) fn outputs(engine: &Inner) -> Sheet {
         .count("rows", rows().map(|(.., output)| output.rows))
         .text("place", rows().map(|(.., output)| if output.is_on_disk { "disk" } else { "memory" }))
         .count("bytes", rows().map(|(.., output)| output.bytes))
-        .flag("pinned", rows().map(|row| is_pinned(row)))
+        .flag("pinned", rows().map(is_pinned))
         .count("uses", rows().map(|(.., output)| output.uses))
         .count(
             "ns_per_row",

@@ -117,7 +117,8 @@ impl Service {
 
     /// Rows of the requests after the first so many.
     pub(super) fn rows_of_requests_from(&self, first: usize) -> std::vec::IntoIter<usize> {
-        self.seen.requests.lock().unwrap()[first..].to_vec().into_iter()
+        let requests = self.seen.requests.lock().unwrap();
+        requests[first..].iter().copied().collect::<Vec<_>>().into_iter()
     }
 
     /// Requests that are not answered yet and whose client is still there.
@@ -164,7 +165,7 @@ async fn serve(mut connection: TcpStream, seen: &Arc<Seen>) -> std::io::Result<(
     tokio::time::sleep(Duration::from_millis(5)).await;
     if seen.hangs.load(Ordering::SeqCst) {
         // Until the client hangs up.
-        connection.read(&mut [0; 1]).await?;
+        drop(connection.read_exact(&mut [0; 1]).await);
         return Ok(());
     }
     let less = |failing: usize| failing.checked_sub(1);
