@@ -116,9 +116,9 @@ impl Service {
     }
 
     /// Rows of the requests after the first so many.
-    pub(super) fn rows_of_requests_from(&self, first: usize) -> std::vec::IntoIter<usize> {
+    pub(super) fn rows_of_requests_from(&self, first: usize) -> Vec<usize> {
         let requests = self.seen.requests.lock().unwrap();
-        requests[first..].iter().copied().collect::<Vec<_>>().into_iter()
+        requests[first..].to_vec()
     }
 
     /// Requests that are not answered yet and whose client is still there.
