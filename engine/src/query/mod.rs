@@ -8,6 +8,7 @@ pub mod channel;
 pub mod codec;
 pub mod complexity;
 pub mod context;
+pub mod explain;
 pub mod functions;
 pub(crate) mod large_stack;
 pub mod late;

@@ -61,7 +61,7 @@ impl PartialReuseExec {
 }
 
 /// The scan below a chain of nodes with one child each.
-fn scan_below(plan: &Arc<dyn ExecutionPlan>) -> Option<&PartitionScanExec> {
+pub(in crate::query) fn scan_below(plan: &Arc<dyn ExecutionPlan>) -> Option<&PartitionScanExec> {
     if let Some(scan) = plan.downcast_ref::<PartitionScanExec>() {
         return Some(scan);
     }

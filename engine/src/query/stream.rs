@@ -8,6 +8,7 @@
 //! the monitor.
 
 mod call;
+mod counted;
 mod disk;
 mod ensure;
 mod lazy;
@@ -18,14 +19,13 @@ mod work;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use datafusion::common::{Result, exec_datafusion_err, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::metrics::{BaselineMetrics, Count, MetricBuilder, Time};
+use datafusion::physical_plan::metrics::{BaselineMetrics, Count, MetricBuilder};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::NodeState;
@@ -41,6 +41,7 @@ use crate::query::functions::is_storable;
 use crate::query::partial::Tap;
 use crate::query::scan::{PartitionScanExec, ScanSegment};
 use crate::query::stream::call::{Asked, Used};
+use crate::query::stream::counted::Counted;
 use crate::query::stream::disk::Disk;
 pub(in crate::query) use crate::query::stream::ensure::check;
 use crate::query::stream::ensure::ensure;
@@ -69,6 +70,7 @@ pub(super) fn open(
     let work = Work::new(exec, config.options(), &nodes.own.expressions)?;
     let schema = exec.schema();
     let mut scan = Scan {
+        counted: Counted::new(&work, &exec.metrics, partition),
         work: Arc::new(work),
         nodes,
         cancel: query.as_ref().map(|query| query.cancel.clone()).unwrap_or_default(),
@@ -81,10 +83,6 @@ pub(super) fn open(
         left: exec.fetch.unwrap_or(usize::MAX),
         batch_rows: config.batch_size().max(1),
         baseline: BaselineMetrics::new(&exec.metrics, partition),
-        rows_stored: MetricBuilder::new(&exec.metrics).counter("rows_stored", partition),
-        rows_computed: MetricBuilder::new(&exec.metrics).counter("rows_computed", partition),
-        time_computing: MetricBuilder::new(&exec.metrics).subset_time("time_computing", partition),
-        time_saved: MetricBuilder::new(&exec.metrics).subset_time("time_saved", partition),
         segments_skipped: MetricBuilder::new(&exec.metrics).counter("segments_skipped", partition),
         disk: Disk::new(context.memory_pool(), &exec.metrics, partition),
     };
@@ -135,10 +133,7 @@ struct Scan {
     left: usize,
     batch_rows: usize,
     baseline: BaselineMetrics,
-    rows_stored: Count,
-    rows_computed: Count,
-    time_computing: Time,
-    time_saved: Time,
+    counted: Counted,
     segments_skipped: Count,
     disk: Disk,
 }
@@ -352,10 +347,7 @@ impl Scan {
         }
         let call = &open.calls[i];
         let ns_saved = used.rows_stored * call.expression.ns_per_row();
-        self.rows_stored.add(used.rows_stored as usize);
-        self.rows_computed.add((used.rows - used.rows_stored) as usize);
-        self.time_computing.add_duration(Duration::from_nanos(used.ns));
-        self.time_saved.add_duration(Duration::from_nanos(ns_saved));
+        self.counted.add(i, used, ns_saved);
         let key = (call.expression.id, open.partition.clone());
         let record = self.records.entry(key).or_insert_with(|| CallRecord {
             at_ms: 0,

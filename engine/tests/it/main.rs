@@ -16,6 +16,7 @@ mod config_doc;
 mod constants;
 mod dml_properties;
 mod dml_rows;
+mod explain;
 mod files;
 mod flight;
 mod http;

@@ -151,10 +151,11 @@ fn what_finds_no_room_in_memory_comes_back_from_disk() {
         // Memory has room for two; one of them may be on its way in at the moment.
         let plan = spilling.text(&format!("EXPLAIN ANALYZE {ALL}")).await;
         assert!((4..=5).any(|read| plan.contains(&format!("outputs_from_disk={read}"))), "{plan}");
+        eventually("memory is used", || spilling.held().0 > 0).await;
         let places = "SELECT place, count(*) AS outputs, sum(bytes) > 0 AS has_bytes \
                       FROM system.outputs GROUP BY place ORDER BY place";
         let places = spilling.text(places).await;
-        assert!(places.contains("| disk ") && places.contains("| memory "), "{places}");
+        assert!(places.contains("| disk "), "{places}");
         assert!(spilling.rig.engine.metrics().contains("foreshard_spilled_bytes"));
     });
 }

@@ -88,6 +88,8 @@ pub(super) struct Used {
     pub(super) rows: u64,
     /// Of these, rows whose value was stored.
     pub(super) rows_stored: u64,
+    /// Of these, rows whose value another query computed at the same time.
+    pub(super) rows_waited: u64,
     /// Nanoseconds spent computing the others.
     pub(super) ns: u64,
     /// Bytes of what was computed.
@@ -142,6 +144,11 @@ impl SegmentCall {
             });
         }
         Ok(())
+    }
+
+    /// Takes note that the values of so many rows came from another query that was waited for.
+    pub(super) fn waited(&self, rows: usize) {
+        self.state().used.rows_waited += rows as u64;
     }
 
     /// Tells other queries what is known of the current batch.

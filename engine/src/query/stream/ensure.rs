@@ -87,6 +87,8 @@ async fn in_turn(
     };
     segment.learn(&turn)?;
     let found = segment.look(rest.selected.as_ref())?;
+    let still = found.known.as_ref().map_or(0, |known| known.len() - known.count_set_bits());
+    segment.waited(missing.saturating_sub(still));
     let values = compute(node, call, segment, rest, &found).await?;
     segment.tell(&mut turn);
     Ok(values)
