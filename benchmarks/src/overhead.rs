@@ -83,7 +83,7 @@ async fn compare(
     (query, checked): (&str, &str),
 ) -> Result<(Row, f64)> {
     let name = format!("q{number}");
-    let ours = sides.engine().sql(checked).await.with_context(|| format!("{suite} {name}"))?;
+    let ours = sides.ours(checked).await.with_context(|| format!("{suite} {name}"))?;
     let theirs = sides.plain(checked).await.with_context(|| format!("plain {suite} {name}"))?;
     same(&ours, &theirs).with_context(|| format!("the answers to {suite} {name} differ"))?;
     let answers = ours.iter().map(|batch| batch.num_rows() as u64).sum::<u64>();
@@ -95,7 +95,7 @@ async fn compare(
     };
     let [ours, plain] = interleave(&*options.clock, rounds, empty, async |arm| {
         match arm {
-            0 => drop(sides.engine().sql(query).await?),
+            0 => drop(sides.ours(query).await?),
             _ => drop(sides.plain(query).await?),
         }
         Ok(())

@@ -95,7 +95,8 @@ struct Compared {
 
 impl Compared {
     fn over_best(&self) -> f64 {
-        self.written.ours.median() / self.best.median()
+        let (ours, plain) = (self.written.ours.clone(), self.best.clone());
+        Pair { ours, plain }.ratio().median
     }
 
     fn speedup(&self) -> f64 {
@@ -111,18 +112,18 @@ async fn compare(options: &Options, sides: &Sides, predicates: &[&str]) -> Resul
     let ranked = ranked(options, sides, predicates, |rows| sql("sample", rows)).await?;
     let of_order = |order: &[usize]| sql("posts", &nested(predicates, order));
     let candidates: Vec<String> = ranked.iter().take(BEST).map(|order| of_order(order)).collect();
-    let ours = sides.engine().sql(&written).await?;
+    let ours = sides.ours(&written).await?;
     for rival in candidates.iter().chain([&written]) {
         same(&ours, &sides.plain(rival).await?).with_context(|| format!("{rival} differs"))?;
     }
-    let rounds = Rounds { warm_up: 1, counted: if options.quick { 2 } else { 9 } };
+    let rounds = Rounds { warm_up: 1, counted: if options.quick { 2 } else { 15 } };
     let times = interleave::<{ 2 + BEST }>(
         &*options.clock,
         rounds,
         async |_| Ok(()),
         async |arm| {
             match arm {
-                0 => drop(sides.engine().sql(&written).await?),
+                0 => drop(sides.ours(&written).await?),
                 1 => drop(sides.plain(&written).await?),
                 // Two predicates have two orders: the first one is measured twice.
                 arm => drop(sides.plain(&candidates[(arm - 2) % candidates.len()]).await?),

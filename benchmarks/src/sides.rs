@@ -16,7 +16,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::prelude::{SessionConfig, SessionContext};
-use foreshard::{Config, Engine};
+use foreshard::{Config, Engine, Session};
 use foreshard_actors::partitioning::Partitioning;
 use foreshard_actors::ports::SharedClock;
 use foreshard_udfs::{Functions, registered};
@@ -35,6 +35,8 @@ const MEMORY_BYTES: u64 = 6 << 30;
 /// An engine and plain DataFusion with the same tables.
 pub struct Sides {
     engine: Engine,
+    /// The engine as a connection sees it; plain DataFusion keeps its session, too.
+    session: Session,
     plain: SessionContext,
     partitions: u32,
     tables: BTreeMap<String, Partitioning>,
@@ -98,7 +100,18 @@ impl Sides {
         }
         let engine = builder.start().await?;
         let (clock, tables) = (Arc::clone(clock), BTreeMap::new());
-        Ok(Self { engine, plain, partitions, tables, clock, ours, plains, _folder: folder })
+        let session = engine.session();
+        Ok(Self {
+            engine,
+            session,
+            plain,
+            partitions,
+            tables,
+            clock,
+            ours,
+            plains,
+            _folder: folder,
+        })
     }
 
     /// Makes a table on both sides, spread by the hash of `key` over one partition per core.
@@ -194,8 +207,16 @@ impl Sides {
     /// What the engine says.
     pub async fn ask_engine(&self, sql: &str) -> Result<(Vec<RecordBatch>, u64)> {
         let start = self.clock.monotonic_ns();
-        let answer = self.engine.sql(sql).await.with_context(|| format!("in {sql}"))?;
+        let answer = self.ours(sql).await.with_context(|| format!("in {sql}"))?;
         Ok((answer, self.clock.monotonic_ns().saturating_sub(start)))
+    }
+
+    /// Asks the engine, always in the same session.
+    ///
+    /// # Errors
+    /// What the engine says.
+    pub async fn ours(&self, sql: &str) -> Result<Vec<RecordBatch>> {
+        Ok(self.session.sql(sql).await?.collect().await?)
     }
 
     /// Asks plain DataFusion; gives its answer and the nanoseconds that it took.

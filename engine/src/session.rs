@@ -323,7 +323,9 @@ impl Session {
             self.installed.store(functions.install(&self.context), Ordering::Release);
         }
         let mut state = self.context.state();
-        let changed = changed_entries(state.config_options());
+        // Only for other nodes, and it takes as long as planning a part of a small query.
+        let is_sent = query.placement.nodes.len() > 1;
+        let changed = is_sent.then(|| changed_entries(state.config_options())).unwrap_or_default();
         let nodes = self.inner.members.local_states();
         let own = nodes.values().min_by_key(|node| node.id).cloned();
         let own = own.ok_or_else(|| EngineError::NodeLost { node: "every".to_owned() })?;

@@ -84,11 +84,17 @@ const AGGREGATES: &[&str] = &[
     "max(to_timestamp(CAST(@ts AS VARCHAR)))",
 ];
 
-/// Lines of [`FORMS`] that one play asks about.
-const LINES: usize = 5;
+/// Lines of [`FORMS`] that one play asks about, besides the calls that answer by a setting.
+const LINES: usize = 3;
 
-/// Conditions of one play, and aggregates.
-const FEW: usize = 4;
+/// Calls that answer by a setting: every play asks about them.
+const OF_SETTINGS: &[&str] = &["here(@n)", "here(@n + 1)"];
+
+/// Conditions of one play.
+const CONDITIONS_OF_PLAY: usize = 3;
+
+/// Aggregates of one play.
+const AGGREGATES_OF_PLAY: usize = 2;
 
 /// Random queries that one play chooses from.
 const RANDOM_QUERIES: u64 = 48;
@@ -116,9 +122,9 @@ impl Questions {
     #[must_use]
     pub fn new(seed: u64, rng: &mut StdRng) -> Self {
         let forms = (0..LINES).flat_map(|_| FORMS[rng.random_range(0..FORMS.len())]);
-        let forms = forms.copied().collect();
-        let conditions = (0..FEW).map(|_| pick(rng, CONDITIONS)).collect();
-        let aggregates = (0..FEW).map(|_| pick(rng, AGGREGATES)).collect();
+        let forms = forms.chain(OF_SETTINGS).copied().collect();
+        let conditions = (0..CONDITIONS_OF_PLAY).map(|_| pick(rng, CONDITIONS)).collect();
+        let aggregates = (0..AGGREGATES_OF_PLAY).map(|_| pick(rng, AGGREGATES)).collect();
         Self { seed, forms, conditions, aggregates }
     }
 
@@ -152,9 +158,9 @@ impl Questions {
         let (one, other) = (self.call(rng), self.call(rng));
         let (when, also) = (pick(rng, &self.conditions), pick(rng, &self.conditions));
         let (sum, and) = (pick(rng, &self.aggregates), pick(rng, &self.aggregates));
-        let filter = match rng.random_range(0..3) {
-            0 => String::new(),
-            1 => format!(" WHERE {when}"),
+        let filter = match rng.random_range(0..6) {
+            0..3 => String::new(),
+            3..5 => format!(" WHERE {when}"),
             _ => format!(" WHERE {when} AND {also}"),
         };
         let from = "FROM {table} a";
@@ -179,7 +185,7 @@ impl Questions {
             10 => format!(
                 "SELECT @n % {} AS c0, {sum} AS c1, {and} FILTER (WHERE {also}) AS c2 {from}{filter} \
                  GROUP BY 1",
-                rng.random_range(2..5)
+                rng.random_range(2..4)
             ),
             11 => format!("SELECT DISTINCT {one} AS c0 {from}{filter}"),
             _ => format!("SELECT {sum} AS c0 {from} WHERE {one} IS NOT NULL AND {when}"),

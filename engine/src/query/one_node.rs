@@ -5,6 +5,7 @@
 //! boundaries if that fails. Three more things do not travel: a scalar sub-query that no rule turned into a
 //! join (below ORDER BY, in an aggregate), because its value is computed beside the plan, a literal of type
 //! Float16, which arrives as a Float32, and a recursive query, which asks for the same stage in each round.
+//! If there is one node, nobody else is asked.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,6 +21,8 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::recursive_query::RecursiveQueryExec;
 use datafusion::physical_planner::{DefaultPhysicalPlanner, PhysicalPlanner};
 use datafusion_distributed::{DistributedLeafExec, MaybeEncoded, NetworkBoundaryExt};
+
+use crate::query::context::QueryContext;
 
 /// Asks the distributed planner first.
 pub struct OneNodeIfNeeded {
@@ -58,7 +61,9 @@ impl QueryPlanner for OneNodeIfNeeded {
             options.optimizer.enable_physical_uncorrelated_scalar_subquery = true;
             return local.create_physical_plan(plan, &state).await;
         }
-        if stays.literal {
+        let query = state.config().get_extension::<QueryContext>();
+        let is_only_node = query.is_some_and(|query| query.placement.nodes.len() == 1);
+        if stays.literal || is_only_node {
             return local.create_physical_plan(plan, session).await;
         }
         let planned = self.distributed.create_physical_plan(plan, session).await?;

@@ -4,6 +4,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arrow::array::Array;
+use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::{Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
@@ -23,8 +25,15 @@ use crate::query::scan::{PartitionScanExec, ScanSegment};
 /// Bytes of state that are always worth a try, however few rows they stand for.
 const STATE_BYTES_SMALL: u64 = 64 << 10;
 
-/// Beyond that, a state must be so many times smaller than its segment.
-const SHRINKS_BY_MIN: u64 = 2;
+/// Beyond that, a state must have so many times fewer bytes than its segment.
+const BYTES_SHRINK_BY_MIN: u64 = 2;
+
+/// Rows of a state that are always worth a try.
+const STATE_ROWS_SMALL: u64 = 1_024;
+
+/// Beyond that, a state must have so many times fewer rows than its segment: who reads it back has to put
+/// its rows into groups again.
+const ROWS_SHRINK_BY_MIN: u64 = 4;
 
 /// The calls that a scan made, for whoever stores what comes of them.
 pub(in crate::query) type Tap = Arc<Mutex<Vec<CallRecord>>>;
@@ -64,6 +73,21 @@ pub(super) fn open(
         Ok(next.map(|batch| (batch, run)))
     });
     Ok(Box::pin(RecordBatchStreamAdapter::new(exec.input.schema(), batches.boxed())))
+}
+
+/// Bytes of the rows of a batch; it may be a piece of a much larger one.
+fn bytes_of(batch: &RecordBatch) -> Result<u64> {
+    let columns = batch.columns().iter();
+    let bytes = columns.map(|column| column.to_data().get_slice_memory_size());
+    Ok(bytes.sum::<Result<usize, _>>()? as u64)
+}
+
+/// The same rows in one piece: the batches of a large state are slices of all its groups.
+fn kept(batches: &[RecordBatch]) -> Result<Vec<RecordBatch>> {
+    match batches {
+        [] | [_] => Ok(batches.to_vec()),
+        [first, ..] => Ok(vec![concat_batches(&first.schema(), batches)?]),
+    }
 }
 
 /// What is being read.
@@ -147,24 +171,33 @@ impl Run {
             ..call.clone()
         });
         self.nodes.own.calls.offer(calls.collect());
-        self.now = Now::State(Vec::from(stored.batches.as_ref()).into_iter());
+        let rows_max = self.context.session_config().batch_size().max(1);
+        let pieces = |batch: &RecordBatch| {
+            let (batch, rows) = (batch.clone(), batch.num_rows());
+            let starts = (0..rows).step_by(rows_max);
+            starts.map(move |start| batch.slice(start, rows_max.min(rows - start)))
+        };
+        let batches: Vec<RecordBatch> = stored.batches.iter().flat_map(pieces).collect();
+        self.now = Now::State(batches.into_iter());
     }
 
     /// Computes the state of one segment and offers it, unless it grows too large.
     async fn compute(&mut self, node: &NodeState, segment: ScanSegment) -> Result<()> {
         let (id, partition) = (segment.segment.id, self.partition_of(&segment));
-        let small = (segment.segment.bytes / SHRINKS_BY_MIN).max(STATE_BYTES_SMALL);
+        let bytes_max = (segment.segment.bytes / BYTES_SHRINK_BY_MIN).max(STATE_BYTES_SMALL);
+        let rows_max = (segment.segment.rows / ROWS_SHRINK_BY_MIN).max(STATE_ROWS_SMALL);
         let tap = Tap::default();
         let mut one = self.scan.with_groups(vec![vec![segment]])?.sharing_metrics_of(&self.scan);
         one.tap = Some(Arc::clone(&tap));
         let start = node.clock.monotonic_ns();
         let plan = with_scan(&self.input, &one)?;
         let mut stream = plan.execute(0, Arc::clone(&self.context))?;
-        let (mut batches, mut bytes) = (vec![], 0);
+        let (mut batches, mut bytes, mut rows) = (vec![], 0, 0);
         while let Some(batch) = stream.try_next().await? {
-            bytes += batch.get_array_memory_size() as u64;
+            bytes += bytes_of(&batch)?;
+            rows += batch.num_rows() as u64;
             batches.push(batch);
-            if bytes > small {
+            if bytes > bytes_max || rows > rows_max {
                 let schema = self.exec.input.schema();
                 let all = stream::iter(batches.into_iter().map(Ok)).chain(stream);
                 let all = Box::pin(RecordBatchStreamAdapter::new(schema, all.boxed()));
@@ -181,7 +214,7 @@ impl Run {
             segment: id,
             fragment: self.exec.fragment,
             text: Arc::clone(&self.exec.text),
-            batches: batches.clone(),
+            batches: kept(&batches)?,
             ns,
             calls,
         };
