@@ -33,7 +33,7 @@ use crate::query::channel::Channels;
 use crate::query::codec::ScanCodec;
 use crate::query::complexity::{longest_chain, may_be_deep};
 use crate::query::context::{LocalNodes, QueryContext};
-use crate::query::explain::with_stored;
+use crate::query::explain::{explained, with_stored};
 use crate::query::large_stack::on_large_stack;
 use crate::query::late::CallLate;
 use crate::query::merge_order::SortAsMerged;
@@ -388,10 +388,7 @@ impl Session {
         query: &Arc<QueryContext>,
         permit: OwnedSemaphorePermit,
     ) -> Result<QueryStream, EngineError> {
-        let explained = match &plan {
-            LogicalPlan::Explain(explain) => Some(explain.plan.as_ref().clone()),
-            _ => None,
-        };
+        let explained = explained(&plan);
         let mut plan = self.physical(state, plan).await?;
         if let Some(explained) = explained {
             plan = with_stored(self, state, plan, explained).await?;

@@ -32,6 +32,14 @@ const STORED: &str = "stored";
 
 const NS_PER_MS: f64 = 1e6;
 
+/// The query that an EXPLAIN is about.
+pub(crate) fn explained(plan: &LogicalPlan) -> Option<LogicalPlan> {
+    match plan {
+        LogicalPlan::Explain(explain) => Some(explain.plan.as_ref().clone()),
+        _ => None,
+    }
+}
+
 /// The answer of EXPLAIN with one row more, that says what of the `explained` query is stored; the answer
 /// as it is if nothing of it could be, or if it has a form of its own.
 ///

@@ -194,6 +194,25 @@ fn a_repeated_aggregate_reads_its_states_and_an_append_adds_one_each() {
 }
 
 #[test]
+fn a_state_is_stored_if_it_is_much_smaller_than_its_rows_whatever_its_batches() {
+    runtime::run(async {
+        let rig = Rig::start(1, 1).await;
+        rig.append(batch(ROWS..ROWS + 40_000)).await;
+        // A state of 3,000 groups comes in 30 pieces of one buffer.
+        rig.ask("SET datafusion.execution.batch_size = 100").await.unwrap();
+        for (groups, is_stored) in [(3_000, true), (20_000, false)] {
+            let sql = format!("SELECT id % {groups} AS g, sum(x), count(*) FROM t GROUP BY 1");
+            for _ in 0..2 {
+                rig.same(&sql).await;
+                rig.settle().await;
+            }
+            let stored = counted(&rig, &sql, "segments_stored").await;
+            assert_eq!(stored == 7, is_stored, "{groups} groups: {stored} states");
+        }
+    });
+}
+
+#[test]
 fn a_state_is_stored_for_nothing_that_could_make_it_another() {
     runtime::run(async {
         let rig = Rig::start(1, 4).await;

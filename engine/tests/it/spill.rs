@@ -213,8 +213,13 @@ fn a_broken_file_is_computed_again_and_no_error() {
             spilling.files().iter().for_each(|file| broken(file));
             let evaluated = spilling.evaluated().await;
             assert_eq!(evaluated, 200 * on_disk as u64, "{in_memory} outputs are in memory");
-            spilling.holds(6).await;
-            assert_eq!(spilling.evaluated().await, 0, "they were stored again");
+            // The file of an output that is in memory, too, is found broken when that gives way.
+            let mut evaluated = vec![];
+            while evaluated.last() != Some(&0) && evaluated.len() < 4 {
+                spilling.holds(6).await;
+                evaluated.push(spilling.evaluated().await);
+            }
+            assert_eq!(evaluated.last(), Some(&0), "they were stored again: {evaluated:?}");
         }
     });
 }
