@@ -11,7 +11,7 @@ use crate::support::runtime;
 
 /// Queries whose call no scan can take, and rows that are evaluated again each time: those that an outer
 /// join makes up, once per task.
-const QUERIES: [(&str, u64); 9] = [
+const QUERIES: [(&str, u64); 11] = [
     ("SELECT a.id, b.id, slow(a.x) FROM t a JOIN t b ON a.id = b.y WHERE b.id < 300", 0),
     ("SELECT slow(a.x), count(*) FROM t a JOIN t b ON a.id = b.y GROUP BY 1", 0),
     ("SELECT a.id, slow(b.x) FROM t a LEFT JOIN t b ON a.id = b.id + 900", 8),
@@ -26,6 +26,11 @@ const QUERIES: [(&str, u64); 9] = [
     ("SELECT slow(x), id FROM (SELECT x, id FROM t ORDER BY id DESC LIMIT 50)", 0),
     ("SELECT slow(c), id FROM (SELECT x + y AS c, id FROM t WHERE y IN (SELECT x FROM t))", 0),
     ("SELECT sum(slow(a.x)), min(slow(b.x)) FROM t a, t b WHERE b.id < 9 AND a.id < b.id + 20", 0),
+    (
+        "SELECT CASE WHEN slow(a.x) > 5 THEN slow(a.x) END, slow(a.y) FROM t a JOIN t b ON a.id = b.y",
+        0,
+    ),
+    ("SELECT slow(a.y) FROM t a JOIN t b ON a.id = b.y WHERE slow(a.x) > b.id", 0),
     ("SELECT a.id, slow(slow(a.x)) + slow(b.x) FROM t a JOIN t b ON a.y = b.id AND a.id > b.x", 0),
 ];
 

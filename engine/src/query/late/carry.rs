@@ -66,7 +66,13 @@ pub(super) fn carry(plan: &Plan, call: &Expr) -> Result<Option<Carrying>> {
         let Some(below) = carry(&late.input, call)? else { return Ok(None) };
         let plan: Plan = Arc::new(LateCallExec::try_new(below.plan, late.calls.clone())?);
         let moved = (0..width).chain(width + 1..=width + late.calls.len());
-        let columns = moved.map(|index| column_of(&plan, index)).collect();
+        // What is above knows the columns by the names that they had.
+        let names = late.schema();
+        let named = moved.zip(names.fields()).map(|(index, field)| {
+            let column = column_of(&plan, index);
+            ProjectionExpr { alias: field.name().clone(), ..column }
+        });
+        let columns = named.collect();
         return project(columns, Carrying { plan, ..below }).map(Some);
     }
     if let Some(join) = join_of(plan) {
