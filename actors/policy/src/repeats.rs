@@ -148,7 +148,7 @@ mod tests {
     fn what_is_asked_for_once_does_not_push_out_what_is_asked_for_again() {
         let (with, without): (Vec<_>, Vec<_>) =
             [10, 50, 250].iter().map(|new| (answered(true, *new), answered(false, *new))).unzip();
-        assert!(with.iter().all(|share| *share > 0.96), "{with:?}");
+        assert!(with.iter().all(|share| *share > 0.93), "{with:?}");
         assert!(without[0] > 0.96 && without[2] < 0.1, "worth alone: {without:?}");
     }
 
