@@ -15,10 +15,13 @@ use std::sync::Arc;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::config::ConfigOptions;
+use datafusion::physical_expr::PhysicalSortExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
-use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
+};
 
 use crate::query::any_order::AnyOrderExec;
 
@@ -57,6 +60,12 @@ fn sorted(merge: &SortPreservingMergeExec) -> Option<Arc<dyn ExecutionPlan>> {
         return None;
     }
     let below = merge.input().downcast_ref::<SortExec>();
+    // Other keys are left out of a sort because they are equal to one of it.
+    let known = merge.input().equivalence_properties();
+    let is_constant = |key: &PhysicalSortExpr| known.is_expr_constant(&key.expr).is_some();
+    if below.is_none() && !merge.expr().iter().any(is_constant) {
+        return None;
+    }
     let input = below.map_or(merge.input(), SortExec::input);
     // A sort leaves alone what claims to be in its order.
     let input = Arc::new(AnyOrderExec::new(Arc::clone(input)));

@@ -64,9 +64,21 @@ impl Statistics<'_> {
         let unknown = ScalarValue::try_from(&data_type).ok()?;
         let values = self.ranges(column)?.into_iter().map(|range| {
             let value = range.and_then(&bound).cloned();
-            value.filter(|value| value.data_type() == data_type).unwrap_or_else(|| unknown.clone())
+            let is_usable = |value: &ScalarValue| value.data_type() == data_type && !is_zero(value);
+            value.filter(is_usable).unwrap_or_else(|| unknown.clone())
         });
         ScalarValue::iter_to_array(values).ok()
+    }
+}
+
+/// Whether a bound is a zero of floats. There are two, which are equal to one operator and not to another,
+/// so pruning by them would change answers.
+fn is_zero(value: &ScalarValue) -> bool {
+    match value {
+        ScalarValue::Float16(Some(value)) => value.to_f32() == 0.0,
+        ScalarValue::Float32(Some(value)) => *value == 0.0,
+        ScalarValue::Float64(Some(value)) => *value == 0.0,
+        _ => false,
     }
 }
 

@@ -75,3 +75,32 @@ fn a_window_may_be_partitioned_by_a_constant_on_several_nodes() {
         }
     });
 }
+
+#[test]
+fn rows_are_not_left_out_by_the_sign_of_a_zero() {
+    runtime::run(async {
+        let rig = Rig::start(1, 1).await;
+        rig.ask("CREATE TABLE z (f DOUBLE)").await.unwrap();
+        let plain = rig.plain.sql("CREATE TABLE z (f DOUBLE)").await.unwrap();
+        plain.collect().await.unwrap();
+        for values in ["(0.0), (0.0)", "(CAST('-0.0' AS DOUBLE))", "(-0.0), (0.0)"] {
+            let sql = format!("INSERT INTO z VALUES {values}");
+            rig.ask(&sql).await.unwrap();
+            rig.plain.sql(&sql).await.unwrap().collect().await.unwrap();
+        }
+        for zero in ["0.0", "-0.0", "CAST('-0.0' AS DOUBLE)"] {
+            for predicate in [
+                format!("f = {zero}"),
+                format!("f <> {zero}"),
+                format!("f < {zero}"),
+                format!("f >= {zero}"),
+                format!("f IN ({zero}, 1.5, 2.5, 3.5, 4.5)"),
+                format!("f NOT IN ({zero}, 1.5, 2.5, 3.5, 4.5)"),
+                format!("NOT (f IN (1.5, {zero}))"),
+                format!("f BETWEEN {zero} AND 1.0"),
+            ] {
+                rig.same(&format!("SELECT f FROM z WHERE {predicate}")).await;
+            }
+        }
+    });
+}
