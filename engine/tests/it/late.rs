@@ -30,7 +30,11 @@ const QUERIES: [(&str, u64); 11] = [
         "SELECT CASE WHEN slow(a.x) > 5 THEN slow(a.x) END, slow(a.y) FROM t a JOIN t b ON a.id = b.y",
         0,
     ),
-    ("SELECT slow(a.y) FROM t a JOIN t b ON a.id = b.y WHERE slow(a.x) > b.id", 0),
+    (
+        "SELECT slow(a.y) FROM t a LEFT JOIN t b ON a.id = b.id + 900 \
+         WHERE slow(a.x) > coalesce(b.y, 3)",
+        0,
+    ),
     ("SELECT a.id, slow(slow(a.x)) + slow(b.x) FROM t a JOIN t b ON a.y = b.id AND a.id > b.x", 0),
 ];
 
