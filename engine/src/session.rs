@@ -324,8 +324,10 @@ impl Session {
         }
         let mut state = self.context.state();
         // Only for other nodes, and it takes as long as planning a part of a small query.
-        let is_sent = query.placement.nodes.len() > 1;
-        let changed = is_sent.then(|| changed_entries(state.config_options())).unwrap_or_default();
+        let changed = match query.placement.nodes.len() {
+            0 | 1 => String::new(),
+            _ => changed_entries(state.config_options()),
+        };
         let nodes = self.inner.members.local_states();
         let own = nodes.values().min_by_key(|node| node.id).cloned();
         let own = own.ok_or_else(|| EngineError::NodeLost { node: "every".to_owned() })?;
