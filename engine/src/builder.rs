@@ -26,8 +26,8 @@ use crate::error::EngineError;
 use crate::metrics::Metrics;
 use crate::query::channel::Channels;
 use crate::query::context::Queries;
+use crate::query::planning::Template;
 use crate::query::worker::WorkerParts;
-use crate::session::Template;
 
 /// Describes an engine before it is started.
 #[derive(Default)]
@@ -168,7 +168,7 @@ impl EngineBuilder {
         let back: Arc<OnceLock<Weak<Inner>>> = Arc::default();
         let schemas = schemas(&catalog, &back);
         let running = Arc::new(Semaphore::new(self.config.limits().queries_max()));
-        let planning = Template::new(&self.config, &runtime, &schemas, &channels, &functions)?;
+        let planning = Template::new(&self.config, &runtime, &schemas, &channels, &functions);
         let inner = Arc::new(Inner {
             definitions: Definitions::new(self.config.data_dir()),
             config: self.config,

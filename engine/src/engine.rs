@@ -44,7 +44,7 @@ pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
     pub(crate) running: Arc<Semaphore>,
     pub(crate) stopping: AtomicBool,
-    pub(crate) planning: crate::session::Template,
+    pub(crate) planning: crate::query::planning::Template,
 }
 
 impl fmt::Debug for Inner {

@@ -6,103 +6,37 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, SchemaRef};
-use datafusion::catalog::CatalogProviderList;
 use datafusion::common::{ParamValues, ScalarValue};
-use datafusion::execution::runtime_env::RuntimeEnv;
-use datafusion::execution::{
-    SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext,
-};
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use datafusion::prelude::{SessionConfig, SessionContext};
-use datafusion_distributed::{DistributedExt, SessionStateBuilderExt};
+use datafusion::prelude::SessionContext;
+use datafusion_distributed::DistributedExt;
 use foreshard_actors::trace;
-use foreshard_udfs::{CalledBy, Functions};
+use foreshard_udfs::CalledBy;
 use futures::StreamExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
-use crate::catalog::{CATALOG, SCHEMA};
 use crate::cluster::InFlight;
-use crate::config::Config;
 use crate::engine::Inner;
 use crate::error::EngineError;
-use crate::query::any_order::GroupingSetsInAnyOrder;
 use crate::query::asynchronous;
-use crate::query::channel::Channels;
-use crate::query::codec::ScanCodec;
 use crate::query::complexity::{longest_chain, may_be_deep};
 use crate::query::context::{LocalNodes, QueryContext};
 use crate::query::explain::{explained, with_stored};
 use crate::query::large_stack::on_large_stack;
-use crate::query::late::CallLate;
-use crate::query::merge_order::SortAsMerged;
 use crate::query::newest_files;
-use crate::query::one_node::OneNodeIfNeeded;
 use crate::query::options::{SessionOptions, changed_entries};
-use crate::query::partial::StorePartials;
-use crate::query::push_functions::PushFunctionsIntoScan;
-use crate::query::route::{PlacementResolver, Routing};
+use crate::query::route::PlacementResolver;
 use crate::query::scan::PartitionScanExec;
-use crate::query::single_row::{ScalarSubqueriesGiveOneRow, single_value};
-use crate::query::window_order::SortAsWindowsPartition;
+use crate::query::single_row::single_value;
 use crate::query::worker::task_headers;
 use crate::query_stream::{AnswerSize, QueryStream};
 use crate::statements;
 
 /// Chains longer than this are planned on a thread with a large stack.
 const CHAIN_ON_OWN_STACK: usize = 50;
-
-/// What every session starts from.
-#[derive(Clone)]
-pub(crate) struct Template(SessionState);
-
-impl fmt::Debug for Template {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Template")
-    }
-}
-
-impl Template {
-    pub(crate) fn new(
-        config: &Config,
-        runtime: &Arc<RuntimeEnv>,
-        schemas: &Arc<dyn CatalogProviderList>,
-        channels: &Channels,
-        functions: &Arc<Functions>,
-    ) -> Result<Self, EngineError> {
-        let settings = SessionConfig::new()
-            .with_target_partitions(config.partitions())
-            .with_information_schema(true)
-            .with_default_catalog_and_schema(CATALOG, SCHEMA)
-            .with_create_default_catalog_and_schema(false);
-        let mut builder = SessionStateBuilder::new()
-            .with_config(settings)
-            .with_runtime_env(Arc::clone(runtime))
-            .with_catalog_list(Arc::clone(schemas))
-            .with_default_features()
-            .with_analyzer_rule(Arc::new(ScalarSubqueriesGiveOneRow))
-            .with_physical_optimizer_rule(Arc::new(SortAsMerged))
-            .with_physical_optimizer_rule(Arc::new(GroupingSetsInAnyOrder))
-            .with_physical_optimizer_rule(Arc::new(PushFunctionsIntoScan))
-            .with_physical_optimizer_rule(Arc::new(CallLate))
-            .with_physical_optimizer_rule(Arc::new(SortAsWindowsPartition))
-            .with_physical_optimizer_rule(Arc::new(StorePartials::new(Arc::clone(functions))))
-            .with_distributed_option_extension(SessionOptions::default())
-            .with_distributed_worker_resolver(PlacementResolver(Arc::default()))
-            .with_distributed_planner()
-            .with_distributed_user_codec(ScanCodec::new(Arc::clone(functions), None))
-            .with_distributed_channel_resolver(channels.clone())
-            .with_distributed_desired_task_count_handler(Routing)
-            .with_distributed_scale_up_leaf_node_handler(Routing)
-            .with_distributed_route_tasks_handler(Routing);
-        let planner = builder.query_planner().take().map(OneNodeIfNeeded::in_front_of);
-        Ok(Self(match planner {
-            Some(planner) => builder.with_query_planner(Arc::new(planner)).build(),
-            None => builder.build(),
-        }))
-    }
-}
 
 /// One client's session. Cheap to clone; clones share their `SET` values.
 #[derive(Clone)]
@@ -171,7 +105,7 @@ fn end(inner: &Inner, query: &QueryContext) {
 
 impl Session {
     pub(crate) fn new(inner: Arc<Inner>) -> Self {
-        let context = SessionContext::new_with_state(inner.planning.0.clone());
+        let context = SessionContext::new_with_state(inner.planning.state());
         context.register_udaf(single_value());
         let installed = Arc::new(AtomicU64::new(inner.functions.install(&context)));
         Self { inner, context, installed, traceparent: None }
@@ -324,9 +258,10 @@ impl Session {
         }
         let mut state = self.context.state();
         // Only for other nodes, and it takes as long as planning a part of a small query.
-        let changed = match query.placement.nodes.len() {
-            0 | 1 => String::new(),
-            _ => changed_entries(state.config_options()),
+        let other_nodes = query.placement.nodes.len() > 1;
+        let changed = match other_nodes {
+            true => changed_entries(state.config_options()),
+            false => String::new(),
         };
         let nodes = self.inner.members.local_states();
         let own = nodes.values().min_by_key(|node| node.id).cloned();
@@ -335,6 +270,7 @@ impl Session {
         if let Some(options) = config.options_mut().extensions.get_mut::<SessionOptions>() {
             options.changed = changed;
             options.query = query.id;
+            options.other_nodes = other_nodes;
             options.use_partials &= own.store_policy().enabled;
         }
         config.set_extension(Arc::clone(query));

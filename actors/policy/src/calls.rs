@@ -43,6 +43,33 @@ pub struct CallRecord {
 }
 
 impl CallRecord {
+    /// A record of no evaluation yet: whoever evaluates adds to it.
+    #[must_use]
+    pub fn empty(
+        series: SeriesKey,
+        query: u64,
+        node: NodeId,
+        traceparent: Option<Arc<str>>,
+    ) -> Self {
+        let SeriesKey { function, expression, partition } = series;
+        Self {
+            at_ms: 0,
+            query,
+            function,
+            expression,
+            partition,
+            node,
+            rows: 0,
+            rows_stored: 0,
+            rows_fresh: 0,
+            rows_fresh_stored: 0,
+            ns: 0,
+            would_be_ns: 0,
+            bytes: 0,
+            traceparent,
+        }
+    }
+
     /// The series this record belongs to.
     #[must_use]
     pub fn series(&self) -> SeriesKey {

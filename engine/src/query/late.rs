@@ -32,6 +32,7 @@ use datafusion::physical_plan::{
 pub use carried::Carried;
 pub use rule::CallLate;
 
+use crate::query::partial::Tap;
 use crate::query::scan::ScanSegment;
 
 /// The scan that a call's rows come from.
@@ -65,6 +66,7 @@ pub struct LateCallExec {
     pub input: Arc<dyn ExecutionPlan>,
     /// The calls.
     pub calls: Vec<LateCall>,
+    tap: Option<Tap>,
     metrics: ExecutionPlanMetricsSet,
     properties: Arc<PlanProperties>,
 }
@@ -91,7 +93,27 @@ impl LateCallExec {
             input.boundedness(),
         );
         let (metrics, properties) = (ExecutionPlanMetricsSet::new(), Arc::new(properties));
-        Ok(Self { input, calls, metrics, properties })
+        Ok(Self { input, calls, tap: None, metrics, properties })
+    }
+
+    /// The same over other rows, counting for this one and telling `tap` of its calls.
+    pub(in crate::query) fn over(
+        &self,
+        input: Arc<dyn ExecutionPlan>,
+        tap: Option<Tap>,
+    ) -> Result<Self> {
+        let metrics = self.metrics.clone();
+        Ok(Self { tap, metrics, ..Self::try_new(input, self.calls.clone())? })
+    }
+
+    /// The same, of no segment in particular.
+    pub(in crate::query) fn without_segments(&self) -> Result<Self> {
+        let calls = self.calls.iter().cloned().map(|mut call| {
+            let source = LateSource { segments: vec![], ..call.source.as_ref().clone() };
+            call.source = Arc::new(source);
+            call
+        });
+        Self::try_new(Arc::clone(&self.input), calls.collect())
     }
 }
 

@@ -17,6 +17,8 @@ extensions_options! {
         pub changed: String, default = String::new()
         /// Id of the running query; written by the engine.
         pub query: u64, default = 0
+        /// Whether the query may run on several nodes; written by the engine.
+        pub other_nodes: bool, default = false
         /// Whether queries of the session use stored outputs.
         pub use_outputs: bool, default = true
         /// Whether queries of the session use stored partial aggregates.

@@ -1,21 +1,25 @@
-//! `PartialReuseExec`: computes a partial aggregate segment by segment, so that its state over each
+//! `PartialReuseExec`: computes a fragment of a plan segment by segment, so that its state over each
 //! segment can be stored and used again.
 //!
-//! Before: `AggregateExec(Partial)` over filters and projections over `PartitionScanExec`.
-//! After: `PartialReuseExec` over the same. The final aggregate above merges states as before; it does
-//! not matter which of them were stored.
+//! Before: `AggregateExec(Partial)` over filters, projections and joins with small sides over
+//! `PartitionScanExec`. After: `PartialReuseExec` over the same. The final aggregate above merges states as
+//! before; it does not matter which of them were stored. A sort for its first rows is as good a fragment:
+//! its state over a segment is the segment's own first rows.
 //!
 //! An appended segment adds one state, a rewritten one replaces its own. If the states are hardly
 //! smaller than the rows, storing them would cost more than it spares: then the rest is computed in one
 //! go, as plain DataFusion does.
 
+mod fragment;
 mod rule;
 mod stream;
+mod turns;
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{EquivalenceProperties, Partitioning, PhysicalExpr};
@@ -24,22 +28,35 @@ use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
+use foreshard_policy::calls::CallRecord;
 use foreshard_policy::ids::FragmentId;
 
 pub use rule::StorePartials;
-pub(in crate::query) use stream::Tap;
 
-use crate::query::scan::PartitionScanExec;
+pub(in crate::query) use crate::query::partial::fragment::scan_below;
+use crate::query::partial::fragment::with_scan;
+use crate::query::partial::turns::Turns;
 
-/// Takes states of a partial aggregate from where they are stored, and computes the others.
+/// The calls that a fragment made for each of its partitions, for whoever stores what comes of them.
+pub(in crate::query) type Tap = Arc<Mutex<BTreeMap<usize, Vec<CallRecord>>>>;
+
+/// Adds to the calls of a partition.
+pub(in crate::query) fn tell(tap: &Tap, partition: usize, calls: &[CallRecord]) {
+    let mut told = tap.lock().unwrap_or_else(PoisonError::into_inner);
+    told.entry(partition).or_default().extend_from_slice(calls);
+}
+
+/// Takes states of a fragment from where they are stored, and computes the others.
 #[derive(Clone, Debug)]
 pub struct PartialReuseExec {
-    /// The partial aggregate, down to the scan.
+    /// The fragment, down to the scan.
     pub input: Arc<dyn ExecutionPlan>,
     /// What names its state over a segment.
     pub fragment: FragmentId,
     /// The same for people.
     pub text: Arc<str>,
+    turns: Option<Arc<Turns>>,
+    by_segment: Arc<OnceLock<BySegment>>,
     metrics: ExecutionPlanMetricsSet,
     properties: Arc<PlanProperties>,
 }
@@ -55,32 +72,57 @@ impl PartialReuseExec {
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        let metrics = ExecutionPlanMetricsSet::new();
-        Self { input, fragment, text, metrics, properties: Arc::new(properties) }
+        Self {
+            input,
+            fragment,
+            text,
+            turns: None,
+            by_segment: Arc::default(),
+            metrics: ExecutionPlanMetricsSet::new(),
+            properties: Arc::new(properties),
+        }
+    }
+
+    /// The same, handing on its states in the order of its partitions. All of them must be read at once.
+    #[must_use]
+    pub fn in_turn(mut self) -> Self {
+        let partitions = self.properties.output_partitioning().partition_count();
+        self.turns = Some(Arc::new(Turns::new(partitions)));
+        self
+    }
+
+    /// The fragment over each segment alone.
+    fn by_segment(&self) -> Result<&BySegment> {
+        if let Some(made) = self.by_segment.get() {
+            return Ok(made);
+        }
+        let Some(scan) = scan_below(&self.input) else {
+            return internal_err!("PartialReuseExec is over no scan");
+        };
+        let segments = scan.groups.iter().flatten();
+        let mut single = scan.with_groups(segments.map(|one| vec![one.clone()]).collect())?;
+        single = single.sharing_metrics_of(scan);
+        let calls = Tap::default();
+        single.tap = Some(Arc::clone(&calls));
+        let plan = with_scan(&self.input, &single)?;
+        Ok(self.by_segment.get_or_init(|| BySegment { plan, calls }))
     }
 }
 
-/// The scan below a chain of nodes with one child each.
-pub(in crate::query) fn scan_below(plan: &Arc<dyn ExecutionPlan>) -> Option<&PartitionScanExec> {
-    if let Some(scan) = plan.downcast_ref::<PartitionScanExec>() {
-        return Some(scan);
-    }
-    match plan.children().as_slice() {
-        [child] => scan_below(child),
-        _ => None,
-    }
+/// A fragment whose partitions are the segments, in the order of the scan: what lies beside the scan in a
+/// join is read once for all of them.
+#[derive(Clone, Debug)]
+struct BySegment {
+    plan: Arc<dyn ExecutionPlan>,
+    calls: Tap,
 }
 
-/// The same plan over another scan, with nothing left of an earlier run.
-fn with_scan(
-    plan: &Arc<dyn ExecutionPlan>,
-    scan: &PartitionScanExec,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    let replaced = Arc::clone(plan).transform_up(|node| match node.is::<PartitionScanExec>() {
-        true => Ok(Transformed::yes(Arc::new(scan.clone()) as Arc<dyn ExecutionPlan>)),
-        false => Ok(Transformed::no(node)),
-    })?;
-    Ok(replaced.data)
+impl BySegment {
+    /// The calls that were made over the segment of this number.
+    fn calls_of(&self, number: usize) -> Vec<CallRecord> {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.remove(&number).unwrap_or_default()
+    }
 }
 
 impl DisplayAs for PartialReuseExec {
@@ -120,7 +162,8 @@ impl ExecutionPlan for PartialReuseExec {
         let Ok([input]) = <[_; 1]>::try_from(children) else {
             return internal_err!("PartialReuseExec has one child");
         };
-        Ok(Arc::new(Self::new(input, self.fragment, Arc::clone(&self.text))))
+        let new = Self::new(input, self.fragment, Arc::clone(&self.text));
+        Ok(Arc::new(if self.turns.is_some() { new.in_turn() } else { new }))
     }
 
     fn metrics(&self) -> Option<MetricsSet> {

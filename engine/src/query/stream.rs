@@ -18,7 +18,7 @@ mod segment;
 mod work;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use datafusion::common::{Result, exec_datafusion_err, internal_err};
@@ -31,14 +31,14 @@ use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::NodeState;
 use foreshard_actors::trace;
 use foreshard_policy::calls::CallRecord;
-use foreshard_policy::ids::{ExpressionId, PartitionId};
+use foreshard_policy::ids::{ExpressionId, PartitionId, SeriesKey};
 use futures::stream;
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::query::context::{LocalNodes, QueryContext};
 use crate::query::functions::is_storable;
-use crate::query::partial::Tap;
+use crate::query::partial::{Tap, tell};
 use crate::query::scan::{PartitionScanExec, ScanSegment};
 use crate::query::stream::call::{Asked, Used};
 use crate::query::stream::counted::Counted;
@@ -79,7 +79,7 @@ pub(super) fn open(
         open: None,
         records: BTreeMap::new(),
         traceparent: None,
-        tap: exec.tap.clone(),
+        tap: exec.tap.clone().map(|tap| (tap, partition)),
         left: exec.fetch.unwrap_or(usize::MAX),
         batch_rows: config.batch_size().max(1),
         baseline: BaselineMetrics::new(&exec.metrics, partition),
@@ -129,7 +129,7 @@ struct Scan {
     open: Option<OpenSegment>,
     records: BTreeMap<(ExpressionId, PartitionId), CallRecord>,
     traceparent: Option<Arc<str>>,
-    tap: Option<Tap>,
+    tap: Option<(Tap, usize)>,
     left: usize,
     batch_rows: usize,
     baseline: BaselineMetrics,
@@ -349,21 +349,11 @@ impl Scan {
         let ns_saved = used.rows_stored * call.expression.ns_per_row();
         self.counted.add(i, used, ns_saved);
         let key = (call.expression.id, open.partition.clone());
-        let record = self.records.entry(key).or_insert_with(|| CallRecord {
-            at_ms: 0,
-            query: self.query,
-            function: Arc::clone(&call.expression.function),
-            expression: call.expression.id,
-            partition: open.partition.clone(),
-            node: open.node.id,
-            rows: 0,
-            rows_stored: 0,
-            rows_fresh: 0,
-            rows_fresh_stored: 0,
-            ns: 0,
-            would_be_ns: 0,
-            bytes: 0,
-            traceparent: self.traceparent.clone(),
+        let record = self.records.entry(key).or_insert_with_key(|(expression, partition)| {
+            let function = Arc::clone(&call.expression.function);
+            let (expression, partition) = (*expression, partition.clone());
+            let series = SeriesKey { function, expression, partition };
+            CallRecord::empty(series, self.query, open.node.id, self.traceparent.clone())
         });
         record.at_ms = open.node.clock.now_ms();
         record.rows += used.rows;
@@ -380,8 +370,8 @@ impl Scan {
     /// Sends the calls of this task to the monitor, in bulk and without waiting.
     fn report(&mut self) {
         let records: Vec<CallRecord> = std::mem::take(&mut self.records).into_values().collect();
-        if let Some(tap) = &self.tap {
-            tap.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&records);
+        if let Some((tap, partition)) = &self.tap {
+            tell(tap, *partition, &records);
         }
         if !records.is_empty() {
             self.nodes.own.calls.offer(records);

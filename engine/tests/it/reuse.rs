@@ -142,7 +142,7 @@ fn rows_with_equal_arguments_are_evaluated_once() {
 }
 
 /// The counters of `sql`'s partial aggregates, summed up.
-async fn counted(rig: &Rig, sql: &str, counter: &str) -> u64 {
+pub(crate) async fn counted(rig: &Rig, sql: &str, counter: &str) -> u64 {
     let answer = rig.ask(&format!("EXPLAIN ANALYZE {sql}")).await.unwrap();
     let mut sum = 0;
     for batch in &answer.batches {
@@ -221,7 +221,11 @@ fn a_state_is_stored_for_nothing_that_could_make_it_another() {
             "SELECT count(*) FROM (SELECT * FROM t LIMIT 50)",
             "SELECT sum(CAST(random() * 10 AS BIGINT)) FROM t",
             "SELECT array_agg(x) FROM t WHERE y = 1",
-            "SELECT count(*) FROM t a JOIN t b ON a.id = b.x",
+            "SELECT count(*) FROM t a FULL JOIN t b ON a.id = b.x",
+            "SELECT count(*) FROM t a JOIN (SELECT x FROM t LIMIT 9) b ON a.id = b.x",
+            "SELECT count(*) FROM t a JOIN (SELECT x FROM t WHERE f(x) > 3) b ON a.id = b.x",
+            "SELECT id, x FROM t ORDER BY x LIMIT 4",
+            "SELECT id FROM t ORDER BY f(x) + random() LIMIT 4",
         ] {
             let plan = rig.plan(sql).await;
             assert!(!plan.contains("PartialReuseExec"), "{sql}\n{plan}");
@@ -315,36 +319,44 @@ fn a_function_that_only_pretends_to_be_immutable_is_found_out() {
     use foreshard_udfs::{Card, CostClass};
 
     runtime::run(async {
-        let drift = Arc::new(AtomicI64::new(0));
-        let outer = Arc::clone(&drift);
-        let (_, udf, _) =
-            of_int("moody", move |value| Ok(Some(value + outer.load(Ordering::Relaxed))));
-        let card = Card::immutable("moody", "1", CostClass::Dear, "made for tests", "moody(1)");
-        let rig = Rig::start_with(3, 4, &[], vec![(card, udf)]).await;
-        rig.ask("SET foreshard.check_every = 1").await.unwrap();
-        let sql = "SELECT id, moody(id) FROM t ORDER BY id LIMIT 1";
-        let value = async || {
-            let rows = rig.ask(sql).await.unwrap();
+        let sum_of_ids = (0..ROWS).sum::<i64>();
+        for (sql, first, calls) in [
+            ("SELECT id, moody(id) FROM t ORDER BY id LIMIT 1", 0, 1),
+            ("SELECT count(*), sum(moody(id)) FROM t", sum_of_ids, ROWS),
+        ] {
+            let drift = Arc::new(AtomicI64::new(0));
+            let outer = Arc::clone(&drift);
+            let (_, udf, _) =
+                of_int("moody", move |value| Ok(Some(value + outer.load(Ordering::Relaxed))));
+            let card = Card::immutable("moody", "1", CostClass::Dear, "made for tests", "moody(1)");
+            let rig = Rig::start_with(3, 4, &[], vec![(card, udf)]).await;
+            rig.ask("SET foreshard.check_every = 1").await.unwrap();
+            let value = async || {
+                let rows = rig.ask(sql).await.unwrap();
+                rig.settle().await;
+                rows.batches[0].column(1).as_primitive::<Int64Type>().value(0)
+            };
+            let found = async || {
+                let sql = "SELECT count(*) FROM system.decisions WHERE kind = 'quarantine'";
+                let rows = rig.ask(sql).await.unwrap();
+                rows.batches[0].column(0).as_primitive::<Int64Type>().value(0)
+            };
+            assert_eq!((value().await, value().await, found().await), (first, first, 0), "{sql}");
+            drift.store(7, Ordering::Relaxed);
+            value().await;
+            while found().await == 0 {
+                tokio::task::yield_now().await;
+            }
             rig.settle().await;
-            rows.batches[0].column(1).as_primitive::<Int64Type>().value(0)
-        };
-        let found = async || {
-            let sql = "SELECT count(*) FROM system.decisions WHERE kind = 'quarantine'";
-            let rows = rig.ask(sql).await.unwrap();
-            rows.batches[0].column(0).as_primitive::<Int64Type>().value(0)
-        };
-        assert_eq!((value().await, value().await, found().await), (0, 0, 0));
-        drift.store(7, Ordering::Relaxed);
-        value().await;
-        while found().await == 0 {
-            tokio::task::yield_now().await;
+            let rows = rig.ask("SELECT * FROM system.outputs").await.unwrap();
+            assert!(
+                rows.batches.iter().all(|batch| batch.num_rows() == 0),
+                "nothing of it is left"
+            );
+            assert_eq!(value().await, first + 7 * calls, "it is called again: {sql}");
+            drift.store(8, Ordering::Relaxed);
+            assert_eq!(value().await, first + 8 * calls, "and not stored: {sql}");
         }
-        rig.settle().await;
-        let rows = rig.ask("SELECT * FROM system.outputs").await.unwrap();
-        assert!(rows.batches.iter().all(|batch| batch.num_rows() == 0), "nothing of it is left");
-        assert_eq!(value().await, 7, "it is called again");
-        drift.store(8, Ordering::Relaxed);
-        assert_eq!(value().await, 8, "and not stored");
     });
 }
 

@@ -19,7 +19,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::partition::{ComputeError, Offer, evaluate, keep_rows};
 use foreshard_policy::calls::CallRecord;
-use foreshard_policy::ids::PartitionId;
+use foreshard_policy::ids::{PartitionId, SeriesKey};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +29,7 @@ use crate::query::late::carried::{CarriedColumn, RowNumber};
 use crate::query::late::found::Found;
 use crate::query::late::{LateCall, LateCallExec};
 use crate::query::options::SessionOptions;
+use crate::query::partial::{Tap, tell};
 use crate::query::scan::ScanSegment;
 use crate::query::stream::check;
 
@@ -63,6 +64,7 @@ pub(super) fn open(
         check_every: options.map_or(0, |options| options.check_every),
         nodes,
         memory,
+        tap: exec.tap.clone().map(|tap| (tap, partition)),
         baseline: BaselineMetrics::new(&exec.metrics, partition),
         rows_stored: MetricBuilder::new(&exec.metrics).counter("rows_stored", partition),
         rows_computed: MetricBuilder::new(&exec.metrics).counter("rows_computed", partition),
@@ -86,6 +88,7 @@ struct Run {
     traceparent: Option<Arc<str>>,
     check_every: u64,
     memory: MemoryReservation,
+    tap: Option<(Tap, usize)>,
     baseline: BaselineMetrics,
     rows_stored: Count,
     rows_computed: Count,
@@ -314,22 +317,13 @@ impl Run {
                 let Some(segment) = running.segment(number) else { continue };
                 let table = Arc::clone(&running.call.source.table);
                 let partition = PartitionId::new(table, segment.segment.partition);
-                let record = of_partition.entry(partition.clone()).or_insert_with(|| CallRecord {
-                    at_ms: own.clock.now_ms(),
-                    query: self.query,
-                    function: Arc::clone(&running.expression.function),
-                    expression: running.expression.id,
-                    partition,
-                    node: segment.node,
-                    rows: 0,
-                    rows_stored: 0,
-                    rows_fresh: 0,
-                    rows_fresh_stored: 0,
-                    ns: 0,
-                    would_be_ns: 0,
-                    bytes: 0,
-                    traceparent: self.traceparent.clone(),
+                let record = of_partition.entry(partition).or_insert_with_key(|partition| {
+                    let function = Arc::clone(&running.expression.function);
+                    let (expression, partition) = (running.expression.id, partition.clone());
+                    let series = SeriesKey { function, expression, partition };
+                    CallRecord::empty(series, self.query, segment.node, self.traceparent.clone())
                 });
+                record.at_ms = own.clock.now_ms();
                 let share = |all: u64| all * used.computed / evaluated.max(1);
                 let rows_stored = used.rows - used.computed;
                 record.rows += used.rows;
@@ -340,6 +334,9 @@ impl Run {
                     share(running.ns) + rows_stored * running.expression.ns_per_row();
             }
             records.extend(of_partition.into_values());
+        }
+        if let Some((tap, partition)) = &self.tap {
+            tell(tap, *partition, &records);
         }
         if !records.is_empty() {
             own.calls.offer(records);

@@ -1,8 +1,12 @@
-//! Puts a [`PartialReuseExec`] above partial aggregates whose state over a segment may be stored.
+//! Puts a [`PartialReuseExec`] above partial aggregates, and above sorts for their first rows, whose state
+//! over a segment may be stored.
 //!
-//! Before: `AggregateExec(Partial)` over filters, projections and round-robin over `PartitionScanExec`.
-//! After: `PartialReuseExec` over `AggregateExec(Partial)` over filters and projections over the scan;
-//! an `AggregateExec(Single)` is taken apart into a partial and a final one first.
+//! Before: `AggregateExec(Partial)` over filters, projections, joins with a collected side and round-robin
+//! over `PartitionScanExec`. After: `PartialReuseExec` over the same without the round-robin; an
+//! `AggregateExec(Single)` is taken apart into a partial and a final one first.
+//!
+//! Before: `SortExec(fetch=3)` over the same, where functions are called for it.
+//! After: `SortExec(fetch=3)` over `PartialReuseExec` over `SortExec(fetch=3)` over the same.
 //!
 //! What it must not change: the rows that are aggregated, and which function is called on which row.
 //!
@@ -13,18 +17,17 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::datatypes::Field;
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::config::ConfigOptions;
 use datafusion::functions_aggregate::all_default_aggregate_functions;
 use datafusion::logical_expr::{AggregateUDF, Volatility};
-use datafusion::physical_expr::{Partitioning, PhysicalExpr};
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
-use datafusion::physical_plan::coop::CooperativeExec;
-use datafusion::physical_plan::filter::FilterExec;
-use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 use datafusion_proto::physical_plan::AsExecutionPlan;
 use datafusion_proto::protobuf::PhysicalPlanNode;
@@ -33,10 +36,12 @@ use foreshard_udfs::Functions;
 use prost::Message;
 
 use crate::query::codec::ScanCodec;
-use crate::query::functions::{contains_dynamic_filter, is_immutable};
 use crate::query::options::{SessionOptions, settings_of_results};
-use crate::query::partial::{PartialReuseExec, scan_below, with_scan};
-use crate::query::scan::{PartitionScanExec, ScanTable};
+use crate::query::partial::PartialReuseExec;
+use crate::query::partial::fragment::{
+    Takes, calls_function, is_same, scan_below, segment_wise, without_segments,
+};
+use crate::query::scan::PartitionScanExec;
 
 /// Aggregates whose result depends on the order of the rows, or on how they were dealt out: plain
 /// DataFusion's answer could not be told from a wrong one.
@@ -50,6 +55,9 @@ const ORDER_SENSITIVE: [&str; 8] = [
     "nth_value",
     "string_agg",
 ];
+
+/// Most rows of a sort whose first rows are stored.
+const FIRST_ROWS_MAX: usize = 1_024;
 
 /// The rule.
 #[derive(Debug)]
@@ -89,11 +97,6 @@ impl StorePartials {
     }
 }
 
-/// Whether `expr` gives the same for the same row in every query.
-fn is_same(expr: &Arc<dyn PhysicalExpr>) -> bool {
-    is_immutable(expr) && !contains_dynamic_filter(expr)
-}
-
 impl PhysicalOptimizerRule for StorePartials {
     fn name(&self) -> &str {
         "store_partials"
@@ -112,12 +115,15 @@ impl PhysicalOptimizerRule for StorePartials {
         if !options.is_some_and(|options| options.use_outputs && options.use_partials) {
             return Ok(plan);
         }
-        plan.transform_up(|node| match node.downcast_ref::<AggregateExec>() {
-            Some(aggregate) => match self.store(aggregate, config)? {
-                Some(new) => Ok(Transformed::yes(new)),
-                None => Ok(Transformed::no(node)),
-            },
-            None => Ok(Transformed::no(node)),
+        let takes_joins = !options.is_some_and(|options| options.other_nodes);
+        plan.transform_up(|node| {
+            let new = match (node.downcast_ref(), node.downcast_ref()) {
+                (Some(aggregate), _) => self.store(aggregate, takes_joins, config)?,
+                (_, Some(sort)) => self.store_first(sort, config)?,
+                _ if takes_joins => in_turn(&node)?,
+                _ => None,
+            };
+            Ok(new.map_or_else(|| Transformed::no(node), Transformed::yes))
         })
         .data()
     }
@@ -127,6 +133,7 @@ impl StorePartials {
     fn store(
         &self,
         aggregate: &AggregateExec,
+        takes_joins: bool,
         config: &ConfigOptions,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let is_single = match aggregate.mode() {
@@ -137,7 +144,8 @@ impl StorePartials {
         if aggregate.limit_options().is_some() || !self.is_storable(aggregate) {
             return Ok(None);
         }
-        let Some(input) = segment_wise(aggregate.input())? else { return Ok(None) };
+        let takes = Takes { joins: takes_joins, carried: false };
+        let Some(input) = segment_wise(aggregate.input(), takes)? else { return Ok(None) };
         let Some(scan) = scan_below(&input) else { return Ok(None) };
         if scan.rows() == 0 || is_single && scan.groups.len() != 1 {
             return Ok(None);
@@ -151,7 +159,7 @@ impl StorePartials {
             aggregate.input_schema(),
         )?;
         let partial = Arc::new(partial) as Arc<dyn ExecutionPlan>;
-        let Some(fragment) = self.fragment(&partial, scan, config)? else { return Ok(None) };
+        let Some(fragment) = self.fragment(&partial, None, scan, config)? else { return Ok(None) };
         let text = text(aggregate, &scan.table.name);
         let reuse = Arc::new(PartialReuseExec::new(partial, fragment, text.into()));
         if !is_single {
@@ -167,29 +175,85 @@ impl StorePartials {
         )?)))
     }
 
+    /// First rows of what functions give: the first rows of each segment are stored, and sorted again.
+    fn store_first(
+        &self,
+        sort: &SortExec,
+        config: &ConfigOptions,
+    ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+        let is_small = sort.fetch().is_some_and(|rows| rows <= FIRST_ROWS_MAX);
+        if !is_small || !sort.expr().iter().all(|key| is_same(&key.expr)) {
+            return Ok(None);
+        }
+        let takes = Takes { joins: false, carried: false };
+        let Some(input) = segment_wise(sort.input(), takes)? else { return Ok(None) };
+        let Some(scan) = scan_below(&input) else { return Ok(None) };
+        // Without a function, reading the rows is as cheap as looking for their state; and a sort by a column
+        // tells the scan which rows to leave out before functions are called on them.
+        let is_alone = !sort.preserve_partitioning() && scan.groups.len() != 1;
+        let key = &sort.expr().first().expr;
+        if scan.rows() == 0 || is_alone || !calls_function(key, &input)? {
+            return Ok(None);
+        }
+        let first = |input| {
+            let first = SortExec::new(sort.expr().clone(), input).with_fetch(sort.fetch());
+            Arc::new(first.with_preserve_partitioning(sort.preserve_partitioning()))
+        };
+        let rows = sort.fetch().unwrap_or_default();
+        // By itself such a sort has a filter of its own, under a number that is new each time.
+        let all: Arc<dyn ExecutionPlan> =
+            Arc::new(SortExec::new(sort.expr().clone(), Arc::clone(&input)));
+        let Some(fragment) = self.fragment(&all, Some(rows), scan, config)? else {
+            return Ok(None);
+        };
+        let partial: Arc<dyn ExecutionPlan> = first(Arc::clone(&input));
+        let text = format!("first {rows} of {} by {}", scan.table.name, sort.expr());
+        let reuse = PartialReuseExec::new(partial, fragment, text.into());
+        Ok(Some(first(Arc::new(reuse))))
+    }
+
     /// Names what `partial` computes over a segment: the plan without its segments, with the versions of
-    /// its functions, and the settings that change results. `None` if it cannot be written down.
+    /// its functions, how many of its rows are taken, and the settings that change results. `None` if it cannot be written down.
     fn fragment(
         &self,
         partial: &Arc<dyn ExecutionPlan>,
+        fetch: Option<usize>,
         scan: &PartitionScanExec,
         config: &ConfigOptions,
     ) -> Result<Option<FragmentId>> {
-        let table = ScanTable { version: 0, statistics: None, ..scan.table.as_ref().clone() };
-        let mut blank = scan.with_groups(vec![vec![]])?;
-        blank.table = Arc::new(table);
-        let plan = with_scan(partial, &blank)?;
+        let plan = without_segments(partial, scan)?;
         let codec = ScanCodec::new(Arc::clone(&self.functions), None);
         let Ok(node) = PhysicalPlanNode::try_from_physical_plan(plan, &codec) else {
             return Ok(None);
         };
         let mut hash = blake3::Hasher::new();
         hash.update(&node.encode_to_vec());
+        hash.update(format!("{fetch:?} ").as_bytes());
         hash.update(settings_of_results(config).as_bytes());
         let mut id = [0; 16];
         id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
         Ok(Some(FragmentId(u128::from_be_bytes(id))))
     }
+}
+
+/// An exchange that takes states in a fixed order, if their order may show.
+fn in_turn(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    if !node.is::<RepartitionExec>() && !node.is::<CoalescePartitionsExec>() {
+        return Ok(None);
+    }
+    let Some(partial) = node.children()[0].downcast_ref::<PartialReuseExec>() else {
+        return Ok(None);
+    };
+    let is_exact = |field: &Arc<Field>| {
+        let data_type = field.data_type();
+        !data_type.is_floating() && !data_type.is_nested()
+    };
+    if partial.schema().fields().iter().all(is_exact) {
+        return Ok(None);
+    }
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    let ordered = Arc::new(partial.clone().in_turn());
+    Arc::clone(node).replace_children(vec![ordered], options).map(Some)
 }
 
 fn text(aggregate: &AggregateExec, table: &str) -> String {
@@ -198,35 +262,4 @@ fn text(aggregate: &AggregateExec, table: &str) -> String {
         aggregate.group_expr().expr().iter().map(|(_, name)| name.as_str()).collect();
     let by = if groups.is_empty() { String::new() } else { format!(" by {}", groups.join(", ")) };
     format!("{} of {table}{by}", names.join(", "))
-}
-
-/// `plan` as it can be run over single segments: filters and projections over a scan, without what only
-/// deals rows out. `None` if there is anything else.
-fn segment_wise(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-    if let Some(scan) = plan.downcast_ref::<PartitionScanExec>() {
-        let outputs = scan.outputs.iter().map(|output| &output.expr);
-        let is_whole = scan.fetch.is_none() && scan.filters.iter().chain(outputs).all(is_same);
-        return Ok(is_whole.then(|| Arc::clone(plan)));
-    }
-    let is_dealing = plan.downcast_ref::<RepartitionExec>().is_some_and(|repartition| {
-        matches!(repartition.partitioning(), Partitioning::RoundRobinBatch(_))
-    });
-    if is_dealing || plan.is::<CooperativeExec>() {
-        return segment_wise(plan.children()[0]);
-    }
-    let is_kept = match (plan.downcast_ref::<FilterExec>(), plan.downcast_ref::<ProjectionExec>()) {
-        (Some(filter), _) => filter.fetch().is_none() && is_same(filter.predicate()),
-        (_, Some(projection)) => projection.expr().iter().all(|output| is_same(&output.expr)),
-        _ => false,
-    };
-    if !is_kept {
-        return Ok(None);
-    }
-    let child = plan.children()[0];
-    let Some(new) = segment_wise(child)? else { return Ok(None) };
-    if Arc::ptr_eq(child, &new) {
-        return Ok(Some(Arc::clone(plan)));
-    }
-    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-    Arc::clone(plan).replace_children(vec![new], options).map(Some)
 }

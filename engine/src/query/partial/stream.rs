@@ -1,15 +1,16 @@
-//! Runs a partial aggregate: stored states as they are, the others segment by segment.
+//! Runs a fragment: stored states as they are, the others segment by segment.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arrow::array::Array;
 use arrow::compute::concat_batches;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::{Result, internal_err};
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::metrics::{BaselineMetrics, Count, MetricBuilder, Time};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use foreshard_actors::node::NodeState;
@@ -19,7 +20,9 @@ use foreshard_policy::ids::PartitionId;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::query::context::{LocalNodes, QueryContext};
-use crate::query::partial::{PartialReuseExec, scan_below, with_scan};
+use crate::query::options::SessionOptions;
+use crate::query::partial::PartialReuseExec;
+use crate::query::partial::fragment::{is_joined, scan_below, with_scan};
 use crate::query::scan::{PartitionScanExec, ScanSegment};
 
 /// Bytes of state that are always worth a try, however few rows they stand for.
@@ -35,8 +38,8 @@ const STATE_ROWS_SMALL: u64 = 1_024;
 /// its rows into groups again.
 const ROWS_SHRINK_BY_MIN: u64 = 4;
 
-/// The calls that a scan made, for whoever stores what comes of them.
-pub(in crate::query) type Tap = Arc<Mutex<Vec<CallRecord>>>;
+/// Bytes of states that a partition has ready before its turn comes.
+const AHEAD_BYTES_MAX: usize = 4 << 20;
 
 /// Opens the stream of one output partition.
 pub(super) fn open(
@@ -52,16 +55,20 @@ pub(super) fn open(
     let Some(segments) = scan.groups.get(partition) else {
         return internal_err!("scan of {} has no partition {partition}", scan.table.name);
     };
+    let first = scan.groups.iter().take(partition).map(Vec::len).sum::<usize>();
     let counter = |name: &'static str| MetricBuilder::new(&exec.metrics).counter(name, partition);
+    let ahead = MemoryConsumer::new("PartialReuseExec").register(context.memory_pool());
     let run = Run {
-        input: Arc::clone(&exec.input),
         scan: scan.clone(),
         exec: exec.clone(),
         nodes,
         query: config.get_extension::<QueryContext>().map_or(0, |query| query.id),
         context: Arc::clone(context),
-        segments: segments.clone().into_iter(),
+        partition,
+        segments: (first..).zip(segments.clone()).collect::<Vec<_>>().into_iter(),
         now: Now::Between,
+        ahead: VecDeque::new(),
+        ahead_bytes: ahead,
         baseline: BaselineMetrics::new(&exec.metrics, partition),
         segments_stored: counter("segments_stored"),
         segments_computed: counter("segments_computed"),
@@ -69,7 +76,7 @@ pub(super) fn open(
         time_saved: MetricBuilder::new(&exec.metrics).subset_time("time_saved", partition),
     };
     let batches = stream::try_unfold(run, |mut run| async move {
-        let next = run.next().await?;
+        let next = run.next_in_turn().await?;
         Ok(next.map(|batch| (batch, run)))
     });
     Ok(Box::pin(RecordBatchStreamAdapter::new(exec.input.schema(), batches.boxed())))
@@ -100,15 +107,37 @@ enum Now {
     Stream(SendableRecordBatchStream),
 }
 
+/// The same context, in which every look-up of stored values is checked.
+fn checking(context: &Arc<TaskContext>) -> Arc<TaskContext> {
+    let mut config = context.session_config().clone();
+    if let Some(options) = config.options_mut().extensions.get_mut::<SessionOptions>() {
+        options.check_every = 1;
+    }
+    Arc::new(TaskContext::new(
+        context.task_id(),
+        context.session_id(),
+        config,
+        context.scalar_functions().clone(),
+        context.higher_order_functions().clone(),
+        context.aggregate_functions().clone(),
+        context.window_functions().clone(),
+        context.runtime_env(),
+    ))
+}
+
 struct Run {
-    input: Arc<dyn ExecutionPlan>,
     scan: PartitionScanExec,
     exec: PartialReuseExec,
     nodes: Arc<LocalNodes>,
     query: u64,
     context: Arc<TaskContext>,
-    segments: std::vec::IntoIter<ScanSegment>,
+    partition: usize,
+    /// Segments to come, with their numbers among those of all partitions.
+    segments: std::vec::IntoIter<(usize, ScanSegment)>,
     now: Now,
+    /// What is ready before its turn.
+    ahead: VecDeque<RecordBatch>,
+    ahead_bytes: MemoryReservation,
     baseline: BaselineMetrics,
     segments_stored: Count,
     segments_computed: Count,
@@ -116,7 +145,44 @@ struct Run {
     time_saved: Time,
 }
 
+impl Drop for Run {
+    fn drop(&mut self) {
+        if let Some(turns) = &self.exec.turns {
+            turns.end(self.partition);
+        }
+    }
+}
+
 impl Run {
+    /// The next batch, once it is this partition's turn; until then batches are made ahead.
+    async fn next_in_turn(&mut self) -> Result<Option<RecordBatch>> {
+        let Some(turns) = self.exec.turns.clone() else { return self.next().await };
+        let mut is_at_end = false;
+        while !turns.has_come(self.partition) {
+            let has_room = self.ahead_bytes.size() < AHEAD_BYTES_MAX;
+            if is_at_end || !has_room {
+                turns.come(self.partition).await;
+                break;
+            }
+            match self.next().await? {
+                // For want of memory it is made ahead no further, and what there is goes uncharged.
+                Some(batch) => {
+                    let bytes = usize::try_from(bytes_of(&batch)?).unwrap_or(usize::MAX);
+                    if self.ahead_bytes.try_grow(bytes).is_err() {
+                        turns.come(self.partition).await;
+                    }
+                    self.ahead.push_back(batch);
+                }
+                None => is_at_end = true,
+            }
+        }
+        if let Some(batch) = self.ahead.pop_front() {
+            return Ok(Some(batch));
+        }
+        self.ahead_bytes.free();
+        if is_at_end { Ok(None) } else { self.next().await }
+    }
+
     async fn next(&mut self) -> Result<Option<RecordBatch>> {
         loop {
             let batch = match &mut self.now {
@@ -129,12 +195,21 @@ impl Run {
                 return Ok(Some(batch));
             }
             self.now = Now::Between;
-            let Some(segment) = self.segments.next() else { return Ok(None) };
+            let Some((number, segment)) = self.segments.next() else { return Ok(None) };
             let node = Arc::clone(self.nodes.node(segment.node));
             match self.stored(&node, &segment) {
-                Some(stored) => self.take(&node, &segment, &stored),
-                None if node.store_policy().enabled => self.compute(&node, segment).await?,
-                None => self.compute_rest(segment)?,
+                Some(stored) if !self.is_check_due(&stored) => {
+                    self.take(&node, &segment, &stored);
+                }
+                Some(_) => {
+                    let context = checking(&self.context);
+                    self.compute(&node, number, segment, context).await?;
+                }
+                None if node.store_policy().enabled => {
+                    let context = Arc::clone(&self.context);
+                    self.compute(&node, number, segment, context).await?;
+                }
+                None => self.compute_rest(number, segment)?,
             }
         }
     }
@@ -149,6 +224,15 @@ impl Run {
         }
         let view = node.replica(&self.partition_of(segment))?.view();
         view.segments.get(&segment.segment.id)?.partials.get(&self.exec.fragment).cloned()
+    }
+
+    /// Whether the calls behind a state are to be made again: nobody would look at their stored values while
+    /// the state is used.
+    fn is_check_due(&self, stored: &StoredPartial) -> bool {
+        let options = self.context.session_config().options();
+        let options = options.extensions.get::<SessionOptions>();
+        let check_every = options.map_or(0, |options| options.check_every);
+        !stored.calls.is_empty() && self.nodes.own.is_check_due(check_every)
     }
 
     /// Uses a stored state. Its calls count as if they had been made and answered from stored outputs:
@@ -182,16 +266,19 @@ impl Run {
     }
 
     /// Computes the state of one segment and offers it, unless it grows too large.
-    async fn compute(&mut self, node: &NodeState, segment: ScanSegment) -> Result<()> {
+    async fn compute(
+        &mut self,
+        node: &NodeState,
+        number: usize,
+        segment: ScanSegment,
+        context: Arc<TaskContext>,
+    ) -> Result<()> {
         let (id, partition) = (segment.segment.id, self.partition_of(&segment));
         let bytes_max = (segment.segment.bytes / BYTES_SHRINK_BY_MIN).max(STATE_BYTES_SMALL);
         let rows_max = (segment.segment.rows / ROWS_SHRINK_BY_MIN).max(STATE_ROWS_SMALL);
-        let tap = Tap::default();
-        let mut one = self.scan.with_groups(vec![vec![segment]])?.sharing_metrics_of(&self.scan);
-        one.tap = Some(Arc::clone(&tap));
+        let by_segment = self.exec.by_segment()?.clone();
         let start = node.clock.monotonic_ns();
-        let plan = with_scan(&self.input, &one)?;
-        let mut stream = plan.execute(0, Arc::clone(&self.context))?;
+        let mut stream = by_segment.plan.execute(number, context)?;
         let (mut batches, mut bytes, mut rows) = (vec![], 0, 0);
         while let Some(batch) = stream.try_next().await? {
             bytes += bytes_of(&batch)?;
@@ -202,14 +289,14 @@ impl Run {
                 let all = stream::iter(batches.into_iter().map(Ok)).chain(stream);
                 let all = Box::pin(RecordBatchStreamAdapter::new(schema, all.boxed()));
                 let rest = self.segments.by_ref().collect();
-                self.now = Now::Stream(self.followed_by(all, rest)?);
+                self.stream(self.followed_by(all, rest)?);
                 return Ok(());
             }
         }
         drop(stream);
         let ns = node.clock.monotonic_ns().saturating_sub(start);
         self.segments_computed.add(1);
-        let calls = std::mem::take(&mut *tap.lock().unwrap_or_else(PoisonError::into_inner));
+        let calls = by_segment.calls_of(number);
         let offer = PartialOffer {
             segment: id,
             fragment: self.exec.fragment,
@@ -227,23 +314,39 @@ impl Run {
     }
 
     /// Computes this and all segments that are left in one go.
-    fn compute_rest(&mut self, segment: ScanSegment) -> Result<()> {
-        let segments: Vec<ScanSegment> =
-            std::iter::once(segment).chain(self.segments.by_ref()).collect();
-        self.now = Now::Stream(self.together(segments)?);
+    fn compute_rest(&mut self, number: usize, segment: ScanSegment) -> Result<()> {
+        let first = std::iter::once((number, segment));
+        let segments = first.chain(self.segments.by_ref()).collect();
+        self.stream(self.together(segments)?);
         Ok(())
     }
 
-    fn together(&self, segments: Vec<ScanSegment>) -> Result<SendableRecordBatchStream> {
-        let rest = self.scan.with_groups(vec![segments])?.sharing_metrics_of(&self.scan);
-        with_scan(&self.input, &rest)?.execute(0, Arc::clone(&self.context))
+    fn stream(&mut self, stream: SendableRecordBatchStream) {
+        if let Some(turns) = &self.exec.turns {
+            turns.in_any_order();
+        }
+        self.now = Now::Stream(stream);
     }
 
-    /// A stream, and after it the segments that are left in one go.
+    fn together(&self, segments: Vec<(usize, ScanSegment)>) -> Result<SendableRecordBatchStream> {
+        if is_joined(&self.exec.input) {
+            // One after the other: what they are joined with is there already.
+            let plan = Arc::clone(&self.exec.by_segment()?.plan);
+            let (schema, context) = (plan.schema(), Arc::clone(&self.context));
+            let numbers = stream::iter(segments).map(|(number, _)| number);
+            let all = numbers.map(move |number| plan.execute(number, Arc::clone(&context)));
+            return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all.try_flatten().boxed())));
+        }
+        let segments = segments.into_iter().map(|(_, segment)| segment).collect();
+        let rest = self.scan.with_groups(vec![segments])?.sharing_metrics_of(&self.scan);
+        with_scan(&self.exec.input, &rest)?.execute(0, Arc::clone(&self.context))
+    }
+
+    /// A stream, and after it the segments that are left.
     fn followed_by(
         &self,
         first: SendableRecordBatchStream,
-        segments: Vec<ScanSegment>,
+        segments: Vec<(usize, ScanSegment)>,
     ) -> Result<SendableRecordBatchStream> {
         if segments.is_empty() {
             return Ok(first);

@@ -1,0 +1,128 @@
+//! States over segments of what is more than an aggregate of one table: joins with small tables, first rows;
+//! and the order in which states are merged.
+
+use std::collections::BTreeMap;
+
+use arrow::array::AsArray;
+use arrow::datatypes::{Float64Type, Int64Type};
+
+use crate::reuse::counted;
+use crate::rig::{ROWS, Rig, batch};
+use crate::support::runtime;
+
+/// Runs a statement here and in plain DataFusion.
+async fn both(rig: &Rig, sql: &str) {
+    rig.ask(sql).await.unwrap();
+    rig.plain.sql(sql).await.unwrap().collect().await.unwrap();
+}
+
+/// Fails unless `sql` is answered like plain DataFusion, from at least so many stored states the second time.
+async fn stores(rig: &Rig, sql: &str, states: u64) {
+    for _ in 0..2 {
+        rig.same(sql).await;
+        rig.settle().await;
+    }
+    let (again, _) = rig.same(sql).await;
+    let stored = counted(rig, sql, "segments_stored").await;
+    assert!(again == 0 && stored >= states, "{sql}: {stored} states\n{}", rig.plan(sql).await);
+    assert_eq!(counted(rig, sql, "segments_computed").await, 0, "{sql}");
+}
+
+#[test]
+fn states_below_a_join_with_a_small_table_are_stored_until_that_table_changes() {
+    let queries = [
+        "SELECT d.name, count(*), sum(f(t.x)) FROM t JOIN d ON t.y = d.k GROUP BY d.name",
+        "SELECT count(*), count(d.k), sum(d.k * t.x) FROM t LEFT JOIN d ON t.y = d.k AND t.id > d.k * 9",
+        "SELECT sum(x) FROM t WHERE y IN (SELECT k FROM d WHERE name <> 'n2')",
+        "SELECT y % 2, count(*) FROM t WHERE NOT EXISTS (SELECT 1 FROM d WHERE d.k = t.y) GROUP BY 1",
+        "SELECT a.name, max(t.id) FROM t JOIN d a ON t.y = a.k JOIN d b ON t.x = b.k GROUP BY a.name",
+        "SELECT count(*) FROM t WHERE EXISTS (SELECT 1 FROM d WHERE d.k = t.y) OR x = 3",
+    ];
+    runtime::run(async move {
+        for partitions in [1, 4] {
+            let rig = Rig::start(1, partitions).await;
+            both(&rig, "CREATE TABLE d AS SELECT * FROM (VALUES (1, 'n1'), (2, 'n2'), (4, 'n4')) v(k, name)")
+                .await;
+            for sql in queries {
+                stores(&rig, sql, 6).await;
+            }
+            both(&rig, "INSERT INTO d VALUES (3, 'n3'), (2, 'again')").await;
+            for sql in queries {
+                assert_eq!(counted(&rig, sql, "segments_stored").await, 0, "{sql}");
+                stores(&rig, sql, 6).await;
+            }
+            rig.settle().await;
+            rig.append(batch(ROWS..ROWS + 50)).await;
+            for sql in queries {
+                assert!(counted(&rig, sql, "segments_stored").await >= 6, "{sql}");
+                rig.settle().await;
+                stores(&rig, sql, 7).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn an_aggregate_over_a_join_is_the_same_on_several_nodes() {
+    runtime::run(async {
+        let rig = Rig::start(3, 4).await;
+        both(&rig, "CREATE TABLE d AS SELECT * FROM (VALUES (1), (2), (4)) v(k)").await;
+        let sql = "SELECT d.k, count(*), sum(f(t.x)) FROM t JOIN d ON t.y = d.k GROUP BY d.k";
+        for _ in 0..3 {
+            rig.same(sql).await;
+            rig.settle().await;
+        }
+    });
+}
+
+#[test]
+fn first_rows_by_a_function_are_stored() {
+    let queries = [
+        "SELECT id, f(x) FROM t ORDER BY f(x) DESC, id LIMIT 5",
+        "SELECT id FROM t WHERE y < 4 ORDER BY f(x) NULLS FIRST, id DESC LIMIT 7 OFFSET 3",
+        "SELECT f(x) FROM t WHERE f(y) > 2 ORDER BY f(x), 1 LIMIT 3",
+    ];
+    runtime::run(async move {
+        for (nodes, partitions) in [(1, 1), (1, 4), (3, 4)] {
+            let rig = Rig::start(nodes, partitions).await;
+            for sql in queries {
+                stores(&rig, sql, 6).await;
+            }
+            rig.append(batch(ROWS..ROWS + 50)).await;
+            for sql in queries {
+                stores(&rig, sql, 7).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_repeated_query_gives_floats_of_the_same_bits() {
+    runtime::run(async {
+        let rig = Rig::start(1, 4).await;
+        rig.ask("SET datafusion.execution.target_partitions = 4").await.unwrap();
+        for id in (ROWS..ROWS + 400).step_by(10) {
+            rig.append(batch(id..id + 10)).await;
+        }
+        for sql in [
+            "SELECT 0, sum(1e0 / (id + 1)), stddev(1e0 / (id + 2)) FROM t",
+            "SELECT y, sum(1e0 / (id + 1)), stddev(1e0 / (id + 2)) FROM t GROUP BY y",
+        ] {
+            let mut first: Option<BTreeMap<i64, [u64; 2]>> = None;
+            for _ in 0..40 {
+                let answer = rig.ask(sql).await.unwrap();
+                let of_batch = |batch: &arrow::array::RecordBatch| {
+                    let groups = batch.column(0).as_primitive::<Int64Type>().clone();
+                    let bits = |column: usize, row: usize| {
+                        batch.column(column).as_primitive::<Float64Type>().value(row).to_bits()
+                    };
+                    let rows = (0..batch.num_rows())
+                        .map(|row| (groups.value(row), [1, 2].map(|c| bits(c, row))));
+                    rows.collect::<Vec<_>>()
+                };
+                let now = answer.batches.iter().flat_map(of_batch).collect();
+                assert_eq!(first.get_or_insert_with(|| BTreeMap::clone(&now)), &now, "{sql}");
+            }
+        }
+    });
+}
