@@ -46,10 +46,13 @@ fn states_below_a_join_with_a_small_table_are_stored_until_that_table_changes() 
             for sql in queries {
                 stores(&rig, sql, 6).await;
             }
-            both(&rig, "INSERT INTO d VALUES (3, 'n3'), (2, 'again')").await;
-            for sql in queries {
-                assert_eq!(counted(&rig, sql, "segments_stored").await, 0, "{sql}");
-                stores(&rig, sql, 6).await;
+            // The third time the plan is the same but for what it reads.
+            for values in ["(3, 'n3')", "(2, 'again')", "(6, 'n6')"] {
+                both(&rig, &format!("INSERT INTO d VALUES {values}")).await;
+                for sql in queries {
+                    assert_eq!(counted(&rig, sql, "segments_stored").await, 0, "{sql}");
+                    stores(&rig, sql, 6).await;
+                }
             }
             rig.settle().await;
             rig.append(batch(ROWS..ROWS + 50)).await;
