@@ -85,7 +85,7 @@ const AGGREGATES: &[&str] = &[
 ];
 
 /// Lines of [`FORMS`] that one play asks about.
-const LINES: usize = 4;
+const LINES: usize = 3;
 
 /// Conditions of one play.
 const CONDITIONS_OF_PLAY: usize = 3;
@@ -161,7 +161,7 @@ impl Questions {
             _ => format!(" WHERE {when} AND {also}"),
         };
         let from = "FROM {table} a";
-        match rng.random_range(0..14) {
+        match rng.random_range(0..16) {
             0 | 1 => format!("SELECT @id, {one} AS c0, {other} AS c1 {from}{filter}"),
             2 => format!("SELECT @id AS c0 {from} WHERE {one} IS DISTINCT FROM {one} OR {when}"),
             3 => format!("SELECT CASE WHEN {when} THEN {one} END AS c0, @id AS c1 {from}{filter}"),
@@ -187,6 +187,14 @@ impl Questions {
             11 => format!("SELECT DISTINCT {one} AS c0 {from}{filter}"),
             // In every play, and each time the same: what may only have changed is a setting.
             12 => format!("SELECT max(here(@n)) AS c0, {sum} AS c1 {from}"),
+            13 => format!(
+                "SELECT b.flag AS c0, {sum} AS c1, max({one}) AS c2 {from} JOIN dim b ON @n = b.k{filter} \
+                 GROUP BY 1"
+            ),
+            14 => format!(
+                "SELECT {sum} AS c0, {and} AS c1 {from} WHERE @n IN (SELECT w FROM note WHERE id > 20) \
+                 AND {when}"
+            ),
             _ => format!("SELECT {sum} AS c0 {from} WHERE {one} IS NOT NULL AND {when}"),
         }
     }
