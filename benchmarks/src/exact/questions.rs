@@ -85,7 +85,7 @@ const AGGREGATES: &[&str] = &[
 ];
 
 /// Lines of [`FORMS`] that one play asks about.
-const LINES: usize = 3;
+const LINES: usize = 2;
 
 /// Conditions of one play.
 const CONDITIONS_OF_PLAY: usize = 3;
@@ -161,7 +161,7 @@ impl Questions {
             _ => format!(" WHERE {when} AND {also}"),
         };
         let from = "FROM {table} a";
-        match rng.random_range(0..16) {
+        match rng.random_range(0..15) {
             0 | 1 => format!("SELECT @id, {one} AS c0, {other} AS c1 {from}{filter}"),
             2 => format!("SELECT @id AS c0 {from} WHERE {one} IS DISTINCT FROM {one} OR {when}"),
             3 => format!("SELECT CASE WHEN {when} THEN {one} END AS c0, @id AS c1 {from}{filter}"),
@@ -178,7 +178,11 @@ impl Questions {
                 "SELECT a.id AS c0, b.id AS c1, {one} AS c2 {from} JOIN note b ON twice(@n) = b.fact_id\
                  {filter}"
             ),
-            9 => format!("SELECT {sum} AS c0 {from}{filter}"),
+            9 if rng.random_bool(0.5) => format!("SELECT {sum} AS c0 {from}{filter}"),
+            9 => format!(
+                "SELECT {sum} AS c0, {and} AS c1 {from} WHERE @n IN (SELECT w FROM note WHERE id > 20) \
+                 AND {when}"
+            ),
             10 => format!(
                 "SELECT @n % {} AS c0, {sum} AS c1, {and} FILTER (WHERE {also}) AS c2 {from}{filter} \
                  GROUP BY 1",
@@ -190,10 +194,6 @@ impl Questions {
             13 => format!(
                 "SELECT b.flag AS c0, {sum} AS c1, max({one}) AS c2 {from} JOIN dim b ON @n = b.k{filter} \
                  GROUP BY 1"
-            ),
-            14 => format!(
-                "SELECT {sum} AS c0, {and} AS c1 {from} WHERE @n IN (SELECT w FROM note WHERE id > 20) \
-                 AND {when}"
             ),
             _ => format!("SELECT {sum} AS c0 {from} WHERE {one} IS NOT NULL AND {when}"),
         }
