@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::buffer::BooleanBuffer;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::execution::SendableRecordBatchStream;
@@ -100,7 +101,8 @@ pub struct Change {
     /// Segments that must still be there and are replaced; if one is gone the commit is refused with
     /// [`StoreError::Conflict`].
     pub removed: Vec<SegmentId>,
-    /// New rows by partition ordinal. Each entry becomes one segment. Empty batches are dropped.
+    /// New rows by partition ordinal. Each entry becomes one segment, its rows in their order. Empty
+    /// batches are dropped.
     pub added: Vec<(u32, Vec<RecordBatch>)>,
     /// Application transaction `(name, sequence)`: a sequence that was already committed is not
     /// committed again, an older one is refused.
@@ -114,6 +116,18 @@ pub struct Committed {
     pub snapshot: Arc<Snapshot>,
     /// The new segments with their rows, so that replicas need not read them back.
     pub added: Vec<(Arc<Segment>, Rows)>,
+    /// New segments with rows that were there before, as far as the writer knows: a store does not.
+    pub rewritten: Vec<Rewritten>,
+}
+
+/// Where a new segment has its first rows from; those behind them are new.
+#[derive(Clone, Debug)]
+pub struct Rewritten {
+    /// The new segment.
+    pub segment: SegmentId,
+    /// Removed segments, one after the other: for each of its rows whether it was kept. Kept rows have
+    /// the order that they had.
+    pub kept: Vec<(SegmentId, BooleanBuffer)>,
 }
 
 /// Keeps the segments of one table.

@@ -77,6 +77,19 @@ impl<K: Copy + Ord> Admission<K> {
         worth
     }
 
+    /// Lets `to` be worth what `from` is, for it is the same by another name; no call of either. Of several
+    /// the worthiest counts.
+    pub fn carried(&mut self, from: K, to: K) {
+        let Some(calls) = self.known.get(&from).copied() else { return };
+        let there = self.known.entry(to).or_insert(calls);
+        if there.worth < calls.worth {
+            *there = calls;
+        }
+        if self.known.len() > 2 * self.known_max() {
+            self.forget();
+        }
+    }
+
     /// The worth of `key` when it was called last; `None` if that is forgotten.
     #[must_use]
     pub fn worth(&self, key: K) -> Option<f64> {
@@ -211,6 +224,24 @@ mod tests {
         }
         assert!(!store.call(1, 1_000.0, 100) && !store.stored.contains_key(&1));
         assert!(store.call(1, 1_000.0, 100), "two calls of late, and the other pays for its room");
+    }
+
+    #[test]
+    fn what_goes_on_by_another_name_is_worth_the_same_without_a_call() {
+        let mut admission = Admission::default();
+        let often = (0..9).map(|_| admission.called(1, 1, 1_000.0, 100)).last();
+        let seldom = admission.called(2, 1, 1_000.0, 100);
+        let now = admission.now;
+        admission.carried(1, 3);
+        admission.carried(2, 3);
+        admission.carried(2, 4);
+        admission.carried(5, 4);
+        assert_eq!((admission.worth(3), admission.worth(4)), (often, Some(seldom)));
+        assert_eq!((admission.worth(5), admission.now), (None, now));
+        for key in 10..10_000 {
+            admission.carried(1, key);
+            assert!(admission.known.len() <= 2 * KNOWN_MIN);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! scans --Store, ReadBack--> partition --publish--> Replica (scans read it without queueing)
 //! node supervisor --Load, SegmentsChanged, Precompute, DropOutputs--> partition
 //! partition --write--> spill --Written--> partition
+//! partition --read--> spill --Carried--> partition
 //! ```
 //!
 //! Data never travel in a message: an offer carries a reference-counted column. If the actor dies,
@@ -18,7 +19,7 @@ use foreshard_policy::calls::CallRecord;
 use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
 use futures::TryStreamExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::expressions::FunctionExpression;
 use crate::node::NodeState;
@@ -86,6 +87,8 @@ pub enum PartitionMessage {
     ReadBack(Box<Offer>),
     /// Event: writing an output to disk has ended; with the file, if it was worth it and found room.
     Written(u64, Option<Arc<SpillFile>>),
+    /// Event: what is on disk was read for a new segment that has its rows now; `None` if it was gone.
+    Carried(u64, Option<Box<Offer>>),
     /// Command: compute and store what is missing of an expression; reply with what it took.
     Precompute(Arc<FunctionExpression>, RpcReplyPort<Outcome>),
     /// Event: an expression gave another value than the stored one, or its function was redefined; its
@@ -138,6 +141,11 @@ impl PartitionRef {
     /// Gives one place in the queue back: an offer was handled.
     pub(super) fn free(&self) {
         self.credits.add_permits(1);
+    }
+
+    /// Takes one place in the queue for an offer that comes from the actor itself; false if there is none.
+    pub(super) fn take_place(&self) -> bool {
+        self.credits.try_acquire().map(SemaphorePermit::forget).is_ok()
     }
 
     fn hand_over(&self, message: impl FnOnce() -> PartitionMessage) -> bool {
@@ -206,6 +214,7 @@ impl Actor for Partition {
             PartitionMessage::StorePartial(offer) => state.on_store_partial(*offer),
             PartitionMessage::ReadBack(offer) => state.on_read_back(*offer),
             PartitionMessage::Written(ticket, file) => state.on_written(ticket, file),
+            PartitionMessage::Carried(ticket, offer) => state.on_carried(ticket, offer),
             PartitionMessage::Precompute(expression, reply) => {
                 state.on_precompute(expression, reply);
             }
@@ -303,7 +312,9 @@ impl PartitionState {
     }
 
     fn on_segments_changed(&mut self, committed: &Committed) {
+        let kept = self.kept(&committed.rewritten);
         self.catch_up(&committed.snapshot, &committed.added);
+        self.carry(kept);
     }
 
     /// Takes new segments up and lets removed ones go; older snapshots change nothing.

@@ -4,9 +4,11 @@
 //! Queries with other filters complete each other: each computes only rows that nobody computed, and
 //! what is stored grows until the column is whole.
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, new_empty_array};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, new_empty_array};
 use arrow::buffer::BooleanBuffer;
-use arrow::compute::{CastOptions, cast_with_options, filter, interleave, take};
+use arrow::compute::{CastOptions, cast_with_options, concat, filter, interleave, take};
 use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 
@@ -227,6 +229,48 @@ impl OutputValues {
         let known = (known.count_set_bits() < known.len()).then_some(known);
         Ok(Self { known, values, is_packed: false })
     }
+
+    /// What is known of `rows` rows that are laid out anew: of each part the rows that are set in its mask,
+    /// in their order, then new rows of which nothing is known. `None` if nothing is known, or if there
+    /// are more rows in the parts.
+    ///
+    /// # Errors
+    /// If Arrow cannot copy values of this type.
+    pub fn laid_out(
+        parts: &[(&BooleanBuffer, Option<&Self>)],
+        rows: usize,
+    ) -> Result<Option<Self>, ArrowError> {
+        let mut known = BooleanBufferBuilder::new(rows);
+        let mut pieces = vec![];
+        for (kept, values) in parts {
+            let Some(values) = values.filter(|values| values.rows() == kept.len()) else {
+                known.append_n(kept.count_set_bits(), false);
+                continue;
+            };
+            let found = values.select(Some(kept))?;
+            match &found.known {
+                Some(bits) => known.append_buffer(bits),
+                None => known.append_n(found.values.len(), true),
+            }
+            pieces.push(found.values);
+        }
+        let Some(new) = rows.checked_sub(known.len()).filter(|_| !pieces.is_empty()) else {
+            return Ok(None);
+        };
+        known.append_n(new, false);
+        let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
+        let values = without_gaps(concat(&pieces)?);
+        Ok(Self::of_rows(known.finish(), values).filter(|values| values.rows_known() > 0))
+    }
+}
+
+/// Views into texts of rows that are gone would keep these.
+fn without_gaps(values: ArrayRef) -> ArrayRef {
+    match values.data_type() {
+        DataType::Utf8View => Arc::new(values.as_string_view().gc()),
+        DataType::BinaryView => Arc::new(values.as_binary_view().gc()),
+        _ => values,
+    }
 }
 
 impl Selected {
@@ -263,8 +307,6 @@ fn as_boolean(array: &dyn Array) -> Result<&BooleanArray, ArrowError> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::array::{Int64Array, StringArray, StringViewArray};
     use arrow::datatypes::Int64Type;
     use proptest::prelude::*;
@@ -325,6 +367,29 @@ mod tests {
     }
 
     #[test]
+    fn texts_of_rows_that_are_gone_are_gone_too() {
+        let long = |row: usize| format!("a long text, and another one in each row: {row}");
+        let texts =
+            OutputValues::whole(Arc::new(StringViewArray::from_iter_values((0..1_000).map(long))));
+        let few: BooleanBuffer = (0..1_000).map(|row| row % 100 == 7).collect();
+        let left = OutputValues::laid_out(&[(&few, Some(&texts))], 10).unwrap().unwrap();
+        assert!(left.is_whole() && 20 * left.bytes() < texts.bytes(), "{} bytes", left.bytes());
+        let expected = StringViewArray::from_iter_values((0..10).map(|row| long(100 * row + 7)));
+        assert_eq!(left.values().unwrap().as_string_view(), &expected);
+    }
+
+    #[test]
+    fn what_does_not_fit_its_rows_is_not_known() {
+        let values = output(&[true, true, false]);
+        let kept = |bits: &[bool]| bits.iter().copied().collect::<BooleanBuffer>();
+        let laid_out =
+            |kept: &BooleanBuffer, rows| OutputValues::laid_out(&[(kept, Some(&values))], rows);
+        assert!(laid_out(&kept(&[true, false]), 2).unwrap().is_none(), "a mask of two rows");
+        assert!(laid_out(&kept(&[true, true, false]), 1).unwrap().is_none(), "room for one row");
+        assert!(laid_out(&kept(&[false, false, true]), 1).unwrap().is_none(), "nothing is known");
+    }
+
+    #[test]
     fn different_texts_and_numbers_stay_as_they_are() {
         let different: StringArray = (0..100_000).map(|row| Some(row.to_string())).collect();
         for plain in [Arc::new(different) as ArrayRef, Arc::new(Int64Array::from(vec![1; 1_000]))] {
@@ -355,6 +420,43 @@ mod tests {
             let computed: Int64Array = missing.map(|i| Some(row(*i))).collect();
             let all = selected.complete(&(Arc::new(computed) as ArrayRef)).unwrap();
             prop_assert_eq!(numbers(&all), rows.iter().map(|i| row(*i)).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn rows_that_are_laid_out_anew_keep_their_values(
+            parts in prop::collection::vec(
+                (prop::collection::vec((any::<bool>(), any::<bool>()), 0..20), any::<bool>()),
+                0..4,
+            ),
+            new in 0usize..4,
+        ) {
+            let bits = |rows: &[(bool, bool)], of: fn(&(bool, bool)) -> bool| -> Vec<bool> {
+                rows.iter().map(of).collect()
+            };
+            let (mut known, mut values) = (vec![], vec![]);
+            let mut held = vec![];
+            for (rows, is_stored) in &parts {
+                let stored = is_stored.then(|| output(&bits(rows, |row| row.1)));
+                let kept: BooleanBuffer = bits(rows, |row| row.0).into_iter().collect();
+                held.push((kept, stored));
+                for (row, (_, is_known)) in rows.iter().enumerate().filter(|(_, row)| row.0) {
+                    known.push(*is_known && *is_stored);
+                    values.extend((*is_known && *is_stored).then_some(row as i64 * 10));
+                }
+            }
+            known.extend(std::iter::repeat_n(false, new));
+            let parts: Vec<_> = held.iter().map(|(kept, stored)| (kept, stored.as_ref())).collect();
+            match OutputValues::laid_out(&parts, known.len()).unwrap() {
+                None => prop_assert!(values.is_empty()),
+                Some(all) => {
+                    prop_assert_eq!(all.rows(), known.len());
+                    let is_known = |row: &usize| all.known().is_none_or(|bits| bits.value(*row));
+                    let expected: Vec<usize> = (0..known.len()).filter(|row| known[*row]).collect();
+                    let found: Vec<usize> = (0..known.len()).filter(is_known).collect();
+                    prop_assert_eq!(found, expected);
+                    prop_assert_eq!(numbers(&all.values().unwrap()), values);
+                }
+            }
         }
 
         #[test]

@@ -10,6 +10,7 @@
 //! one round end, then all offers that waited are looked at again. What gives way and what comes are
 //! exchanged in one go, so nothing goes unless what it goes for finds room.
 
+mod carry;
 mod taken;
 
 use std::collections::{HashMap, HashSet};
@@ -21,6 +22,7 @@ use foreshard_policy::ids::{ExpressionId, SegmentId};
 use ractor::ActorRef;
 use tokio::task::JoinSet;
 
+use crate::expressions::FunctionExpression;
 use crate::partition::actor::{Offer, PartialOffer, PartitionMessage, PartitionState};
 use crate::partition::output::OutputValues;
 use crate::partition::storing::taken::Taken;
@@ -37,6 +39,8 @@ pub(super) struct Storing {
     myself: ActorRef<PartitionMessage>,
     waiting: Vec<Waiting>,
     writing: HashMap<u64, Ticket>,
+    /// Outputs that are read from disk for new segments.
+    carrying: HashMap<u64, ExpressionId>,
     tickets: u64,
     /// What the disk did not take in this round.
     refused: HashSet<Key>,
@@ -49,6 +53,7 @@ impl Storing {
             myself,
             waiting: vec![],
             writing: HashMap::new(),
+            carrying: HashMap::new(),
             tickets: 0,
             refused: HashSet::new(),
             tasks: JoinSet::new(),
@@ -82,6 +87,8 @@ struct Ticket {
 #[derive(Debug)]
 enum Coming {
     Output(Offer),
+    /// From the segments that its rows were in before.
+    Carried(Offer),
     Partial(PartialOffer),
     ReadBack(Offer),
 }
@@ -90,7 +97,9 @@ impl Coming {
     /// The expression, if it is an output.
     fn expression(&self) -> Option<ExpressionId> {
         match self {
-            Self::Output(offer) | Self::ReadBack(offer) => Some(offer.expression.id),
+            Self::Output(offer) | Self::Carried(offer) | Self::ReadBack(offer) => {
+                Some(offer.expression.id)
+            }
             Self::Partial(_) => None,
         }
     }
@@ -118,14 +127,17 @@ enum Room {
 impl PartitionState {
     /// Stores an output if it is dear enough, known (its function was not redefined) and finds room.
     pub(super) fn on_store(&mut self, offer: Offer) {
+        match self.is_welcome(&offer.expression) {
+            true => self.take(Coming::Output(offer), 0),
+            false => self.args.reference.free(),
+        }
+    }
+
+    fn is_welcome(&self, expression: &FunctionExpression) -> bool {
         let node = &self.args.node;
         let policy = node.store_policy();
-        let is_dear = offer.expression.ns_per_row() >= policy.ns_per_row_min;
-        if policy.enabled && is_dear && node.expressions.get(offer.expression.id).is_some() {
-            self.take(Coming::Output(offer), 0);
-        } else {
-            self.args.reference.free();
-        }
+        let is_dear = expression.ns_per_row() >= policy.ns_per_row_min;
+        policy.enabled && is_dear && node.expressions.get(expression.id).is_some()
     }
 
     pub(super) fn on_store_partial(&mut self, offer: PartialOffer) {
@@ -176,6 +188,7 @@ impl PartitionState {
         let view = self.args.replica.view();
         let new = match coming {
             Coming::Output(offer) => self.look_at_output(&view, offer, is_first),
+            Coming::Carried(offer) => self.look_at_output(&view, offer, false),
             Coming::Partial(offer) => self.look_at_partial(&view, offer, is_first),
             Coming::ReadBack(offer) => self.look_at_file(&view, offer, is_first),
         }?;
@@ -349,7 +362,7 @@ impl PartitionState {
         let Some(held) = view.segments.get_mut(&new.key.0) else { return };
         let New { bytes, uses, values, .. } = new;
         match (coming, values) {
-            (Coming::Output(offer), Some(values)) => {
+            (Coming::Output(offer) | Coming::Carried(offer), Some(values)) => {
                 let id = offer.expression.id;
                 held.outputs.insert(id, StoredOutput { values, bytes, uses, charge });
                 // It knows less.
@@ -379,7 +392,7 @@ impl PartitionState {
     fn give_to_disk(&mut self, coming: &Coming, new: New) {
         let is_worth_it = self.terms().disk.is_some_and(|disk| disk.is_worth_it(new.ns, new.bytes));
         match (coming, new.values) {
-            (Coming::Output(offer), Some(values)) if is_worth_it => {
+            (Coming::Output(offer) | Coming::Carried(offer), Some(values)) if is_worth_it => {
                 let (segment, expression) = (offer.segment, offer.expression.id);
                 let table = Arc::clone(&self.args.partition.table);
                 let (ns, uses) = (new.ns, new.uses);
@@ -459,6 +472,7 @@ impl PartitionState {
         let before = self.storing.waiting.len();
         self.storing.waiting.retain(|waiting| !is_meant(waiting.coming.expression()));
         (self.storing.waiting.len()..before).for_each(|_| self.args.reference.free());
+        self.storing.carrying.retain(|_, id| !is_meant(Some(*id)));
         let meant = self.storing.writing.extract_if(|_, ticket| is_meant(Some(ticket.key.1)));
         let meant: Vec<Ticket> = meant.map(|(_, ticket)| ticket).collect();
         let mut view = self.view();

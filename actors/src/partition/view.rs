@@ -113,6 +113,12 @@ impl Held {
         self.asked.lock().is_ok_and(|mut asked| asked.insert(expression))
     }
 
+    /// Whether a query asked for `expression` on this segment before.
+    #[must_use]
+    pub fn was_asked(&self, expression: ExpressionId) -> bool {
+        self.asked.lock().is_ok_and(|asked| asked.contains(&expression))
+    }
+
     /// The file with the values of an expression, unless it was taken away meanwhile.
     #[must_use]
     pub fn on_disk(&self, expression: ExpressionId) -> Option<&Arc<SpillFile>> {

@@ -72,6 +72,22 @@ impl Worth {
         self.admission.worth(key).unwrap_or(0.0)
     }
 
+    /// Lets `to` begin with what `from` is worth after `uses`, which took `ns` each and are in `bytes`:
+    /// its rows went there. No call of `to`, and none that says whether what is new is called again.
+    pub(super) fn carried(
+        &mut self,
+        view: &ReplicaView,
+        (from, uses): (Key, u64),
+        (ns, bytes): (u64, u64),
+        to: Key,
+    ) {
+        let calls = uses.saturating_sub(self.counted.remove(&from).unwrap_or(0));
+        if calls > 0 {
+            self.called(view, from, calls, ns, bytes);
+        }
+        self.admission.carried(from, to);
+    }
+
     /// What part of its calls something is worth: less than all where it is new, and what was new of the
     /// same expression was not called again. Takes note of the calls.
     fn expected(&mut self, key: Key, calls: u64) -> f64 {
@@ -267,6 +283,24 @@ mod tests {
         assert_eq!(terms.ns_without_memory(500_000, 100_000), 500_000, "not worth a file");
         let terms = Terms { disk: None, ..terms };
         assert_eq!(terms.ns_without_memory(1_000_000_000, 100_000), 1_000_000_000);
+    }
+
+    #[test]
+    fn an_output_that_goes_on_in_new_segments_is_no_new_one() {
+        let mut worth = Worth::default();
+        let view = view(&[]);
+        let of = |segment| (SegmentId(segment), Stored::Output(ExpressionId(1)));
+        let mut before = worth.called(&view, of(2), 1, 1_000, 100);
+        for segment in 2..200 {
+            worth.carried(&view, (of(segment), 1), (1_000, 100), of(segment + 1));
+            let now = worth.of(of(segment + 1));
+            assert!(now > before, "it was used once more");
+            before = now;
+        }
+        worth.carried(&view, (of(200), 0), (1_000, 100), of(201));
+        assert_eq!(worth.of(of(201)), before, "it was not used");
+        assert_eq!(worth.repeats.expected(ExpressionId(1)), 1.0);
+        assert!(worth.counted.is_empty());
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl MemoryTable {
             match writer.transactions.get(application) {
                 Some(newest) if newest == sequence => {
                     let snapshot = Arc::clone(&state.snapshot);
-                    return Ok(Committed { snapshot, added: vec![] });
+                    return Ok(Committed { snapshot, added: vec![], rewritten: vec![] });
                 }
                 Some(newest) if newest > sequence => {
                     return Err(StoreError::Fenced {
@@ -109,13 +109,14 @@ impl MemoryTable {
             return Err(StoreError::Conflict { table: self.table.name.to_string(), reason });
         }
         if removed.is_empty() && added.is_empty() && change.transaction.is_none() {
-            return Ok(Committed { snapshot: Arc::clone(&state.snapshot), added });
+            let snapshot = Arc::clone(&state.snapshot);
+            return Ok(Committed { snapshot, added, rewritten: vec![] });
         }
         let next = Arc::new(state.next(&removed, &added));
         writer.retire(&state, &removed);
         writer.transactions.extend(change.transaction);
         self.newest.store(Arc::clone(&next));
-        Ok(Committed { snapshot: Arc::clone(&next.snapshot), added })
+        Ok(Committed { snapshot: Arc::clone(&next.snapshot), added, rewritten: vec![] })
     }
 
     fn segments_of(&self, change: &Change) -> Result<Vec<(Arc<Segment>, Rows)>, StoreError> {

@@ -27,7 +27,7 @@ pub(crate) async fn look(inner: &Inner, plan: &LogicalPlan) -> Result<(), Engine
         let before = store.snapshot().version;
         let snapshot = store.refresh().await?;
         if snapshot.version != before {
-            inner.publish(Committed { snapshot, added: vec![] });
+            inner.publish(Committed { snapshot, added: vec![], rewritten: vec![] });
         }
     }
     Ok(())

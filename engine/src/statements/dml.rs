@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array, UInt64Array};
+use arrow::buffer::BooleanBuffer;
 use arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
@@ -21,9 +22,10 @@ use datafusion::logical_expr::{
     DmlStatement, Expr, Filter, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, WriteOp,
 };
 use foreshard_actors::partitioning::split_all;
-use foreshard_actors::segment::Segment;
+use foreshard_actors::segment::{Rows, Segment};
 use foreshard_actors::store::StoreError;
-use foreshard_actors::table::{Change, Operation, Snapshot, TableStore};
+use foreshard_actors::table::{Change, Committed, Operation, Rewritten, Snapshot, TableStore};
+use foreshard_policy::ids::SegmentId;
 use futures::TryStreamExt;
 
 use crate::error::EngineError;
@@ -38,6 +40,24 @@ const ATTEMPTS_MAX: usize = 20;
 
 const SEGMENT_COLUMN: &str = "__foreshard_segment";
 const ROW_COLUMN: &str = "__foreshard_row";
+
+/// What a statement does to a table.
+struct Planned {
+    change: Change,
+    /// By partition: what its new segment begins with.
+    kept: BTreeMap<u32, Kept>,
+    /// Rows that are hit.
+    hits: u64,
+}
+
+/// Rows that a new segment begins with.
+#[derive(Default)]
+struct Kept {
+    /// All rows of the new segment.
+    rows: usize,
+    /// Segments that it replaces, each with the rows that were not hit.
+    from: Vec<(SegmentId, BooleanBuffer)>,
+}
 
 /// Runs a statement and returns how many rows it touched.
 pub(super) async fn run(
@@ -98,14 +118,12 @@ async fn change_rows(
     for _ in 0..ATTEMPTS_MAX {
         let state = session.state(&query)?;
         let snapshot = query.pin(store.as_ref());
-        let Some((change, hits)) =
-            plan_change(session, &state, store, &snapshot, statement).await?
-        else {
-            return Ok(0);
-        };
+        let planned = plan_change(session, &state, store, &snapshot, statement).await?;
+        let Some(Planned { change, kept, hits }) = planned else { return Ok(0) };
         match store.commit(change).await {
             Ok(committed) => {
-                session.inner.publish(committed);
+                let rewritten = rewritten(&committed.added, kept);
+                session.inner.publish(Committed { rewritten, ..committed });
                 return Ok(hits);
             }
             Err(StoreError::Conflict { .. }) => {
@@ -118,14 +136,14 @@ async fn change_rows(
     Err(too_many_conflicts())
 }
 
-/// The change that `statement` makes on `snapshot` and the number of rows it hits; `None` if none.
+/// What `statement` does on `snapshot`; `None` if it hits no row.
 async fn plan_change(
     session: &Session,
     state: &SessionState,
     store: &Arc<dyn TableStore>,
     snapshot: &Snapshot,
     statement: &DmlStatement,
-) -> Result<Option<(Change, u64)>, EngineError> {
+) -> Result<Option<Planned>, EngineError> {
     let is_update = statement.op == WriteOp::Update;
     let (input, values) = match (is_update, statement.input.as_ref()) {
         (false, input) => (input.clone(), vec![]),
@@ -152,8 +170,8 @@ async fn plan_change(
     if total == 0 {
         return Ok(None);
     }
-    let change = replace(store, &held, &hits, is_update)?;
-    Ok(Some((change, total)))
+    let (change, kept) = replace(store, &held, &hits, is_update)?;
+    Ok(Some(Planned { change, kept, hits: total }))
 }
 
 /// Segments that may hold a row that the predicate is true for.
@@ -261,13 +279,13 @@ fn replace_target(
 }
 
 /// Replaces each segment that was hit by one without the hit rows, and adds the new rows where their
-/// key belongs.
+/// key belongs. Returns what is kept of them, too.
 fn replace(
     store: &Arc<dyn TableStore>,
     held: &[(Arc<Segment>, RecordBatch)],
     hits: &[RecordBatch],
     is_update: bool,
-) -> Result<Change, EngineError> {
+) -> Result<(Change, BTreeMap<u32, Kept>), EngineError> {
     let mut rows_hit: HashMap<u32, HashSet<u64>> = HashMap::new();
     let mut new_rows = vec![];
     for batch in hits {
@@ -284,17 +302,23 @@ fn replace(
         }
     }
     let mut added: BTreeMap<u32, Vec<RecordBatch>> = BTreeMap::new();
+    let mut kept: BTreeMap<u32, Kept> = BTreeMap::new();
     let mut removed = vec![];
     for (position, (segment, rows)) in (0u32..).zip(held) {
         let Some(hit) = rows_hit.get(&position) else { continue };
         removed.push(segment.id);
-        let kept = (0..rows.num_rows() as u64).map(|row| Some(!hit.contains(&row)));
-        let kept = filter_record_batch(rows, &kept.collect::<BooleanArray>())?;
-        added.entry(segment.partition).or_default().push(kept);
+        let left: BooleanBuffer =
+            (0..rows.num_rows() as u64).map(|row| !hit.contains(&row)).collect();
+        let batch = filter_record_batch(rows, &BooleanArray::from(left.clone()))?;
+        added.entry(segment.partition).or_default().push(batch);
+        kept.entry(segment.partition).or_default().from.push((segment.id, left));
     }
     let placed = split_all(&store.table().partitioning, &new_rows).map_err(StoreError::from)?;
     for (partition, batches) in placed {
         added.entry(partition).or_default().extend(batches);
+    }
+    for (partition, kept) in &mut kept {
+        kept.rows = added.get(partition).into_iter().flatten().map(RecordBatch::num_rows).sum();
     }
     let added = added
         .into_iter()
@@ -305,7 +329,19 @@ fn replace(
         .filter(|(_, batches)| !batches.is_empty())
         .collect();
     let operation = if is_update { Operation::Update } else { Operation::Delete };
-    Ok(Change { operation, removed, added, transaction: None })
+    Ok((Change { operation, removed, added, transaction: None }, kept))
+}
+
+/// Which of the segments that were `added` begin with rows that were kept. A partition whose rows are not
+/// all in one segment has none.
+fn rewritten(added: &[(Arc<Segment>, Rows)], kept: BTreeMap<u32, Kept>) -> Vec<Rewritten> {
+    let of_partition = |(partition, kept): (u32, Kept)| {
+        let mut new = added.iter().filter(|(segment, _)| segment.partition == partition);
+        let (Some((segment, _)), None) = (new.next(), new.next()) else { return None };
+        let is_whole = segment.rows == kept.rows as u64;
+        is_whole.then(|| Rewritten { segment: segment.id, kept: kept.from })
+    };
+    kept.into_iter().filter_map(of_partition).collect()
 }
 
 /// Batches of a query's result as rows of a table.

@@ -9,6 +9,7 @@
 mod actors;
 mod asynchronous;
 mod bad_input;
+mod carry;
 mod changed_files;
 mod cli;
 mod cluster;

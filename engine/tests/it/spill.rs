@@ -78,6 +78,14 @@ impl Spilling {
         (segments().map(|held| held.outputs.len()).sum(), on_disk)
     }
 
+    /// Files that the view names.
+    fn spill_files(&self) -> usize {
+        let view = self.rig.nodes()[0].replicas();
+        let views: Vec<_> = view.values().map(|handle| handle.replica.view()).collect();
+        let segments = views.iter().flat_map(|view| view.segments.values());
+        segments.flat_map(|held| held.spilled.values()).filter(|file| !file.is_gone()).count()
+    }
+
     /// Rows that have a value in memory or on disk.
     fn rows_known(&self) -> usize {
         let view = self.rig.nodes()[0].replicas();
@@ -168,9 +176,11 @@ fn memory_and_disk_are_never_taken_beyond_their_budgets() {
         let spilling = Spilling::start(DISK_BYTES).await;
         let node = spilling.rig.nodes().remove(0);
         let asks = async {
-            for _ in 0..4 {
+            for turn in 0..4 {
                 spilling.evaluated().await;
                 spilling.rig.ask("SELECT other(id) FROM t").await.unwrap();
+                let change = format!("UPDATE t SET y = 0 WHERE id = {}", 200 * turn);
+                spilling.rig.ask(&change).await.unwrap();
             }
         };
         let mut asks = std::pin::pin!(asks);
@@ -228,8 +238,10 @@ fn a_broken_file_is_computed_again_and_no_error() {
 fn files_go_with_their_rows_their_table_and_their_function() {
     runtime::run(async {
         for (sql, left) in [
-            ("DELETE FROM t WHERE id % 100 = 0", 0),
-            ("UPDATE t SET y = 0 WHERE id % 100 = 0", 0),
+            // What is left is in one segment.
+            ("DELETE FROM t WHERE id % 100 = 0", 1),
+            ("UPDATE t SET y = 0 WHERE id % 100 = 0", 1),
+            ("DELETE FROM t", 0),
             ("TRUNCATE TABLE t", 0),
             ("DROP TABLE t", 0),
             ("CALL drop_stored('t')", 0),
@@ -250,6 +262,45 @@ fn files_go_with_their_rows_their_table_and_their_function() {
         let answer = spilling.rig.ask("SELECT id, slow(id) FROM t WHERE id = 7").await.unwrap();
         let value = answer.batches.iter().find(|batch| batch.num_rows() > 0).unwrap();
         assert_eq!(value.column(1).as_primitive::<Int64Type>().value(0), 35);
+    });
+}
+
+#[test]
+fn what_is_on_disk_follows_its_rows_into_new_segments() {
+    runtime::run(async {
+        for (sql, left, segments, new) in [
+            ("DELETE FROM t WHERE id = 7", 1_199, 6, 0),
+            ("DELETE FROM t WHERE id % 100 = 0", 1_188, 1, 0),
+            ("UPDATE t SET y = 0 WHERE id < 350 AND id % 100 = 0", 1_200, 5, 4),
+            ("UPDATE t SET x = 0 WHERE id % 2 = 0", 1_200, 1, 600),
+        ] {
+            let spilling = Spilling::spilled().await;
+            spilling.rig.ask(sql).await.unwrap();
+            let has_followed = || spilling.rows_known() as u64 == left - new;
+            eventually("what was stored has followed", has_followed).await;
+            spilling.holds(segments).await;
+            assert_eq!(spilling.evaluated().await, new, "{sql}");
+            let is_whole = || spilling.rows_known() as u64 == left;
+            eventually("what was computed is stored, too", is_whole).await;
+            let files = || spilling.files().len() == spilling.spill_files();
+            eventually("files of removed segments are gone", files).await;
+            assert_eq!(spilling.evaluated().await, 0, "{sql}, again");
+        }
+    });
+}
+
+#[test]
+fn what_is_thrown_away_while_it_is_read_from_disk_does_not_come_back() {
+    runtime::run(async {
+        for _ in 0..8 {
+            let spilling = Spilling::spilled().await;
+            spilling.rig.ask("DELETE FROM t WHERE id % 100 = 0").await.unwrap();
+            spilling.rig.ask("CALL drop_stored('t')").await.unwrap();
+            spilling.disk_is_empty("thrown away").await;
+            assert_eq!(spilling.rows_known(), 0);
+            let evaluated = spilling.evaluated().await;
+            assert_eq!(evaluated, ROWS as u64 - 12);
+        }
     });
 }
 
@@ -298,6 +349,11 @@ fn a_pinned_output_stays_and_those_of_new_rows_are_pinned_too() {
         assert_eq!(spilling.number(pinned).await, 7, "it took the place of another");
         ask_others(4).await;
         assert_eq!(spilling.evaluated().await, 0);
+        spilling.rig.ask("UPDATE t SET y = 0 WHERE id = 7").await.unwrap();
+        spilling.rig.settle().await;
+        assert_eq!(spilling.number(pinned).await, 7, "it stays over new segments");
+        ask_others(4).await;
+        assert_eq!(spilling.evaluated().await, 1);
         spilling.rig.ask("CALL unpin_stored('t')").await.unwrap();
         assert_eq!(spilling.number(pinned).await, 0);
         ask_others(9).await;

@@ -170,7 +170,8 @@ impl Shared {
         removed.dedup();
         let nothing = removed.is_empty() && written.is_empty() && change.transaction.is_none();
         if nothing {
-            return Ok(Committed { snapshot: self.newest.load_full(), added: vec![] });
+            let snapshot = self.newest.load_full();
+            return Ok(Committed { snapshot, added: vec![], rewritten: vec![] });
         }
         let proposal = Proposal {
             operation: change.operation,
@@ -186,11 +187,11 @@ impl Shared {
         match verdict {
             Verdict::Committed => {
                 let added = written.into_iter().map(|(segment, _, rows)| (segment, rows));
-                Ok(Committed { snapshot, added: added.collect() })
+                Ok(Committed { snapshot, added: added.collect(), rewritten: vec![] })
             }
             Verdict::Already => {
                 self.discard(&written).await;
-                Ok(Committed { snapshot, added: vec![] })
+                Ok(Committed { snapshot, added: vec![], rewritten: vec![] })
             }
             Verdict::Refused(error) => {
                 self.discard(&written).await;
