@@ -1,8 +1,9 @@
 //! Carries scans and functions between nodes.
 //!
-//! A scan travels as a ticket: table, version, segments with their locations, filters and outputs. A
-//! function travels as its name and version; a node that has another version refuses it, because its
-//! stored outputs would be another function's.
+//! A scan travels as a ticket: table, version, segments with their locations, filters and outputs; its
+//! dynamic filters stay behind, because what makes them is another copy over there. A function travels as
+//! its name and version; a node that has another version refuses it, because its stored outputs would be
+//! another function's.
 
 use std::sync::Arc;
 

@@ -8,6 +8,7 @@ pub mod channel;
 pub mod codec;
 pub mod complexity;
 pub mod context;
+mod dynamic;
 pub mod explain;
 pub mod float_keys;
 pub mod functions;

@@ -34,6 +34,7 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
+use crate::query::dynamic;
 use crate::query::functions::{
     compose, contains_dynamic_filter, contains_storable, is_lazy, is_storable, is_volatile,
 };
@@ -69,7 +70,8 @@ impl PhysicalOptimizerRule for PushFunctionsIntoScan {
             }
             Ok(Transformed::no(node))
         });
-        push_top_sort(plan.data()?)
+        // Only now it is known which scans evaluate calls.
+        dynamic::settle(push_top_sort(plan.data()?)?)
     }
 }
 

@@ -31,6 +31,7 @@ use datafusion::physical_plan::{
 use foreshard_actors::segment::Segment;
 use foreshard_policy::ids::NodeId;
 
+use crate::query::dynamic;
 use crate::query::functions::{compose, contains_storable};
 use crate::query::partial::Tap;
 use crate::query::stream;
@@ -72,6 +73,11 @@ pub struct PartitionScanExec {
     pub outputs: Vec<ProjectionExpr>,
     /// Most rows of each output partition.
     pub fetch: Option<usize>,
+    /// Filters over the table's columns that a node above tightens while the query runs. It drops the rows
+    /// that they are not true of in any case.
+    pub(crate) dynamic: Vec<Arc<dyn PhysicalExpr>>,
+    /// Filters that may become dynamic ones: [`dynamic::settle`] decides.
+    pub(crate) offered: Vec<Arc<dyn PhysicalExpr>>,
     /// Who else wants to know of the calls that are made.
     pub(crate) tap: Option<Tap>,
     pub(crate) metrics: ExecutionPlanMetricsSet,
@@ -109,7 +115,19 @@ impl PartitionScanExec {
         .with_scheduling_type(SchedulingType::Cooperative);
         let metrics = ExecutionPlanMetricsSet::new();
         let properties = Arc::new(properties);
-        Ok(Self { table, groups, filters, outputs, fetch, tap: None, metrics, properties })
+        let (dynamic, offered, tap) = (vec![], vec![], None);
+        Ok(Self {
+            table,
+            groups,
+            filters,
+            outputs,
+            fetch,
+            dynamic,
+            offered,
+            tap,
+            metrics,
+            properties,
+        })
     }
 
     /// The same leaf over other segments.
@@ -118,7 +136,8 @@ impl PartitionScanExec {
     /// As [`try_new`](Self::try_new).
     pub fn with_groups(&self, groups: Vec<Vec<ScanSegment>>) -> Result<Self> {
         let (filters, outputs) = (self.filters.clone(), self.outputs.clone());
-        Self::try_new(Arc::clone(&self.table), groups, filters, outputs, self.fetch)
+        let new = Self::try_new(Arc::clone(&self.table), groups, filters, outputs, self.fetch)?;
+        Ok(new.with_dynamic_of(self))
     }
 
     /// The same leaf, counting for another one.
@@ -133,7 +152,8 @@ impl PartitionScanExec {
     /// As [`try_new`](Self::try_new).
     pub fn with_outputs(&self, outputs: Vec<ProjectionExpr>) -> Result<Self> {
         let (groups, filters) = (self.groups.clone(), self.filters.clone());
-        Self::try_new(Arc::clone(&self.table), groups, filters, outputs, self.fetch)
+        let new = Self::try_new(Arc::clone(&self.table), groups, filters, outputs, self.fetch)?;
+        Ok(new.with_dynamic_of(self))
     }
 
     /// The same leaf with more predicates, given over its *output* columns.
@@ -152,7 +172,43 @@ impl PartitionScanExec {
         let (dear, cheap): (Vec<_>, Vec<_>) = filters.into_iter().partition(contains_storable);
         let filters = [cheap, dear].concat();
         let (groups, outputs) = (self.groups.clone(), self.outputs.clone());
-        Self::try_new(Arc::clone(&self.table), groups, filters, outputs, None)
+        let new = Self::try_new(Arc::clone(&self.table), groups, filters, outputs, None)?;
+        Ok(new.with_dynamic_of(self))
+    }
+
+    /// This leaf with the dynamic filters of another one over the same table.
+    fn with_dynamic_of(self, other: &Self) -> Self {
+        Self { dynamic: other.dynamic.clone(), offered: other.offered.clone(), ..self }
+    }
+
+    /// The same leaf without what nodes above tell it while the query runs.
+    pub(crate) fn without_dynamic(&self) -> Self {
+        Self { dynamic: vec![], offered: vec![], ..self.clone() }
+    }
+
+    /// The same leaf with those of the filters offered to it that `is_used` names as dynamic ones.
+    pub(crate) fn using_offered(&self, is_used: impl Fn(&Arc<dyn PhysicalExpr>) -> bool) -> Self {
+        let offered = self.offered.iter().filter(|filter| is_used(filter));
+        let dynamic = self.dynamic.iter().chain(offered).cloned().collect();
+        Self { dynamic, offered: vec![], ..self.clone() }
+    }
+
+    /// The same leaf with more filters on offer; `None` if it can use none of `filters`, which are given
+    /// over its *output* columns.
+    fn with_offered<'a>(
+        &self,
+        filters: impl Iterator<Item = &'a Arc<dyn PhysicalExpr>>,
+    ) -> Result<Option<Self>> {
+        if self.fetch.is_some() {
+            return Ok(None);
+        }
+        let mut offered = self.offered.clone();
+        for filter in filters {
+            let filter = dynamic::on_table(filter, &self.outputs, &self.table.schema)?;
+            offered.extend(filter.filter(|filter| !offered.contains(filter)));
+        }
+        let has_more = offered.len() > self.offered.len();
+        Ok(has_more.then(|| Self { offered, ..self.clone() }))
     }
 
     /// Rows in all segments.
@@ -209,6 +265,10 @@ impl DisplayAs for PartitionScanExec {
             let filters: Vec<String> = self.filters.iter().map(ToString::to_string).collect();
             write!(f, ", filters=[{}]", filters.join("; "))?;
         }
+        if !self.dynamic.is_empty() {
+            let dynamic: Vec<String> = self.dynamic.iter().map(ToString::to_string).collect();
+            write!(f, ", dynamic=[{}]", dynamic.join("; "))?;
+        }
         if let Some(fetch) = self.fetch {
             write!(f, ", fetch={fetch}")?;
         }
@@ -234,7 +294,12 @@ impl ExecutionPlan for PartitionScanExec {
         f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
     ) -> Result<TreeNodeRecursion> {
         let outputs = self.outputs.iter().map(|output| &output.expr);
-        apply_expression_roots(self.filters.iter().chain(outputs), f)
+        apply_expression_roots(self.filters.iter().chain(outputs).chain(&self.dynamic), f)
+    }
+
+    /// What is to be run again gets new filters in the nodes above: the old ones know of the last run.
+    fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(self.without_dynamic()))
     }
 
     fn with_new_children(
@@ -266,7 +331,7 @@ impl ExecutionPlan for PartitionScanExec {
             None => self.rows(),
         };
         let rows = usize::try_from(rows).unwrap_or(usize::MAX);
-        let is_exact = self.filters.is_empty() && self.fetch.is_none();
+        let is_exact = self.filters.is_empty() && self.fetch.is_none() && self.dynamic.is_empty();
         let mut statistics = Statistics::new_unknown(&self.schema());
         statistics.num_rows = match (is_exact, self.filters.is_empty()) {
             (true, _) => Precision::Exact(rows),
@@ -289,7 +354,9 @@ impl ExecutionPlan for PartitionScanExec {
     }
 
     fn with_fetch(&self, limit: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
-        Some(Arc::new(Self { fetch: limit, ..self.clone() }))
+        // The rows that a limit counts must not depend on what is above it.
+        let new = if limit.is_some() { self.without_dynamic() } else { self.clone() };
+        Some(Arc::new(Self { fetch: limit, ..new }))
     }
 
     fn fetch(&self) -> Option<usize> {
@@ -317,12 +384,20 @@ impl ExecutionPlan for PartitionScanExec {
 
     fn handle_child_pushdown_result(
         &self,
-        _phase: FilterPushdownPhase,
+        phase: FilterPushdownPhase,
         result: ChildPushdownResult,
         _config: &ConfigOptions,
     ) -> Result<FilterPushdownPropagation<Arc<dyn ExecutionPlan>>> {
-        // Filters stay above: a dynamic one would shape what is stored, and routes rows by a hash
-        // that is not ours.
-        Ok(FilterPushdownPropagation::if_all(result))
+        let filters = result.parent_filters.iter().map(|parent| &parent.filter);
+        let new = match phase {
+            FilterPushdownPhase::Pre => None,
+            FilterPushdownPhase::Post => self.with_offered(filters)?,
+        };
+        // Filters stay above as well.
+        let stays = FilterPushdownPropagation::if_all(result);
+        Ok(match new {
+            Some(new) => stays.with_updated_node(Arc::new(new)),
+            None => stays,
+        })
     }
 }

@@ -1,17 +1,19 @@
 //! Runs a scan: segment by segment, batch by batch, with as little function work as possible.
 //!
-//! Per batch: filters one after the other, each on the rows that the ones before left, in the order that
-//! drops most rows per nanosecond; a function call becomes a column the first time something needs it,
-//! from its stored output where there is one, computed on the other rows that are left. A call in a
-//! branch that not all rows take looks its values up where DataFusion evaluates it. What was computed is
-//! offered to the partition actor. At the end of the task one bulk record per call and partition goes to
-//! the monitor.
+//! Segments without a row that dynamic filters let through are not opened. Per batch: dynamic filters if
+//! there are calls to evaluate, then filters one after the other, each on the rows that the ones before
+//! left, in the order that drops most rows per nanosecond; a function call becomes a column the first time
+//! something needs it, from its stored output where there is one, computed on the other rows that are left.
+//! A call in a branch that not all rows take looks its values up where DataFusion evaluates it. What was
+//! computed is offered to the partition actor. At the end of the task one bulk record per call and partition
+//! goes to the monitor.
 
 mod call;
 mod counted;
 mod disk;
 mod ensure;
 mod lazy;
+mod queue;
 mod rest;
 mod rows;
 mod segment;
@@ -45,6 +47,7 @@ use crate::query::stream::counted::Counted;
 use crate::query::stream::disk::Disk;
 pub(in crate::query) use crate::query::stream::ensure::check;
 use crate::query::stream::ensure::ensure;
+use crate::query::stream::queue::Queue;
 use crate::query::stream::rest::Rest;
 use crate::query::stream::rows::read;
 use crate::query::stream::segment::OpenSegment;
@@ -57,7 +60,7 @@ pub(super) fn open(
     partition: usize,
     context: &Arc<TaskContext>,
 ) -> Result<SendableRecordBatchStream> {
-    let Some(segments) = exec.groups.get(partition).cloned() else {
+    let Some(segments) = exec.groups.get(partition) else {
         return internal_err!("scan of {} has no partition {partition}", exec.table.name);
     };
     let config = context.session_config();
@@ -75,7 +78,7 @@ pub(super) fn open(
         nodes,
         cancel: query.as_ref().map(|query| query.cancel.clone()).unwrap_or_default(),
         query: query.map_or(0, |query| query.id),
-        segments: segments.into_iter(),
+        queue: Queue::new(exec, segments, partition),
         open: None,
         records: BTreeMap::new(),
         traceparent: None,
@@ -91,7 +94,7 @@ pub(super) fn open(
         table = %exec.table.name,
         partition,
         query = scan.query,
-        segments = exec.groups[partition].len(),
+        segments = segments.len(),
     );
     trace::adopt(&span, traceparent.as_deref());
     scan.traceparent = trace::traceparent(&span).map(Arc::from);
@@ -125,7 +128,7 @@ struct Scan {
     nodes: Arc<LocalNodes>,
     cancel: CancellationToken,
     query: u64,
-    segments: std::vec::IntoIter<ScanSegment>,
+    queue: Queue,
     open: Option<OpenSegment>,
     records: BTreeMap<(ExpressionId, PartitionId), CallRecord>,
     traceparent: Option<Arc<str>>,
@@ -161,7 +164,7 @@ impl Scan {
                 return Err(exec_datafusion_err!("query was cancelled"));
             }
             let Some(mut open) = self.open.take() else {
-                let Some(segment) = self.segments.next() else { break };
+                let Some(segment) = self.queue.next() else { break };
                 self.open = Some(self.open_segment(segment).await?);
                 continue;
             };
@@ -281,6 +284,12 @@ impl Scan {
         let nodes = Arc::clone(&self.nodes);
         let mut rest = Rest::new(&work, batch)?;
         let mut left: Vec<usize> = (0..work.filters.len()).collect();
+        for filter in &work.dynamic {
+            rest.keep_unless_failed(&filter.expr, &work.read_by(&left))?;
+        }
+        if rest.batch.num_rows() == 0 {
+            return Ok(None);
+        }
         while !left.is_empty() {
             let position = match order {
                 Order::Ranked if left.len() > 1 => open.next_filter(&work, &left, &rest),

@@ -83,7 +83,7 @@ async fn lines_of_plan(rig: &Rig, sql: &str) -> Vec<String> {
 }
 
 /// The values of a metric in the answer of EXPLAIN ANALYZE, summed up.
-fn sum(lines: &[String], metric: &str) -> u64 {
+pub(crate) fn sum(lines: &[String], metric: &str) -> u64 {
     let found = lines.iter().filter_map(|line| line.split(&format!("{metric}=")).nth(1));
     let digits = |rest: &str| {
         let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());

@@ -17,6 +17,7 @@ mod config_doc;
 mod constants;
 mod dml_properties;
 mod dml_rows;
+mod dynamic;
 mod explain;
 mod files;
 mod flight;

@@ -76,7 +76,7 @@ fn a_window_over_a_join_that_makes_its_keys_equal_runs_on_three_nodes() {
 }
 
 #[test]
-fn no_dynamic_filter_ever_sits_in_a_scan() {
+fn no_dynamic_filter_sits_below_what_is_stored() {
     let queries = [
         "SELECT a.id, f(b.x) FROM t a JOIN t b ON a.id = b.x WHERE a.y = 3",
         "SELECT id, f(x) FROM t WHERE f(x) > 3 ORDER BY id LIMIT 5",
@@ -95,10 +95,9 @@ fn no_dynamic_filter_ever_sits_in_a_scan() {
             }
             for sql in queries {
                 let plan = rig.plan(sql).await + &rig.stages(sql).await;
-                let scans: Vec<&str> =
-                    plan.lines().filter(|line| line.contains("PartitionScanExec")).collect();
-                assert!(!scans.is_empty(), "{sql}:\n{plan}");
-                assert!(scans.iter().all(|scan| !scan.contains("DynamicFilter")), "{plan}");
+                assert!(plan.contains("PartitionScanExec"), "{sql}:\n{plan}");
+                let is_stored = plan.contains("PartialReuseExec");
+                assert!(!is_stored || !plan.contains("DynamicFilter"), "{plan}");
                 rig.same(sql).await;
                 rig.same(sql).await;
             }

@@ -123,14 +123,17 @@ pub(super) fn segment_wise(
     takes: Takes,
 ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     if let Some(scan) = plan.downcast_ref::<PartitionScanExec>() {
-        return Ok(is_whole(scan, takes.carried).then(|| Arc::clone(plan)));
+        return match is_whole(scan, takes.carried) && !is_spared_calls(scan) {
+            true => without_dynamic_filters(plan).map(Some),
+            false => Ok(None),
+        };
     }
     if is_dealing(plan) {
         return segment_wise(plan.children()[0], takes);
     }
     if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
         return match takes.joins && is_look_up(join) {
-            true => without_dynamic_filter(join, segment_wise(join.right(), takes)?),
+            true => alone(join, segment_wise(join.right(), takes)?),
             false => Ok(None),
         };
     }
@@ -153,6 +156,24 @@ fn is_whole(scan: &PartitionScanExec, takes_carried: bool) -> bool {
     scan.fetch.is_none()
         && scan.filters.iter().chain(outputs.clone()).all(is_same)
         && (takes_carried || !outputs.into_iter().any(|output| output.is::<Carried>()))
+}
+
+/// Whether dynamic filters keep rows from calls: then leaving rows out spares more than a state of all.
+fn is_spared_calls(scan: &PartitionScanExec) -> bool {
+    let outputs = scan.outputs.iter().map(|output| &output.expr);
+    let evaluated = outputs.filter(|output| !output.is::<Carried>());
+    !scan.dynamic.is_empty() && scan.filters.iter().chain(evaluated).any(contains_storable)
+}
+
+/// The same plan with scans that read all of their rows, whatever nodes further up could tell them.
+fn without_dynamic_filters(plan: &Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+    let whole = Arc::clone(plan).transform_up(|node| {
+        Ok(match node.downcast_ref::<PartitionScanExec>() {
+            Some(scan) => Transformed::yes(Arc::new(scan.without_dynamic()) as _),
+            None => Transformed::no(node),
+        })
+    });
+    whole.data()
 }
 
 /// Whether a node hands on all rows as they are, in other pieces or by other tasks.
@@ -201,14 +222,14 @@ fn is_fixed(plan: &Arc<dyn ExecutionPlan>) -> bool {
     (is_collecting || is_dealing(plan) || is_row_wise(plan)) && is_fixed(plan.children()[0])
 }
 
-/// `join` with `right` as its right side, and without the filter that it gives to scans while it runs.
-fn without_dynamic_filter(
+/// `join` with `right` as its right side, and with no filter of it or of another node in its scans.
+fn alone(
     join: &HashJoinExec,
     right: Option<Arc<dyn ExecutionPlan>>,
 ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let Some(right) = right else { return Ok(None) };
     let new = HashJoinExec::try_new(
-        Arc::clone(join.left()),
+        without_dynamic_filters(join.left())?,
         right,
         join.on().to_vec(),
         join.filter().cloned(),

@@ -94,12 +94,28 @@ impl Rest {
         predicate: &Arc<dyn PhysicalExpr>,
         is_read: &[bool],
     ) -> Result<()> {
-        let rows = self.batch.num_rows();
         let mask = self.mask(predicate)?;
+        self.keep_masked(&mask, is_read)
+    }
+
+    /// As [`keep`](Self::keep), but a predicate that fails drops no row.
+    pub(super) fn keep_unless_failed(
+        &mut self,
+        predicate: &Arc<dyn PhysicalExpr>,
+        is_read: &[bool],
+    ) -> Result<()> {
+        match self.mask(predicate) {
+            Ok(mask) => self.keep_masked(&mask, is_read),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn keep_masked(&mut self, mask: &BooleanArray, is_read: &[bool]) -> Result<()> {
+        let rows = self.batch.num_rows();
         if mask.true_count() == rows {
             return Ok(());
         }
-        self.batch = keep_rows(&self.batch, &mask, |position| is_read[position])?;
+        self.batch = keep_rows(&self.batch, mask, |position| is_read[position])?;
         self.selected = Some(match &self.selected {
             None => mask.values().clone(),
             Some(before) => narrow(before, mask.values()),

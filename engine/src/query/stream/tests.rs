@@ -41,6 +41,7 @@ fn work(columns: Vec<usize>) -> Work {
         columns,
         calls: vec![call],
         filters: vec![],
+        dynamic: vec![],
         stats: vec![],
         outputs: vec![],
         has_lazy_calls: true,

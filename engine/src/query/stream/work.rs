@@ -53,6 +53,8 @@ pub(super) struct Work {
     pub(super) columns: Vec<usize>,
     pub(super) calls: Vec<Call>,
     pub(super) filters: Vec<Step>,
+    /// Dynamic filters that go ahead of the calls; none if there is no call to evaluate.
+    pub(super) dynamic: Vec<Step>,
     /// What was measured of each filter.
     pub(super) stats: Vec<Arc<PredicateStats>>,
     pub(super) outputs: Vec<Step>,
@@ -103,9 +105,13 @@ impl Work {
             _ => exec.filters.iter().map(stats).collect::<Result<_>>()?,
         };
         let steps = outputs.iter().map(step).collect::<Result<Vec<_>>>()?;
+        let has_calls = filters.iter().chain(&steps).any(|step: &Step| !step.calls.is_empty());
+        let ahead = if has_calls { exec.dynamic.as_slice() } else { &[] };
+        let dynamic = ahead.iter().map(step).collect::<Result<Vec<_>>>()?;
         let is_lazy = |step: &Step| step.calls.len() > step.eager.len();
         let mut columns: Vec<usize> = exprs()
             .filter(|expr| !expr.is::<Carried>())
+            .chain(ahead)
             .flat_map(collect_columns)
             .map(|column| column.index())
             .collect();
@@ -129,15 +135,18 @@ impl Work {
             is_passthrough: exec.filters.is_empty() && outputs.iter().all(is_column),
             has_lazy_calls: filters.iter().chain(&steps).any(is_lazy),
             filters,
+            dynamic,
             stats,
             outputs: steps,
         })
     }
 
-    /// Which columns on the way through the scan are read by some of the filters or by an output.
+    /// Which columns on the way through the scan are read by some of the filters, by a dynamic one or by an
+    /// output.
     pub(super) fn read_by(&self, filters: &[usize]) -> Vec<bool> {
         let mut is_read = vec![false; self.position(self.calls.len()) + 1];
-        for step in filters.iter().map(|filter| &self.filters[*filter]).chain(&self.outputs) {
+        let filters = filters.iter().map(|filter| &self.filters[*filter]);
+        for step in filters.chain(&self.dynamic).chain(&self.outputs) {
             let calls = step.calls.iter().map(|call| self.position(*call));
             step.columns.iter().copied().chain(calls).for_each(|position| is_read[position] = true);
         }
