@@ -128,7 +128,7 @@ impl Questions {
     /// The next question.
     #[must_use]
     pub fn next(&self, rng: &mut StdRng) -> Question {
-        if rng.random_bool(0.35) {
+        if rng.random_bool(0.3) {
             let seed = self.seed * RANDOM_QUERIES + rng.random_range(0..RANDOM_QUERIES);
             let functions = if seed.is_multiple_of(2) { FUNCTIONS } else { CALLS };
             let query = random::query(seed, functions);

@@ -18,6 +18,7 @@ mod memory;
 pub mod merge_order;
 pub(crate) mod newest_files;
 pub mod one_node;
+pub mod one_partition;
 pub mod options;
 pub mod partial;
 pub(crate) mod planning;

@@ -13,13 +13,14 @@ use foreshard_udfs::Functions;
 
 use crate::catalog::{CATALOG, SCHEMA};
 use crate::config::Config;
-use crate::query::any_order::GroupingSetsInAnyOrder;
+use crate::query::any_order::{ForgetOrderOfGroupingSets, GroupingSetsInAnyOrder};
 use crate::query::channel::Channels;
 use crate::query::codec::ScanCodec;
 use crate::query::float_keys::HashFloatKeys;
 use crate::query::late::CallLate;
 use crate::query::merge_order::SortAsMerged;
 use crate::query::one_node::OneNodeIfNeeded;
+use crate::query::one_partition::CollectIntoOne;
 use crate::query::options::SessionOptions;
 use crate::query::partial::StorePartials;
 use crate::query::push_functions::PushFunctionsIntoScan;
@@ -50,9 +51,10 @@ impl Template {
             .with_information_schema(true)
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
             .with_create_default_catalog_and_schema(false);
-        // Before anything counts on the order that a join gives.
+        // Before anything counts on the order that a join or an aggregate gives.
         let mut rules = PhysicalOptimizer::new().rules;
         rules.insert(0, Arc::new(HashFloatKeys));
+        rules.insert(1, Arc::new(ForgetOrderOfGroupingSets));
         let mut builder = SessionStateBuilder::new()
             .with_config(settings)
             .with_runtime_env(Arc::clone(runtime))
@@ -60,6 +62,7 @@ impl Template {
             .with_default_features()
             .with_analyzer_rule(Arc::new(ScalarSubqueriesGiveOneRow))
             .with_physical_optimizer_rules(rules)
+            .with_physical_optimizer_rule(Arc::new(CollectIntoOne))
             .with_physical_optimizer_rule(Arc::new(SortAsMerged))
             .with_physical_optimizer_rule(Arc::new(GroupingSetsInAnyOrder))
             .with_physical_optimizer_rule(Arc::new(PushFunctionsIntoScan))

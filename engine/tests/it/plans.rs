@@ -180,8 +180,10 @@ fn a_sorted_call_is_computed_below_the_sort() {
         insta::assert_snapshot!(checked(sql, 0).await, @r"
         SortPreservingMergeExec: [v@0 ASC NULLS LAST], fetch=5
           SortExec: TopK(fetch=5), expr=[v@0 ASC NULLS LAST], preserve_partitioning=[true]
-            ProjectionExec: expr=[__call_1@1 as v]
-              PartitionScanExec: table=t, segments=6, rows=1200, nodes=[n0], output=[x, f(x@1) as __call_1]
+            PartialReuseExec
+              SortExec: TopK(fetch=5), expr=[v@0 ASC NULLS LAST], preserve_partitioning=[true]
+                ProjectionExec: expr=[__call_1@1 as v]
+                  PartitionScanExec: table=t, segments=6, rows=1200, nodes=[n0], output=[x, f(x@1) as __call_1]
         ");
     });
 }
