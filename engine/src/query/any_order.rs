@@ -1,17 +1,11 @@
-//! Aggregates by several grouping sets give and take their rows in any order.
+//! Aggregates by several grouping sets take their rows in any order.
 //!
-//! Before: `AggregateExec(Final)` over `AggregateExec(Partial)` by `GROUP BY CUBE (a)`, told that its rows
-//! come in the order of `a`. After: the same with an `AnyOrderExec` in between, which hands rows on and
-//! promises nothing of their order.
+//! Before: `AggregateExec(Final)` by `GROUP BY CUBE (a)`, told that its rows come in the order of `a`.
+//! After: the same over an `AnyOrderExec`, which hands rows on and promises nothing of their order.
 //!
 //! What makes it necessary: DataFusion takes a group for constant, and so for sorted, that is constant in
 //! one grouping set and NULL in another (`GROUP BY CUBE (b = b)` where `b` has no NULL). The aggregate then
-//! ends a group each time it meets the next one, and gives the same group again when it comes back; and a
-//! sort above leaves the group out of its keys.
-//!
-//! What is promised of groups is forgotten before sorts are planned ([`ForgetOrderOfGroupingSets`]); an
-//! aggregate that learned of an order from below afterwards is put right at the end
-//! ([`GroupingSetsInAnyOrder`]).
+//! ends a group each time it meets the next one, and gives the same group again when it comes back.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,37 +23,7 @@ use datafusion::physical_plan::{
     PlanProperties,
 };
 
-/// The first of the rules: before anything counts on what is promised of groups.
-#[derive(Debug, Default)]
-pub struct ForgetOrderOfGroupingSets;
-
-impl PhysicalOptimizerRule for ForgetOrderOfGroupingSets {
-    fn name(&self) -> &str {
-        "forget_order_of_grouping_sets"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(|node| {
-            let aggregate = node.downcast_ref::<AggregateExec>();
-            let has_sets = aggregate.is_some_and(|node| node.group_expr().has_grouping_set());
-            Ok(match has_sets {
-                true => Transformed::yes(Arc::new(AnyOrderExec::new(node))),
-                false => Transformed::no(node),
-            })
-        })
-        .data()
-    }
-}
-
-/// The last of the rules.
+/// The rule.
 #[derive(Debug, Default)]
 pub struct GroupingSetsInAnyOrder;
 

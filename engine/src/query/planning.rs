@@ -13,7 +13,7 @@ use foreshard_udfs::Functions;
 
 use crate::catalog::{CATALOG, SCHEMA};
 use crate::config::Config;
-use crate::query::any_order::{ForgetOrderOfGroupingSets, GroupingSetsInAnyOrder};
+use crate::query::any_order::GroupingSetsInAnyOrder;
 use crate::query::channel::Channels;
 use crate::query::codec::ScanCodec;
 use crate::query::float_keys::HashFloatKeys;
@@ -51,10 +51,9 @@ impl Template {
             .with_information_schema(true)
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
             .with_create_default_catalog_and_schema(false);
-        // Before anything counts on the order that a join or an aggregate gives.
+        // Before anything counts on the order that a join gives.
         let mut rules = PhysicalOptimizer::new().rules;
         rules.insert(0, Arc::new(HashFloatKeys));
-        rules.insert(1, Arc::new(ForgetOrderOfGroupingSets));
         let mut builder = SessionStateBuilder::new()
             .with_config(settings)
             .with_runtime_env(Arc::clone(runtime))

@@ -60,24 +60,6 @@ fn a_group_that_is_constant_in_one_grouping_set_comes_once() {
 }
 
 #[test]
-fn a_group_that_is_constant_in_one_grouping_set_is_sorted_by() {
-    runtime::run(async {
-        for nodes in [1, 3] {
-            let rig = Rig::start(nodes, 4).await;
-            for parallel in [1, 2, 3] {
-                let set = format!("SET datafusion.execution.target_partitions = {parallel}");
-                rig.ask(&set).await.unwrap();
-                let sql = "SELECT count(*) - count(*) AS c, y, x FROM t WHERE y = 3 GROUP BY CUBE (y, x) \
-                           ORDER BY c, y DESC NULLS LAST, x DESC NULLS LAST";
-                let mut rows = ordered_rows(&rig, sql).await;
-                rows.reverse();
-                assert!(rows.is_sorted(), "{parallel} on {nodes} nodes\n{}", rig.plan(sql).await);
-            }
-        }
-    });
-}
-
-#[test]
 fn a_window_may_be_partitioned_by_a_constant_on_several_nodes() {
     runtime::run(async {
         for nodes in [1, 3] {

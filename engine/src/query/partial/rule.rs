@@ -35,7 +35,6 @@ use foreshard_policy::ids::FragmentId;
 use foreshard_udfs::Functions;
 use prost::Message;
 
-use crate::query::any_order::AnyOrderExec;
 use crate::query::codec::ScanCodec;
 use crate::query::options::{SessionOptions, settings_of_results};
 use crate::query::partial::PartialReuseExec;
@@ -242,10 +241,9 @@ fn in_turn(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan
     if !node.is::<RepartitionExec>() && !node.is::<CoalescePartitionsExec>() {
         return Ok(None);
     }
-    let below = node.children()[0];
-    let forgets = below.is::<AnyOrderExec>();
-    let partial = if forgets { below.children()[0] } else { below };
-    let Some(partial) = partial.downcast_ref::<PartialReuseExec>() else { return Ok(None) };
+    let Some(partial) = node.children()[0].downcast_ref::<PartialReuseExec>() else {
+        return Ok(None);
+    };
     let is_exact = |field: &Arc<Field>| {
         let data_type = field.data_type();
         !data_type.is_floating() && !data_type.is_nested()
@@ -254,10 +252,7 @@ fn in_turn(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan
         return Ok(None);
     }
     let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-    let mut ordered: Arc<dyn ExecutionPlan> = Arc::new(partial.clone().in_turn());
-    if forgets {
-        ordered = Arc::new(AnyOrderExec::new(ordered));
-    }
+    let ordered = Arc::new(partial.clone().in_turn());
     Arc::clone(node).replace_children(vec![ordered], options).map(Some)
 }
 
