@@ -10,54 +10,32 @@
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, internal_err};
-use datafusion::config::ConfigOptions;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Aggregate;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, InputOrderMode,
     PlanProperties,
 };
 
-/// The rule.
-#[derive(Debug, Default)]
-pub struct GroupingSetsInAnyOrder;
+use crate::query::mend::Plan;
 
-impl PhysicalOptimizerRule for GroupingSetsInAnyOrder {
-    fn name(&self) -> &str {
-        "grouping_sets_in_any_order"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(|node| {
-            let aggregate =
-                node.downcast_ref::<AggregateExec>().filter(|node| counts_on_order(node));
-            let Some(aggregate) = aggregate else { return Ok(Transformed::no(node)) };
-            let new = AggregateExec::try_new(
-                *aggregate.mode(),
-                aggregate.group_expr().clone(),
-                aggregate.aggr_expr().to_vec(),
-                aggregate.filter_expr().to_vec(),
-                Arc::new(AnyOrderExec::new(Arc::clone(aggregate.input()))),
-                aggregate.input_schema(),
-            )?;
-            let new = new.with_limit_options(aggregate.limit_options());
-            Ok(Transformed::yes(Arc::new(new)))
-        })
-        .data()
-    }
+/// What an aggregate by grouping sets that counts on an order becomes.
+pub(super) fn mended(node: &Plan) -> Result<Option<Plan>> {
+    let aggregate = node.downcast_ref::<AggregateExec>().filter(|node| counts_on_order(node));
+    let Some(aggregate) = aggregate else { return Ok(None) };
+    let new = AggregateExec::try_new(
+        *aggregate.mode(),
+        aggregate.group_expr().clone(),
+        aggregate.aggr_expr().to_vec(),
+        aggregate.filter_expr().to_vec(),
+        Arc::new(AnyOrderExec::new(Arc::clone(aggregate.input()))),
+        aggregate.input_schema(),
+    )?;
+    Ok(Some(Arc::new(new.with_limit_options(aggregate.limit_options()))))
 }
 
 /// Whether an aggregate by grouping sets ends groups as soon as the next one comes. One of rows that must

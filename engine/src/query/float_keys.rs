@@ -9,54 +9,30 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{JoinType, Result};
-use datafusion::config::ConfigOptions;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode, SortMergeJoinExec};
 
-/// The rule. It comes first: the order of a merged join must not have been counted on yet.
-#[derive(Debug, Default)]
-pub struct HashFloatKeys;
+use crate::query::mend::Plan;
 
-impl PhysicalOptimizerRule for HashFloatKeys {
-    fn name(&self) -> &str {
-        "hash_float_keys"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        if config.optimizer.prefer_hash_join {
-            return Ok(plan);
-        }
-        plan.transform_up(|node| {
-            let join = match node.downcast_ref::<SortMergeJoinExec>() {
-                Some(join) if panics_on_nan(join)? => join,
-                _ => return Ok(Transformed::no(node)),
-            };
-            let hashed = HashJoinExec::try_new(
-                Arc::clone(join.left()),
-                Arc::clone(join.right()),
-                join.on().to_vec(),
-                join.filter().clone(),
-                &join.join_type(),
-                None,
-                PartitionMode::Auto,
-                join.null_equality(),
-                false,
-            )?;
-            Ok(Transformed::yes(Arc::new(hashed)))
-        })
-        .data()
-    }
+/// What a join that would panic becomes. To be asked first: the order of a merged join must not have been
+/// counted on yet.
+pub(super) fn mended(node: &Plan) -> Result<Option<Plan>> {
+    let join = match node.downcast_ref::<SortMergeJoinExec>() {
+        Some(join) if panics_on_nan(join)? => join,
+        _ => return Ok(None),
+    };
+    let hashed = HashJoinExec::try_new(
+        Arc::clone(join.left()),
+        Arc::clone(join.right()),
+        join.on().to_vec(),
+        join.filter().clone(),
+        &join.join_type(),
+        None,
+        PartitionMode::Auto,
+        join.null_equality(),
+        false,
+    )?;
+    Ok(Some(Arc::new(hashed)))
 }
 
 /// Whether a join compares floats that go on from one batch to the next.

@@ -13,49 +13,25 @@
 use std::sync::Arc;
 
 use datafusion::common::Result;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::config::ConfigOptions;
 use datafusion::physical_expr::PhysicalSortExpr;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{
-    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
+    ChildrenPropertiesMode, ExecutionPlanProperties, ReplaceChildrenOptions,
 };
 
 use crate::query::any_order::AnyOrderExec;
+use crate::query::mend::Plan;
 
-/// The rule.
-#[derive(Debug, Default)]
-pub struct SortAsMerged;
-
-impl PhysicalOptimizerRule for SortAsMerged {
-    fn name(&self) -> &str {
-        "sort_as_merged"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(|node| {
-            let Some(sorted) = node.downcast_ref().and_then(sorted) else {
-                return Ok(Transformed::no(node));
-            };
-            let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-            node.replace_children(vec![sorted], options).map(Transformed::yes)
-        })
-        .data()
-    }
+/// What a merge by more keys than its input is sorted by becomes.
+pub(super) fn mended(node: &Plan) -> Result<Option<Plan>> {
+    let Some(sorted) = node.downcast_ref().and_then(sorted) else { return Ok(None) };
+    let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
+    Arc::clone(node).replace_children(vec![sorted], options).map(Some)
 }
 
 /// The input of `merge`, sorted by all of its keys, if it is sorted by fewer.
-fn sorted(merge: &SortPreservingMergeExec) -> Option<Arc<dyn ExecutionPlan>> {
+fn sorted(merge: &SortPreservingMergeExec) -> Option<Plan> {
     if !is_sorted_by_fewer(merge.input(), merge.expr().len()) {
         return None;
     }
@@ -76,7 +52,7 @@ fn sorted(merge: &SortPreservingMergeExec) -> Option<Arc<dyn ExecutionPlan>> {
 }
 
 /// Whether the order of `plan` comes from a sort by fewer than so many keys.
-fn is_sorted_by_fewer(plan: &Arc<dyn ExecutionPlan>, keys: usize) -> bool {
+fn is_sorted_by_fewer(plan: &Plan, keys: usize) -> bool {
     if let Some(sort) = plan.downcast_ref::<SortExec>() {
         return sort.expr().len() < keys;
     }

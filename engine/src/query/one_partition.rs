@@ -9,42 +9,17 @@
 use std::sync::Arc;
 
 use datafusion::common::Result;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::config::ConfigOptions;
 use datafusion::physical_expr::Partitioning;
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
-use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 
-/// The rule.
-#[derive(Debug, Default)]
-pub struct CollectIntoOne;
+use crate::query::mend::Plan;
 
-impl PhysicalOptimizerRule for CollectIntoOne {
-    fn name(&self) -> &str {
-        "collect_into_one"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-
-    fn optimize(
-        &self,
-        plan: Arc<dyn ExecutionPlan>,
-        _config: &ConfigOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        plan.transform_up(|node| {
-            let input = node.downcast_ref::<RepartitionExec>().filter(|exchange| {
-                matches!(exchange.partitioning(), Partitioning::Hash(_, 1))
-                    && !exchange.preserve_order()
-            });
-            Ok(match input.map(|exchange| Arc::clone(exchange.input())) {
-                Some(input) => Transformed::yes(Arc::new(CoalescePartitionsExec::new(input))),
-                None => Transformed::no(node),
-            })
-        })
-        .data()
-    }
+/// What an exchange by a hash with one value becomes.
+pub(super) fn mended(node: &Plan) -> Result<Option<Plan>> {
+    let exchange = node.downcast_ref::<RepartitionExec>().filter(|exchange| {
+        matches!(exchange.partitioning(), Partitioning::Hash(_, 1)) && !exchange.preserve_order()
+    });
+    let input = exchange.map(|exchange| Arc::clone(exchange.input()));
+    Ok(input.map(|input| Arc::new(CoalescePartitionsExec::new(input)) as Plan))
 }

@@ -13,20 +13,17 @@ use foreshard_udfs::Functions;
 
 use crate::catalog::{CATALOG, SCHEMA};
 use crate::config::Config;
-use crate::query::any_order::GroupingSetsInAnyOrder;
 use crate::query::channel::Channels;
 use crate::query::codec::ScanCodec;
-use crate::query::float_keys::HashFloatKeys;
 use crate::query::late::CallLate;
-use crate::query::merge_order::SortAsMerged;
+use crate::query::mend::Mend;
 use crate::query::one_node::OneNodeIfNeeded;
-use crate::query::one_partition::CollectIntoOne;
 use crate::query::options::SessionOptions;
 use crate::query::partial::StorePartials;
 use crate::query::push_functions::PushFunctionsIntoScan;
 use crate::query::route::{PlacementResolver, Routing};
 use crate::query::single_row::ScalarSubqueriesGiveOneRow;
-use crate::query::window_order::SortAsWindowsPartition;
+use crate::query::{any_order, float_keys, merge_order, one_partition, window_order};
 
 /// What every session starts from.
 #[derive(Clone)]
@@ -53,7 +50,7 @@ impl Template {
             .with_create_default_catalog_and_schema(false);
         // Before anything counts on the order that a join gives.
         let mut rules = PhysicalOptimizer::new().rules;
-        rules.insert(0, Arc::new(HashFloatKeys));
+        rules.insert(0, Mend::new("hash_float_keys", float_keys::mended));
         let mut builder = SessionStateBuilder::new()
             .with_config(settings)
             .with_runtime_env(Arc::clone(runtime))
@@ -61,12 +58,18 @@ impl Template {
             .with_default_features()
             .with_analyzer_rule(Arc::new(ScalarSubqueriesGiveOneRow))
             .with_physical_optimizer_rules(rules)
-            .with_physical_optimizer_rule(Arc::new(CollectIntoOne))
-            .with_physical_optimizer_rule(Arc::new(SortAsMerged))
-            .with_physical_optimizer_rule(Arc::new(GroupingSetsInAnyOrder))
+            .with_physical_optimizer_rule(Mend::new("collect_into_one", one_partition::mended))
+            .with_physical_optimizer_rule(Mend::new("sort_as_merged", merge_order::mended))
+            .with_physical_optimizer_rule(Mend::new(
+                "grouping_sets_in_any_order",
+                any_order::mended,
+            ))
             .with_physical_optimizer_rule(Arc::new(PushFunctionsIntoScan))
             .with_physical_optimizer_rule(Arc::new(CallLate))
-            .with_physical_optimizer_rule(Arc::new(SortAsWindowsPartition))
+            .with_physical_optimizer_rule(Mend::new(
+                "sort_as_windows_partition",
+                window_order::mended,
+            ))
             .with_physical_optimizer_rule(Arc::new(StorePartials::new(Arc::clone(functions))))
             .with_distributed_option_extension(SessionOptions::default())
             .with_distributed_worker_resolver(PlacementResolver(Arc::default()))

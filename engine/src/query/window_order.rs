@@ -12,40 +12,20 @@
 use std::sync::Arc;
 
 use datafusion::common::Result;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
-use datafusion::config::ConfigOptions;
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
-use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{
-    ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, ReplaceChildrenOptions,
+    ChildrenPropertiesMode, ExecutionPlanProperties, ReplaceChildrenOptions,
 };
 
-type Plan = Arc<dyn ExecutionPlan>;
+use crate::query::mend::Plan;
 
-/// The rule.
-#[derive(Debug, Default)]
-pub struct SortAsWindowsPartition;
-
-impl PhysicalOptimizerRule for SortAsWindowsPartition {
-    fn name(&self) -> &str {
-        "sort_as_windows_partition"
-    }
-
-    fn schema_check(&self) -> bool {
-        true
-    }
-
-    fn optimize(&self, plan: Plan, _config: &ConfigOptions) -> Result<Plan> {
-        plan.transform_up(|node| {
-            let Some(wanted) = partition_keys(&node) else { return Ok(Transformed::no(node)) };
-            Ok(match below(&node, &wanted)? {
-                Some(sorted) => Transformed::yes(sorted),
-                None => Transformed::no(node),
-            })
-        })
-        .data()
+/// What a window over a sort that says less than it needs becomes.
+pub(super) fn mended(node: &Plan) -> Result<Option<Plan>> {
+    match partition_keys(node) {
+        Some(wanted) => below(node, &wanted),
+        None => Ok(None),
     }
 }
 
