@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use datafusion::logical_expr::ScalarUDF;
 use datafusion::logical_expr::async_udf::AsyncScalarUDF;
+use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use foreshard_actors::loop_handle::LoopHandle;
 use foreshard_actors::node::StorePolicy;
 use foreshard_actors::partitioning::{Partitioning, split_all};
@@ -84,6 +84,19 @@ impl Engine {
     /// [`EngineError`], with a code.
     pub async fn sql(&self, sql: &str) -> Result<Vec<RecordBatch>, EngineError> {
         self.session().sql(sql).await?.collect().await
+    }
+
+    /// Registers an aggregate function, or a new version of one: states of the old one are never used
+    /// again.
+    ///
+    /// # Errors
+    /// If the card does not fit the function.
+    pub fn register_aggregate(
+        &self,
+        card: Card,
+        udaf: AggregateUDF,
+    ) -> Result<FunctionVersion, EngineError> {
+        Ok(self.inner.functions.register_aggregate(card, udaf)?)
     }
 
     /// Registers a function, or a new version of one: outputs of the old one are never used again.

@@ -13,7 +13,7 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionContext;
 use datafusion_distributed::DistributedExt;
 use foreshard_actors::trace;
-use foreshard_udfs::CalledBy;
+use foreshard_udfs::{CalledBy, call_threads, longest_call};
 use futures::StreamExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
@@ -21,13 +21,13 @@ use tracing::Instrument;
 use crate::cluster::InFlight;
 use crate::engine::Inner;
 use crate::error::EngineError;
-use crate::query::asynchronous;
 use crate::query::complexity::{longest_chain, may_be_deep};
 use crate::query::context::{LocalNodes, QueryContext};
 use crate::query::explain::{explained, with_stored};
 use crate::query::large_stack::on_large_stack;
 use crate::query::newest_files;
 use crate::query::options::{SessionOptions, changed_entries};
+use crate::query::own_task::{in_own_task, is_called_by, is_called_while_planning};
 use crate::query::route::PlacementResolver;
 use crate::query::scan::PartitionScanExec;
 use crate::query::single_row::single_value;
@@ -196,7 +196,7 @@ impl Session {
         let seconds = self.inner.config.limits().query_seconds();
         let work = self.run_within(sql, plan, parameters, &query, permit);
         let done = tokio::time::timeout(Duration::from_secs(seconds), work).await;
-        let result = done.unwrap_or(Err(EngineError::Timeout { seconds }));
+        let result = done.unwrap_or_else(|_elapsed| Err(self.timeout(seconds, &query)));
         if result.is_err() {
             end(&self.inner, &query);
             self.inner
@@ -342,8 +342,7 @@ impl Session {
 
     /// Whether planning would overflow a usual stack, or hold up the client's task.
     fn needs_own_thread(&self, plan: &LogicalPlan) -> Result<bool, EngineError> {
-        let has_asynchronous = self.inner.functions.has_asynchronous();
-        Ok(may_be_deep(plan) || (has_asynchronous && asynchronous::is_called_in(plan)?))
+        Ok(may_be_deep(plan) || is_called_while_planning(plan)?)
     }
 
     /// Makes a physical plan out of a logical one.
@@ -374,9 +373,26 @@ impl Session {
             let runtime = query.runtime(state.runtime_env(), self.inner.config.query_bytes_max());
             context = Arc::new(TaskContext::from(state).with_runtime(runtime));
         }
-        let waits = self.inner.functions.has_asynchronous() && asynchronous::is_called_by(&plan)?;
-        let stream = execute_stream(plan, context).map_err(|error| self.explain(error))?;
-        Ok(if waits { asynchronous::in_own_task(stream) } else { stream })
+        if !is_called_by(&plan)? {
+            return execute_stream(plan, context).map_err(|error| self.explain(error));
+        }
+        let threads = call_threads().map_err(|error| EngineError::Io {
+            message: format!("no thread to call functions on: {error}"),
+        })?;
+        // Some of its tasks begin at once.
+        let entered = threads.enter();
+        let stream = execute_stream(plan, context).map_err(|error| self.explain(error));
+        drop(entered);
+        Ok(in_own_task(stream?, &threads))
+    }
+
+    /// The time of a query is over: says what it was doing, if that was calling a function.
+    fn timeout(&self, seconds: u64, query: &Arc<QueryContext>) -> EngineError {
+        // A timer may be late.
+        let since = Duration::from_secs(seconds.saturating_add(1));
+        let during = longest_call(query, since)
+            .map(|(call, time)| format!("; {call} had not ended after {} s", time.as_secs()));
+        EngineError::Timeout { seconds, during: during.unwrap_or_default() }
     }
 
     /// Counts a query that failed while its rows were read.
@@ -411,7 +427,8 @@ impl Session {
                     }
                     Ok(None) => None,
                     Err(_elapsed) => {
-                        Some((Err(session.failed(EngineError::Timeout { seconds })), None))
+                        let error = session.timeout(seconds, &running.query);
+                        Some((Err(session.failed(error)), None))
                     }
                 }
             }

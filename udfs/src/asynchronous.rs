@@ -9,7 +9,6 @@
 //! ([`Asynchronous::answer`]), or holds up its thread where DataFusion calls a function and cannot wait.
 
 mod batches;
-mod caller;
 mod evaluate;
 mod options;
 mod threads;
@@ -32,10 +31,10 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use self::batches::Batches;
-pub use self::caller::{CalledBy, Caller};
 pub use self::evaluate::{calls_asynchronously, evaluate_later};
 pub use self::options::AsyncOptions;
 pub(crate) use self::threads::Threads;
+use crate::calling::CalledBy;
 use crate::error::{Call, FunctionError};
 use crate::guard;
 

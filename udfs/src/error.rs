@@ -181,6 +181,17 @@ pub enum FunctionError {
         /// The call.
         call: Box<Call>,
     },
+    /// Earlier calls of the function hold their threads for nobody.
+    #[error(
+        "{call} was refused: {stuck} earlier calls of the function have not ended yet, and nobody waits for \
+         them any more"
+    )]
+    Stuck {
+        /// The call.
+        call: Box<Call>,
+        /// Calls that have not ended.
+        stuck: usize,
+    },
 }
 
 impl FunctionError {
@@ -201,14 +212,15 @@ impl FunctionError {
             Self::Model { .. } => "FS-FN-11",
             Self::Unanswered { .. } => "FS-FN-12",
             Self::GivenUp { .. } => "FS-FN-13",
+            Self::Stuck { .. } => "FS-FN-14",
         }
     }
 
-    /// True if the same request may succeed when made again: the asker then sees the new version, or
-    /// the service behind the function is well again.
+    /// True if the same request may succeed when made again: the asker then sees the new version, the
+    /// service behind the function is well again, or calls have ended.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Version { .. } | Self::Unanswered { .. })
+        matches!(self, Self::Version { .. } | Self::Unanswered { .. } | Self::Stuck { .. })
     }
 
     /// The function error inside `error`, however often DataFusion wrapped it.

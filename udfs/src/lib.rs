@@ -64,8 +64,10 @@
 
 mod aggregate;
 mod asynchronous;
+mod calling;
 mod card;
 mod compression;
+mod conduct;
 mod embed;
 mod error;
 mod geo;
@@ -77,6 +79,7 @@ mod native;
 mod pattern;
 mod phonetic;
 mod registered;
+mod registered_aggregate;
 mod registry;
 mod text;
 #[cfg(test)]
@@ -87,13 +90,15 @@ mod web;
 
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 
-pub use asynchronous::{AsyncOptions, CalledBy, Caller, calls_asynchronously, evaluate_later};
+pub use asynchronous::{AsyncOptions, calls_asynchronously, evaluate_later};
+pub use calling::{CalledBy, Caller, call_threads, longest_call};
 pub use card::{Card, CostClass};
 pub use embed::Embedding;
 pub use error::{Call, FunctionError};
 pub use guard::quiet_function_panics;
 pub use meter::{Meter, Metered};
 pub use registered::{OUTPUT_BYTES_MAX, Registered, registered};
+pub use registered_aggregate::{RegisteredAggregate, registered_aggregate};
 pub use registry::{Functions, Kind, Listed};
 pub use version::FunctionVersion;
 

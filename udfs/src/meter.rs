@@ -76,7 +76,7 @@ impl Meter {
     clippy::disallowed_methods,
     reason = "a cost is a wall-clock duration; nothing decides by it here, so no test needs to own it"
 )]
-fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 

@@ -11,7 +11,6 @@
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arrow::datatypes::{DataType, FieldRef};
 use datafusion::common::tree_node::TreeNode;
@@ -28,7 +27,10 @@ use datafusion::logical_expr::{
 };
 
 use crate::asynchronous::Asynchronous;
+use crate::calling::CalledBy;
+use crate::calling::running::{self, Asker};
 use crate::card::Card;
+use crate::conduct::Conduct;
 use crate::error::{Call, FunctionError};
 use crate::guard::{self, Promise};
 use crate::meter::{Meter, Metered};
@@ -49,13 +51,6 @@ pub struct Registered {
     conduct: Arc<Conduct>,
 }
 
-/// What is known against a function; shared by all its copies in all plans.
-#[derive(Debug, Default)]
-struct Conduct {
-    panics: AtomicU64,
-    is_quarantined: AtomicBool,
-}
-
 /// The registered function in `udf`, if it is one. An engine sees in a plan what it may store.
 #[must_use]
 pub fn registered(udf: &ScalarUDF) -> Option<&Registered> {
@@ -67,6 +62,7 @@ impl Registered {
         let documentation = inner.documentation().cloned().unwrap_or_else(|| {
             Documentation::builder(DOC_SECTION_OTHER, &card.summary, &card.example).build()
         });
+        let conduct = Arc::new(Conduct::new(inner.name()));
         Self {
             inner,
             card: Arc::new(card),
@@ -74,7 +70,7 @@ impl Registered {
             output_bytes_max: OUTPUT_BYTES_MAX,
             documentation: Arc::new(documentation),
             meter: Arc::default(),
-            conduct: Arc::default(),
+            conduct,
         }
     }
 
@@ -125,13 +121,13 @@ impl Registered {
     /// Stops the storing of outputs for good: the function was found to answer the same arguments
     /// in two ways. It is still called. A new registration starts with a clean slate.
     pub fn quarantine(&self) {
-        self.conduct.is_quarantined.store(true, Ordering::Release);
+        self.conduct.quarantine();
     }
 
     /// True after [`Self::quarantine`].
     #[must_use]
     pub fn is_quarantined(&self) -> bool {
-        self.conduct.is_quarantined.load(Ordering::Acquire)
+        self.conduct.is_quarantined()
     }
 
     /// True if the function waits for something else: a model behind HTTP, another database.
@@ -154,19 +150,7 @@ impl Registered {
     /// How often the function panicked.
     #[must_use]
     pub fn panics(&self) -> u64 {
-        self.conduct.panics.load(Ordering::Acquire)
-    }
-
-    /// Runs a part of the inner function; a panic in it is counted and becomes an error.
-    fn guarded<T>(
-        &self,
-        call: impl FnOnce() -> Call,
-        work: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
-        guard::caught(work).unwrap_or_else(|message| {
-            self.conduct.panics.fetch_add(1, Ordering::AcqRel);
-            Err(FunctionError::Panicked { call: Box::new(call()), message }.into())
-        })
+        self.conduct.panics()
     }
 
     fn planning(&self, arguments: &[DataType]) -> Call {
@@ -185,9 +169,12 @@ impl Registered {
     fn answer(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let (arguments, returns) = (args.arg_fields.clone(), Arc::clone(&args.return_field));
         let promise = self.promise(&args, &arguments, &returns);
+        let asker = CalledBy::known(&args.config_options).map_or(Asker::Nobody, Asker::Caller);
+        let _in_progress =
+            running::begin(&self.conduct, arguments.as_slice().into(), promise.rows, asker)?;
         // Not through `ScalarUDF::invoke_with_args`: its own type check, in debug builds only,
         // would speak before ours.
-        let answer = self.guarded(
+        let answer = self.conduct.guarded(
             || Call::new(self.inner.name(), &arguments, promise.rows),
             || self.counted(self.inner.inner().invoke_with_args(args)),
         )?;
@@ -227,7 +214,7 @@ impl Registered {
     fn counted(&self, answer: Result<ColumnarValue>) -> Result<ColumnarValue> {
         let error = answer.as_ref().err().and_then(FunctionError::of);
         if matches!(error, Some(FunctionError::Panicked { .. })) {
-            self.conduct.panics.fetch_add(1, Ordering::AcqRel);
+            self.conduct.panicked();
         }
         answer
     }
@@ -279,7 +266,7 @@ impl ScalarUDFImpl for Registered {
     }
 
     fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
-        self.guarded(|| self.planning(arg_types), || self.inner.return_type(arg_types))
+        self.conduct.guarded(|| self.planning(arg_types), || self.inner.return_type(arg_types))
     }
 
     /// A function that depends on settings gets another version under other settings.
@@ -292,7 +279,7 @@ impl ScalarUDFImpl for Registered {
     fn return_field_from_args(&self, args: ReturnFieldArgs) -> Result<FieldRef> {
         let call = || Call::new(self.inner.name(), args.arg_fields, 0);
         let args = ReturnFieldArgs { ..args };
-        self.guarded(call, || self.inner.return_field_from_args(args))
+        self.conduct.guarded(call, || self.inner.return_field_from_args(args))
     }
 
     fn is_nullable(&self, args: &[Expr], schema: &dyn ExprSchema) -> bool {
@@ -312,8 +299,9 @@ impl ScalarUDFImpl for Registered {
     /// The inner function's simplification, unless it calls the inner function itself: that call
     /// would be neither guarded nor metered, and would carry no version.
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
-        let simplified =
-            self.guarded(|| self.planning(&[]), || self.inner.simplify(args.clone(), info))?;
+        let simplified = self
+            .conduct
+            .guarded(|| self.planning(&[]), || self.inner.simplify(args.clone(), info))?;
         match simplified {
             ExprSimplifyResult::Simplified(expr) if self.is_bypassed_by(&expr)? => {
                 Ok(ExprSimplifyResult::Original(args))
@@ -328,7 +316,7 @@ impl ScalarUDFImpl for Registered {
         lit_expr: &Expr,
         info: &SimplifyContext,
     ) -> Result<PreimageResult> {
-        self.guarded(|| self.planning(&[]), || self.inner.preimage(args, lit_expr, info))
+        self.conduct.guarded(|| self.planning(&[]), || self.inner.preimage(args, lit_expr, info))
     }
 
     fn short_circuits(&self) -> bool {
@@ -343,7 +331,7 @@ impl ScalarUDFImpl for Registered {
     }
 
     fn evaluate_bounds(&self, input: &[&Interval]) -> Result<Interval> {
-        self.guarded(|| self.planning(&[]), || self.inner.evaluate_bounds(input))
+        self.conduct.guarded(|| self.planning(&[]), || self.inner.evaluate_bounds(input))
     }
 
     fn propagate_constraints(
@@ -352,23 +340,23 @@ impl ScalarUDFImpl for Registered {
         inputs: &[&Interval],
     ) -> Result<Option<Vec<Interval>>> {
         let work = || self.inner.propagate_constraints(interval, inputs);
-        self.guarded(|| self.planning(&[]), work)
+        self.conduct.guarded(|| self.planning(&[]), work)
     }
 
     fn output_ordering(&self, inputs: &[ExprProperties]) -> Result<SortProperties> {
-        self.guarded(|| self.planning(&[]), || self.inner.output_ordering(inputs))
+        self.conduct.guarded(|| self.planning(&[]), || self.inner.output_ordering(inputs))
     }
 
     fn preserves_lex_ordering(&self, inputs: &[ExprProperties]) -> Result<bool> {
-        self.guarded(|| self.planning(&[]), || self.inner.preserves_lex_ordering(inputs))
+        self.conduct.guarded(|| self.planning(&[]), || self.inner.preserves_lex_ordering(inputs))
     }
 
     fn strictly_order_preserving(&self, inputs: &[ExprProperties]) -> Result<bool> {
-        self.guarded(|| self.planning(&[]), || self.inner.strictly_order_preserving(inputs))
+        self.conduct.guarded(|| self.planning(&[]), || self.inner.strictly_order_preserving(inputs))
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
-        self.guarded(|| self.planning(arg_types), || self.inner.coerce_types(arg_types))
+        self.conduct.guarded(|| self.planning(arg_types), || self.inner.coerce_types(arg_types))
     }
 
     fn struct_field_mapping(

@@ -13,6 +13,7 @@ use crate::card::Card;
 use crate::error::FunctionError;
 use crate::meter::Metered;
 use crate::registered::{OUTPUT_BYTES_MAX, Registered, registered};
+use crate::registered_aggregate::RegisteredAggregate;
 use crate::version::FunctionVersion;
 
 /// How a function is called.
@@ -106,7 +107,7 @@ impl Functions {
             functions.put_scalar(card, Arc::new(udf));
         }
         for (card, udaf) in crate::aggregates() {
-            functions.put_aggregate(card, Arc::new(udaf));
+            functions.put_aggregate(card, udaf);
         }
         functions
     }
@@ -166,7 +167,7 @@ impl Functions {
         self.read().has_asynchronous
     }
 
-    /// Registers or redefines an aggregate function. It is neither guarded nor metered.
+    /// Registers or redefines an aggregate function. It is guarded and watched, and not metered.
     ///
     /// # Errors
     /// [`FunctionError::Register`] if the card tells another name than the function.
@@ -176,7 +177,7 @@ impl Functions {
         udaf: AggregateUDF,
     ) -> Result<FunctionVersion, FunctionError> {
         check_name(&card, udaf.name())?;
-        Ok(self.put_aggregate(card, Arc::new(udaf)))
+        Ok(self.put_aggregate(card, udaf))
     }
 
     /// Registers or redefines a table function under its card's name. It is neither guarded nor
@@ -324,9 +325,10 @@ impl Functions {
         version
     }
 
-    fn put_aggregate(&self, card: Card, function: Arc<AggregateUDF>) -> FunctionVersion {
+    fn put_aggregate(&self, card: Card, udaf: AggregateUDF) -> FunctionVersion {
         let mut shelves = self.write();
         let version = shelves.next_version(&card);
+        let function = Arc::new(AggregateUDF::from(RegisteredAggregate::new(udaf, version)));
         let name = card.name.clone();
         shelves.scalars.remove(&name);
         shelves.aggregates.insert(name, Described { card, version, function });

@@ -79,7 +79,7 @@ impl<K: Copy + Ord> Admission<K> {
 
     /// Lets `to` be worth what `from` is, for it is the same by another name; no call of either. Of several
     /// the worthiest counts.
-    pub fn carried(&mut self, from: K, to: K) {
+    pub fn followed(&mut self, from: K, to: K) {
         let Some(calls) = self.known.get(&from).copied() else { return };
         let there = self.known.entry(to).or_insert(calls);
         if there.worth < calls.worth {
@@ -232,14 +232,14 @@ mod tests {
         let often = (0..9).map(|_| admission.called(1, 1, 1_000.0, 100)).last();
         let seldom = admission.called(2, 1, 1_000.0, 100);
         let now = admission.now;
-        admission.carried(1, 3);
-        admission.carried(2, 3);
-        admission.carried(2, 4);
-        admission.carried(5, 4);
+        admission.followed(1, 3);
+        admission.followed(2, 3);
+        admission.followed(2, 4);
+        admission.followed(5, 4);
         assert_eq!((admission.worth(3), admission.worth(4)), (often, Some(seldom)));
         assert_eq!((admission.worth(5), admission.now), (None, now));
         for key in 10..10_000 {
-            admission.carried(1, key);
+            admission.followed(1, key);
             assert!(admission.known.len() <= 2 * KNOWN_MIN);
         }
     }

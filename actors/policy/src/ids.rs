@@ -117,6 +117,12 @@ fingerprint! {
     FragmentId
 }
 
+fingerprint! {
+    /// Fingerprint of what fragments have in common that differ in their literals only. What is
+    /// expected of a fragment that is new is what the others of its shape came to.
+    ShapeId
+}
+
 /// What calls are counted and forecast by: one function expression on one partition.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SeriesKey {

@@ -1,7 +1,9 @@
 //! Nodes: what scans see of one, and the supervisor that owns its partition actors.
 
+mod permits;
 mod state;
 mod supervisor;
 
+pub use permits::{Permit, Permits};
 pub use state::{ActiveTask, NodeState, NodeStateArgs, ReplicaHandle, StorePolicy, Tables};
 pub use supervisor::{CALL_MS_MAX, NodeError, NodeHandle, NodeMessage, NodeSupervisor};

@@ -10,10 +10,11 @@ use datafusion::execution::memory_pool::{
     MemoryConsumer, MemoryPool, MemoryReservation, UnboundedMemoryPool,
 };
 use foreshard_policy::ids::{NodeId, PartitionId};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::calls::CallSink;
 use crate::expressions::Expressions;
+use crate::node::permits::Permits;
 use crate::partition::{Flights, PartitionRef, Replica};
 use crate::ports::SharedClock;
 use crate::spill::Spill;
@@ -56,13 +57,12 @@ pub struct NodeState {
     /// The time.
     pub clock: SharedClock,
     /// Tasks that may compute functions at the same time.
-    pub permits: Arc<Semaphore>,
+    pub permits: Permits,
     /// Where outputs go that find no room in memory; `None` if they go for good.
     pub spill: Option<Arc<Spill>>,
     memory: Arc<dyn MemoryPool>,
     charging: Mutex<()>,
     memory_bytes_max: AtomicU64,
-    permits_max: Mutex<u32>,
     store_policy: ArcSwap<StorePolicy>,
     replicas: ArcSwap<HashMap<PartitionId, ReplicaHandle>>,
     draining: AtomicBool,
@@ -125,12 +125,11 @@ impl NodeState {
             expressions: args.expressions,
             calls: args.calls,
             clock: args.clock,
-            permits: Arc::new(Semaphore::new(args.cpu_permits.max(1) as usize)),
+            permits: Permits::new(args.cpu_permits.max(1)),
             spill: args.spill,
             memory: Arc::new(UnboundedMemoryPool::default()),
             charging: Mutex::default(),
             memory_bytes_max: AtomicU64::new(args.memory_bytes_max),
-            permits_max: Mutex::new(args.cpu_permits.max(1)),
             store_policy: ArcSwap::from_pointee(args.store_policy),
             replicas: ArcSwap::default(),
             draining: AtomicBool::new(false),
@@ -232,22 +231,14 @@ impl NodeState {
     /// Tasks that may compute functions at the same time.
     #[must_use]
     pub fn permits_max(&self) -> u32 {
-        *self.permits_max.lock().unwrap_or_else(PoisonError::into_inner)
+        self.permits.max()
     }
 
     /// Sets what the node may use from now on. Fewer permits take effect as tasks give theirs back;
     /// a smaller memory budget stops further charges but takes nothing away.
     pub fn set_budget(&self, cpu_permits: u32, memory_bytes_max: u64) {
         self.memory_bytes_max.store(memory_bytes_max, Ordering::Relaxed);
-        let mut now = self.permits_max.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = cpu_permits.max(1);
-        if wanted > *now {
-            self.permits.add_permits((wanted - *now) as usize);
-            *now = wanted;
-        } else {
-            let taken = self.permits.forget_permits((*now - wanted) as usize);
-            *now -= u32::try_from(taken).unwrap_or(0);
-        }
+        self.permits.set_max(cpu_permits.max(1));
     }
 
     /// Whether the node gives up its replicas.

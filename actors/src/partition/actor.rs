@@ -4,7 +4,7 @@
 //! scans --Store, ReadBack--> partition --publish--> Replica (scans read it without queueing)
 //! node supervisor --Load, SegmentsChanged, Precompute, DropOutputs--> partition
 //! partition --write--> spill --Written--> partition
-//! partition --read--> spill --Carried--> partition
+//! partition --read--> spill --Followed--> partition
 //! ```
 //!
 //! Data never travel in a message: an offer carries a reference-counted column. If the actor dies,
@@ -12,13 +12,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use arrow::record_batch::RecordBatch;
 use foreshard_policy::calls::CallRecord;
-use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
+use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
+use foreshard_udfs::call_threads;
 use futures::TryStreamExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::expressions::FunctionExpression;
@@ -28,7 +31,9 @@ use crate::partition::compute::ComputeError;
 use crate::partition::flight::Flight;
 use crate::partition::output::OutputValues;
 use crate::partition::storing::Storing;
-use crate::partition::view::{Held, Replica, ReplicaView, Resident, StoredOutput, StoredPartial};
+use crate::partition::view::{
+    Fragment, Held, Replica, ReplicaView, Resident, StoredOutput, StoredPartial,
+};
 use crate::partition::worth::Worth;
 use crate::ports::Outcome;
 use crate::spill::SpillFile;
@@ -36,6 +41,9 @@ use crate::table::{Committed, Snapshot};
 
 /// Offers that may wait in one mailbox; more are dropped and counted.
 pub const OFFERS_MAX: usize = 256;
+
+/// How long a task in the background waits for a place in it.
+const PLACE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Share of the node's budget that resident rows of files may take; the rest is for outputs.
 const RESIDENT_SHARE: f64 = 0.5;
@@ -59,9 +67,7 @@ pub struct PartialOffer {
     /// The segment.
     pub segment: SegmentId,
     /// What was computed.
-    pub fragment: FragmentId,
-    /// The same for people.
-    pub text: Arc<str>,
+    pub fragment: Arc<Fragment>,
     /// The state, as rows.
     pub batches: Vec<RecordBatch>,
     /// Nanoseconds that it took.
@@ -88,9 +94,11 @@ pub enum PartitionMessage {
     /// Event: writing an output to disk has ended; with the file, if it was worth it and found room.
     Written(u64, Option<Arc<SpillFile>>),
     /// Event: what is on disk was read for a new segment that has its rows now; `None` if it was gone.
-    Carried(u64, Option<Box<Offer>>),
+    Followed(u64, Option<Box<Offer>>),
     /// Command: compute and store what is missing of an expression; reply with what it took.
     Precompute(Arc<FunctionExpression>, RpcReplyPort<Outcome>),
+    /// Event: that has ended, and all that it offered came before this; whoever asked is told.
+    Precomputed(Outcome, RpcReplyPort<Outcome>),
     /// Event: an expression gave another value than the stored one, or its function was redefined; its
     /// outputs are worthless.
     Worthless(ExpressionId),
@@ -128,6 +136,15 @@ impl PartitionRef {
         self.hand_over(|| PartitionMessage::Store(Box::new(offer)))
     }
 
+    /// Hands an output over as soon as there is a place in the queue; false if there was none for 5 s or
+    /// the actor is gone.
+    pub async fn offer_waiting(&self, offer: Offer) -> bool {
+        match tokio::time::timeout(PLACE_WITHIN, self.credits.acquire()).await {
+            Ok(Ok(credit)) => self.send(credit, PartitionMessage::Store(Box::new(offer))),
+            _ => false,
+        }
+    }
+
     /// Hands a partial aggregate over without waiting; false if the queue is full or the actor is gone.
     pub fn offer_partial(&self, offer: PartialOffer) -> bool {
         self.hand_over(|| PartitionMessage::StorePartial(Box::new(offer)))
@@ -149,8 +166,11 @@ impl PartitionRef {
     }
 
     fn hand_over(&self, message: impl FnOnce() -> PartitionMessage) -> bool {
-        let Ok(credit) = self.credits.try_acquire() else { return false };
-        let sent = self.actor().is_some_and(|actor| actor.cast(message()).is_ok());
+        self.credits.try_acquire().is_ok_and(|credit| self.send(credit, message()))
+    }
+
+    fn send(&self, credit: SemaphorePermit<'_>, message: PartitionMessage) -> bool {
+        let sent = self.actor().is_some_and(|actor| actor.cast(message).is_ok());
         if sent {
             credit.forget(); // Given back when the actor has handled the offer.
         }
@@ -214,10 +234,11 @@ impl Actor for Partition {
             PartitionMessage::StorePartial(offer) => state.on_store_partial(*offer),
             PartitionMessage::ReadBack(offer) => state.on_read_back(*offer),
             PartitionMessage::Written(ticket, file) => state.on_written(ticket, file),
-            PartitionMessage::Carried(ticket, offer) => state.on_carried(ticket, offer),
+            PartitionMessage::Followed(ticket, offer) => state.on_followed(ticket, offer),
             PartitionMessage::Precompute(expression, reply) => {
                 state.on_precompute(expression, reply);
             }
+            PartitionMessage::Precomputed(outcome, reply) => drop(reply.send(outcome)),
             PartitionMessage::Worthless(expression) => drop(state.drop_outputs(Some(expression))),
             PartitionMessage::DropOutputs(which, reply) => {
                 drop(reply.send(state.drop_outputs(which)));
@@ -314,7 +335,7 @@ impl PartitionState {
     fn on_segments_changed(&mut self, committed: &Committed) {
         let kept = self.kept(&committed.rewritten);
         self.catch_up(&committed.snapshot, &committed.added);
-        self.carry(kept);
+        self.follow(kept);
     }
 
     /// Takes new segments up and lets removed ones go; older snapshots change nothing.
@@ -363,13 +384,14 @@ impl PartitionState {
         let node = self.args.node.clone();
         let replica = self.args.replica.clone();
         let reference = self.args.reference.clone();
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "ends with its reply port: it stops as soon as nobody waits for the outcome"
-        )]
-        tokio::spawn(async move {
+        let work = async move {
             let outcome = precompute(&node, &replica, &reference, &expression, &reply).await;
-            drop(reply.send(outcome));
-        });
+            // Behind the offers in the queue: whoever asked finds stored what was computed.
+            if let Some(actor) = reference.actor() {
+                drop(actor.cast(PartitionMessage::Precomputed(outcome, reply)));
+            }
+        };
+        // It ends with its reply port: it stops as soon as nobody waits for the outcome.
+        drop(call_threads().unwrap_or_else(|_none| Handle::current()).spawn(work));
     }
 }

@@ -65,7 +65,7 @@ pub(super) async fn precompute(
                     values,
                     flight: None,
                 };
-                if !reference.offer(offer) {
+                if !reference.offer_waiting(offer).await {
                     node.offers_dropped.fetch_add(1, Ordering::Relaxed);
                 }
             }

@@ -108,7 +108,7 @@ pub async fn evaluate(
         let slice_rows = slice_rows(expression, waits).min(rows.num_rows() - done);
         let slice = rows.slice(done, slice_rows);
         // Who waits for something else needs no core.
-        let permit = if waits { None } else { Some(node.permits.acquire().await) };
+        let permit = if waits { None } else { Some(node.permits.acquire(&node.clock).await) };
         let start = node.clock.monotonic_ns();
         let values = match waits {
             true => evaluate_later(expr, &slice).await?,

@@ -19,4 +19,4 @@ pub use compute::{ComputeError, Computed, evaluate, read_columns};
 pub use flight::{Flight, Flights, Turn};
 pub use keep::keep_rows;
 pub use output::{OutputValues, Selected};
-pub use view::{Held, Replica, ReplicaView, Resident, StoredOutput, StoredPartial};
+pub use view::{Fragment, Held, Replica, ReplicaView, Resident, StoredOutput, StoredPartial};

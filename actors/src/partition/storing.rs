@@ -10,7 +10,7 @@
 //! one round end, then all offers that waited are looked at again. What gives way and what comes are
 //! exchanged in one go, so nothing goes unless what it goes for finds room.
 
-mod carry;
+mod follow;
 mod taken;
 
 use std::collections::{HashMap, HashSet};
@@ -27,7 +27,7 @@ use crate::partition::actor::{Offer, PartialOffer, PartitionMessage, PartitionSt
 use crate::partition::output::OutputValues;
 use crate::partition::storing::taken::Taken;
 use crate::partition::view::{ReplicaView, StoredOutput, StoredPartial};
-use crate::partition::worth::{Key, Stored, Terms};
+use crate::partition::worth::{Key, Kind, Stored, Terms};
 use crate::spill::{SpillFile, ToSpill};
 
 /// Rounds that an offer waits for others to be written; then they go without.
@@ -40,7 +40,7 @@ pub(super) struct Storing {
     waiting: Vec<Waiting>,
     writing: HashMap<u64, Ticket>,
     /// Outputs that are read from disk for new segments.
-    carrying: HashMap<u64, ExpressionId>,
+    following: HashMap<u64, ExpressionId>,
     tickets: u64,
     /// What the disk did not take in this round.
     refused: HashSet<Key>,
@@ -53,7 +53,7 @@ impl Storing {
             myself,
             waiting: vec![],
             writing: HashMap::new(),
-            carrying: HashMap::new(),
+            following: HashMap::new(),
             tickets: 0,
             refused: HashSet::new(),
             tasks: JoinSet::new(),
@@ -88,7 +88,7 @@ struct Ticket {
 enum Coming {
     Output(Offer),
     /// From the segments that its rows were in before.
-    Carried(Offer),
+    Followed(Offer),
     Partial(PartialOffer),
     ReadBack(Offer),
 }
@@ -97,7 +97,7 @@ impl Coming {
     /// The expression, if it is an output.
     fn expression(&self) -> Option<ExpressionId> {
         match self {
-            Self::Output(offer) | Self::Carried(offer) | Self::ReadBack(offer) => {
+            Self::Output(offer) | Self::Followed(offer) | Self::ReadBack(offer) => {
                 Some(offer.expression.id)
             }
             Self::Partial(_) => None,
@@ -188,7 +188,7 @@ impl PartitionState {
         let view = self.args.replica.view();
         let new = match coming {
             Coming::Output(offer) => self.look_at_output(&view, offer, is_first),
-            Coming::Carried(offer) => self.look_at_output(&view, offer, false),
+            Coming::Followed(offer) => self.look_at_output(&view, offer, false),
             Coming::Partial(offer) => self.look_at_partial(&view, offer, is_first),
             Coming::ReadBack(offer) => self.look_at_file(&view, offer, is_first),
         }?;
@@ -227,7 +227,7 @@ impl PartitionState {
         let key = (offer.segment, Stored::Output(id));
         let without_memory = self.terms().ns_without_memory(ns, bytes);
         let worth = match is_first {
-            true => self.worth.called(view, key, calls, without_memory, bytes),
+            true => self.worth.called(view, (key, Kind::Output(id)), calls, without_memory, bytes),
             false => self.worth.of(key),
         };
         let what = "stored output";
@@ -241,13 +241,14 @@ impl PartitionState {
         is_first: bool,
     ) -> Option<New> {
         let held = view.segments.get(&offer.segment)?;
-        if held.partials.contains_key(&offer.fragment) {
+        if held.partials.contains_key(&offer.fragment.id) {
             return None;
         }
         let bytes = offer.batches.iter().map(|batch| batch.get_array_memory_size() as u64).sum();
-        let (key, ns) = ((offer.segment, Stored::Partial(offer.fragment)), offer.ns);
+        let (key, ns) = ((offer.segment, Stored::Partial(offer.fragment.id)), offer.ns);
+        let kind = Kind::Partial(offer.fragment.shape);
         let worth = match is_first {
-            true => self.worth.called(view, key, 1, ns, bytes),
+            true => self.worth.called(view, (key, kind), 1, ns, bytes),
             false => self.worth.of(key),
         };
         let (what, uses) = ("stored partial", Arc::default());
@@ -267,7 +268,7 @@ impl PartitionState {
         let worth = match is_first {
             true => {
                 let calls = self.worth.new_calls(key, uses.load(Ordering::Relaxed));
-                self.worth.called(view, key, calls, without_memory, bytes)
+                self.worth.called(view, (key, Kind::Output(id)), calls, without_memory, bytes)
             }
             false => self.worth.of(key),
         };
@@ -362,7 +363,7 @@ impl PartitionState {
         let Some(held) = view.segments.get_mut(&new.key.0) else { return };
         let New { bytes, uses, values, .. } = new;
         match (coming, values) {
-            (Coming::Output(offer) | Coming::Carried(offer), Some(values)) => {
+            (Coming::Output(offer) | Coming::Followed(offer), Some(values)) => {
                 let id = offer.expression.id;
                 held.outputs.insert(id, StoredOutput { values, bytes, uses, charge });
                 // It knows less.
@@ -378,10 +379,11 @@ impl PartitionState {
                 self.args.replica.publish(view);
             }
             (Coming::Partial(offer), _) => {
-                let PartialOffer { fragment, text, batches, ns, calls, .. } = offer;
+                let PartialOffer { fragment, batches, ns, calls, .. } = offer;
                 let (batches, calls) = (batches.into(), calls.into());
-                let partial = StoredPartial { batches, text, ns, calls, bytes, uses, charge };
-                held.partials.insert(fragment, partial);
+                let id = fragment.id;
+                let partial = StoredPartial { batches, fragment, ns, calls, bytes, uses, charge };
+                held.partials.insert(id, partial);
                 self.args.replica.publish(view);
             }
             (_, None) => {}
@@ -392,7 +394,7 @@ impl PartitionState {
     fn give_to_disk(&mut self, coming: &Coming, new: New) {
         let is_worth_it = self.terms().disk.is_some_and(|disk| disk.is_worth_it(new.ns, new.bytes));
         match (coming, new.values) {
-            (Coming::Output(offer) | Coming::Carried(offer), Some(values)) if is_worth_it => {
+            (Coming::Output(offer) | Coming::Followed(offer), Some(values)) if is_worth_it => {
                 let (segment, expression) = (offer.segment, offer.expression.id);
                 let table = Arc::clone(&self.args.partition.table);
                 let (ns, uses) = (new.ns, new.uses);
@@ -472,7 +474,7 @@ impl PartitionState {
         let before = self.storing.waiting.len();
         self.storing.waiting.retain(|waiting| !is_meant(waiting.coming.expression()));
         (self.storing.waiting.len()..before).for_each(|_| self.args.reference.free());
-        self.storing.carrying.retain(|_, id| !is_meant(Some(*id)));
+        self.storing.following.retain(|_, id| !is_meant(Some(*id)));
         let meant = self.storing.writing.extract_if(|_, ticket| is_meant(Some(ticket.key.1)));
         let meant: Vec<Ticket> = meant.map(|(_, ticket)| ticket).collect();
         let mut view = self.view();

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use arrow::record_batch::RecordBatch;
 use datafusion::execution::memory_pool::MemoryReservation;
 use foreshard_policy::calls::CallRecord;
-use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
+use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId, ShapeId};
 
 use crate::partition::output::OutputValues;
 use crate::segment::{Rows, Segment};
@@ -35,13 +35,24 @@ impl fmt::Debug for StoredOutput {
     }
 }
 
+/// A part of a plan whose states over segments are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// What names its states.
+    pub id: FragmentId,
+    /// What it has in common with those that differ in their literals only.
+    pub shape: ShapeId,
+    /// What the plan says it is, for people.
+    pub text: Arc<str>,
+}
+
 /// The state of a partial aggregate over one segment, as rows.
 #[derive(Clone)]
 pub struct StoredPartial {
     /// The state: what the final aggregate merges.
     pub batches: Arc<[RecordBatch]>,
-    /// What the plan says it is, for people.
-    pub text: Arc<str>,
+    /// What it is the state of.
+    pub fragment: Arc<Fragment>,
     /// Nanoseconds that it took.
     pub ns: u64,
     /// The calls that were made for it: reading it spares them.
@@ -56,7 +67,7 @@ pub struct StoredPartial {
 
 impl fmt::Debug for StoredPartial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StoredPartial({}, {} bytes)", self.text, self.bytes)
+        write!(f, "StoredPartial({}, {} bytes)", self.fragment.text, self.bytes)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use foreshard_policy::admit::{self, Admission};
 use foreshard_policy::disk::ReadCost;
-use foreshard_policy::ids::{ExpressionId, FragmentId, SegmentId};
+use foreshard_policy::ids::{ExpressionId, FragmentId, SegmentId, ShapeId};
 use foreshard_policy::repeats::Repeats;
 
 use crate::expressions::Expressions;
@@ -19,6 +19,15 @@ pub(super) enum Stored {
     Output(ExpressionId),
     /// A partial aggregate.
     Partial(FragmentId),
+}
+
+/// What is told apart to find out whether something new is called again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// Outputs of one expression, over all segments.
+    Output(ExpressionId),
+    /// States of fragments that differ in their literals only.
+    Partial(ShapeId),
 }
 
 /// Names something that is stored in a replica.
@@ -44,8 +53,8 @@ impl Terms<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Worth {
     admission: Admission<Key>,
-    /// By expression: whether what is called for the first time is called again.
-    repeats: Repeats<ExpressionId>,
+    /// Whether what is called for the first time is called again.
+    repeats: Repeats<Kind>,
     /// Uses of what is stored that were counted already.
     counted: HashMap<Key, u64>,
 }
@@ -56,14 +65,14 @@ impl Worth {
     pub(super) fn called(
         &mut self,
         view: &ReplicaView,
-        key: Key,
+        (key, kind): (Key, Kind),
         calls: u64,
         ns: u64,
         bytes: u64,
     ) -> f64 {
         let stored = view.segments.values().map(|held| held.outputs.len() + held.partials.len());
         self.admission.set_stored(stored.sum());
-        let part = self.expected(key, calls);
+        let part = self.expected(key, kind, calls);
         self.admission.called(key, calls, part * ns as f64, bytes)
     }
 
@@ -74,7 +83,7 @@ impl Worth {
 
     /// Lets `to` begin with what `from` is worth after `uses`, which took `ns` each and are in `bytes`:
     /// its rows went there. No call of `to`, and none that says whether what is new is called again.
-    pub(super) fn carried(
+    pub(super) fn followed(
         &mut self,
         view: &ReplicaView,
         (from, uses): (Key, u64),
@@ -82,22 +91,21 @@ impl Worth {
         to: Key,
     ) {
         let calls = uses.saturating_sub(self.counted.remove(&from).unwrap_or(0));
-        if calls > 0 {
-            self.called(view, from, calls, ns, bytes);
+        if let ((_, Stored::Output(id)), 1..) = (from, calls) {
+            self.called(view, (from, Kind::Output(id)), calls, ns, bytes);
         }
-        self.admission.carried(from, to);
+        self.admission.followed(from, to);
     }
 
-    /// What part of its calls something is worth: less than all where it is new, and what was new of the
-    /// same expression was not called again. Takes note of the calls.
-    fn expected(&mut self, key: Key, calls: u64) -> f64 {
-        let (_, Stored::Output(expression)) = key else { return 1.0 };
+    /// What part of its calls something is worth: less than all where it is new, and what was new of its
+    /// kind was not called again. Takes note of the calls.
+    fn expected(&mut self, key: Key, kind: Kind, calls: u64) -> f64 {
         if self.admission.worth(key).is_some() {
-            self.repeats.again(expression, calls);
+            self.repeats.again(kind, calls);
             return 1.0;
         }
-        let part = self.repeats.expected(expression);
-        self.repeats.first(expression);
+        let part = self.repeats.expected(kind);
+        self.repeats.first(kind);
         part
     }
 
@@ -134,12 +142,12 @@ impl Worth {
 
     /// Counts the uses since it was looked at last.
     fn look(&mut self, it: &Used) -> admit::Stored<Key> {
-        let Used { key, ns, bytes, uses, .. } = *it;
+        let Used { key, kind, ns, bytes, uses, .. } = *it;
         let calls = uses.saturating_sub(self.counted.get(&key).copied().unwrap_or(0));
         let worth = match self.admission.worth(key) {
             Some(worth) if calls == 0 => worth,
             _ => {
-                self.expected(key, calls);
+                self.expected(key, kind, calls);
                 self.admission.called(key, calls, ns as f64, bytes)
             }
         };
@@ -150,6 +158,7 @@ impl Worth {
 /// Something that is stored, as it is now.
 struct Used {
     key: Key,
+    kind: Kind,
     ns: u64,
     bytes: u64,
     uses: u64,
@@ -169,6 +178,7 @@ fn all(view: &ReplicaView, terms: Terms<'_>) -> Vec<Used> {
             let ns = ns_per_row.saturating_mul(output.values.rows_known() as u64);
             Used {
                 key: (*segment, Stored::Output(*id)),
+                kind: Kind::Output(*id),
                 ns: terms.ns_without_memory(ns, output.bytes),
                 bytes: output.bytes,
                 uses: output.uses.load(Ordering::Relaxed),
@@ -177,6 +187,7 @@ fn all(view: &ReplicaView, terms: Terms<'_>) -> Vec<Used> {
         }));
         all.extend(held.partials.iter().map(|(id, partial)| Used {
             key: (*segment, Stored::Partial(*id)),
+            kind: Kind::Partial(partial.fragment.shape),
             ns: partial.ns,
             bytes: partial.bytes,
             uses: partial.uses.load(Ordering::Relaxed),
@@ -193,13 +204,26 @@ mod tests {
     use foreshard_policy::ids::PartitionId;
 
     use super::*;
-    use crate::partition::view::{Held, StoredPartial};
+    use crate::partition::view::{Fragment, Held, StoredPartial};
     use crate::segment::{Location, Segment};
 
     const SEGMENT: SegmentId = SegmentId(1);
 
     fn key(id: u128) -> Key {
         (SEGMENT, Stored::Partial(FragmentId(id)))
+    }
+
+    /// Each of another shape.
+    fn fragment(id: u128) -> Arc<Fragment> {
+        Arc::new(Fragment { id: FragmentId(id), shape: ShapeId(id), text: "".into() })
+    }
+
+    /// Each its own, as long as a test does not say otherwise.
+    fn kind((_, stored): Key) -> Kind {
+        match stored {
+            Stored::Output(id) => Kind::Output(id),
+            Stored::Partial(id) => Kind::Partial(ShapeId(id.0)),
+        }
     }
 
     /// A replica of one segment with these partial aggregates: nanoseconds and uses; 100 bytes each.
@@ -214,8 +238,8 @@ mod tests {
             let (batches, calls) = (vec![].into(), vec![].into());
             let (ns, bytes, uses) = (*ns, 100, Arc::new((*uses).into()));
             let charge = Arc::new(charge.new_empty());
-            let partial =
-                StoredPartial { batches, text: "".into(), ns, calls, bytes, uses, charge };
+            let fragment = fragment(id);
+            let partial = StoredPartial { batches, fragment, ns, calls, bytes, uses, charge };
             held.partials.insert(FragmentId(id), partial);
         }
         let partition = PartitionId::new("t", 0);
@@ -223,6 +247,15 @@ mod tests {
     }
 
     fn offer(worth: &mut Worth, view: &ReplicaView, new: Key, ns: u64) -> Option<Vec<Key>> {
+        offer_of(worth, view, (new, kind(new)), ns)
+    }
+
+    fn offer_of(
+        worth: &mut Worth,
+        view: &ReplicaView,
+        new: (Key, Kind),
+        ns: u64,
+    ) -> Option<Vec<Key>> {
         let expressions = Expressions::default();
         let offered = worth.called(view, new, 1, ns, 100);
         worth.make_room(view, Terms { expressions: &expressions, disk: None }, offered, 100)
@@ -290,16 +323,16 @@ mod tests {
         let mut worth = Worth::default();
         let view = view(&[]);
         let of = |segment| (SegmentId(segment), Stored::Output(ExpressionId(1)));
-        let mut before = worth.called(&view, of(2), 1, 1_000, 100);
+        let mut before = worth.called(&view, (of(2), kind(of(2))), 1, 1_000, 100);
         for segment in 2..200 {
-            worth.carried(&view, (of(segment), 1), (1_000, 100), of(segment + 1));
+            worth.followed(&view, (of(segment), 1), (1_000, 100), of(segment + 1));
             let now = worth.of(of(segment + 1));
             assert!(now > before, "it was used once more");
             before = now;
         }
-        worth.carried(&view, (of(200), 0), (1_000, 100), of(201));
+        worth.followed(&view, (of(200), 0), (1_000, 100), of(201));
         assert_eq!(worth.of(of(201)), before, "it was not used");
-        assert_eq!(worth.repeats.expected(ExpressionId(1)), 1.0);
+        assert_eq!(worth.repeats.expected(Kind::Output(ExpressionId(1))), 1.0);
         assert!(worth.counted.is_empty());
     }
 
@@ -315,5 +348,19 @@ mod tests {
         };
         assert!(!pushed_out(|_| 1), "one expression, never asked for a segment again");
         assert!(pushed_out(|new| new), "each another one: who knows");
+    }
+
+    #[test]
+    fn states_of_ever_new_literals_push_out_nothing_that_was_called_often() {
+        let pushed_out = |shape: fn(u128) -> u128| {
+            let mut worth = Worth::default();
+            let view = view(&[(1_000, 50)]);
+            (2..2_000).any(|new| {
+                let kind = Kind::Partial(ShapeId(shape(new)));
+                offer_of(&mut worth, &view, (key(new), kind), 1_000).is_some()
+            })
+        };
+        assert!(!pushed_out(|_| 1), "one shape, never asked with the same literals again");
+        assert!(pushed_out(|new| new), "each of another shape: who knows");
     }
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use datafusion_distributed::Worker;
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -19,11 +20,11 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Serves `worker` on any free port of `host`.
+    /// Serves `worker` on any free port of `host`; its tasks run on `threads`.
     ///
     /// # Errors
     /// If no port can be opened.
-    pub async fn open(host: IpAddr, worker: Worker) -> std::io::Result<Self> {
+    pub async fn open(host: IpAddr, worker: Worker, threads: &Handle) -> std::io::Result<Self> {
         let listener = TcpListener::bind(SocketAddr::new(host, 0)).await?;
         let url = url_of(listener.local_addr()?)?;
         let mut server = JoinSet::new();
@@ -32,11 +33,12 @@ impl Endpoint {
             .add_service(worker.into_worker_server().max_decoding_message_size(MESSAGE_BYTES_MAX))
             .serve_with_incoming(incoming(listener));
         let place = url.clone();
-        server.spawn(async move {
+        let serving = async move {
             if let Err(error) = serving.await {
                 tracing::warn!(url = %place, %error, "a node's port was closed");
             }
-        });
+        };
+        server.spawn_on(serving, threads);
         Ok(Self { url, _server: server })
     }
 

@@ -1,7 +1,6 @@
 //! Nodes inside this process.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
@@ -18,12 +17,6 @@ use crate::cluster::place::{HeldOutput, HeldPartial, Place, PlaceError};
 
 /// Longest wait for a replica to load, in milliseconds.
 const LOAD_MS_MAX: u64 = 60_000;
-
-/// Pause before an output is offered again that found the mailbox full.
-const OFFER_AGAIN: Duration = Duration::from_millis(10);
-
-/// How often it is offered.
-const OFFERS_AGAIN_MAX: u32 = 500;
 
 /// A node of this process.
 #[derive(Clone, Debug)]
@@ -139,15 +132,9 @@ impl Place for LocalNode {
     ) -> Result<(), PlaceError> {
         let gone = || self.gone("an output");
         let handle = self.handle.state.handle(partition).ok_or_else(gone)?;
-        for _ in 0..OFFERS_AGAIN_MAX {
-            let (expression, values) = (Arc::clone(expression), values.clone());
-            let offer = Offer { segment, expression, values, flight: None };
-            if handle.actor.offer(offer) {
-                return Ok(());
-            }
-            tokio::time::sleep(OFFER_AGAIN).await;
-        }
-        Err(gone())
+        let (expression, flight) = (Arc::clone(expression), None);
+        let offer = Offer { segment, expression, values, flight };
+        handle.actor.offer_waiting(offer).await.then_some(()).ok_or_else(gone)
     }
 
     async fn drop_outputs(

@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
-use foreshard_actors::partition::{OutputValues, ReplicaView};
+use foreshard_actors::partition::{Fragment, OutputValues, ReplicaView};
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot, Table};
 use foreshard_policy::cluster::NodeView;
-use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
+use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
 
 /// A node did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -103,9 +103,7 @@ impl HeldOutput {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldPartial {
     /// What it is the state of.
-    pub fragment: FragmentId,
-    /// The same for people.
-    pub text: Arc<str>,
+    pub fragment: Arc<Fragment>,
     /// The segment.
     pub segment: SegmentId,
     /// Rows of the state.
@@ -123,9 +121,8 @@ impl HeldPartial {
     #[must_use]
     pub fn list(view: &ReplicaView) -> Vec<Self> {
         let held = view.segments.iter().flat_map(|(segment, held)| {
-            held.partials.iter().map(|(fragment, partial)| Self {
-                fragment: *fragment,
-                text: Arc::clone(&partial.text),
+            held.partials.values().map(|partial| Self {
+                fragment: Arc::clone(&partial.fragment),
                 segment: *segment,
                 rows: partial.batches.iter().map(|batch| batch.num_rows() as u64).sum(),
                 bytes: partial.bytes,

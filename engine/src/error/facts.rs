@@ -156,6 +156,7 @@ facts! {
         "FS-FN-11"        500   FailedPrecondition "58000"   false,
         "FS-FN-12"        503   Unavailable        "38000"   true,
         "FS-FN-13"        499   Cancelled          "57014"   false,
+        "FS-FN-14"        503   ResourceExhausted  "53400"   true,
     }
 }
 

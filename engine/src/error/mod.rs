@@ -150,10 +150,12 @@ pub enum EngineError {
         setting: &'static str,
     },
     /// The time allowed for a query is over.
-    #[error("the query took longer than {seconds} s (limits.query-seconds)")]
+    #[error("the query took longer than {seconds} s (limits.query-seconds){during}")]
     Timeout {
         /// The bound.
         seconds: u64,
+        /// The function call that it was about; empty if it was about none.
+        during: String,
     },
     /// The client went away or asked to stop.
     #[error("the query was cancelled")]

@@ -80,9 +80,9 @@ fn a_function_error_keeps_its_code_through_every_wrapping() {
 
 #[test]
 fn our_own_error_comes_back_whole_and_as_text_keeps_its_code() {
-    let there = EngineError::Timeout { seconds: 3 }.into_datafusion();
+    let there = EngineError::Timeout { seconds: 3, during: String::new() }.into_datafusion();
     let text = there.to_string();
-    assert!(matches!(EngineError::from_datafusion(there), EngineError::Timeout { seconds: 3 }));
+    assert!(matches!(EngineError::from_datafusion(there), EngineError::Timeout { seconds: 3, .. }));
 
     let remote = DataFusionError::Execution(text).context("stage 2");
     let error = EngineError::from_datafusion(remote);

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
-use datafusion::common::{DataFusionError, Result, exec_datafusion_err, internal_err};
+use datafusion::common::{DataFusionError, Result, exec_datafusion_err, exec_err, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::physical_expr::PhysicalExpr;
@@ -18,8 +18,9 @@ use datafusion_proto::physical_plan::{
     PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
 };
 use datafusion_proto::protobuf;
+use foreshard_actors::partition::Fragment;
 use foreshard_actors::segment::{Location, Segment};
-use foreshard_policy::ids::{FragmentId, NodeId, SegmentId};
+use foreshard_policy::ids::{FragmentId, NodeId, SegmentId, ShapeId};
 use foreshard_udfs::{FunctionError, FunctionVersion, Functions, registered};
 use prost::Message;
 
@@ -233,6 +234,8 @@ struct ReuseTicket {
     fragment: Vec<u8>,
     #[prost(string, tag = "2")]
     text: String,
+    #[prost(bytes = "vec", tag = "3")]
+    shape: Vec<u8>,
 }
 
 /// A [`LateCallExec`]; its child travels beside it.
@@ -361,12 +364,16 @@ impl PhysicalExtensionCodec for ScanCodec {
                 return Ok(Arc::new(AnyOrderExec::new(Arc::clone(input))));
             }
             (None, Some(reuse), _, [input]) => {
-                let id: [u8; 16] = reuse.fragment.as_slice().try_into().map_err(|_length| {
-                    exec_datafusion_err!("a fragment has {} bytes, not 16", reuse.fragment.len())
-                })?;
-                let fragment = FragmentId(u128::from_be_bytes(id));
-                let input = Arc::clone(input);
-                return Ok(Arc::new(PartialReuseExec::new(input, fragment, reuse.text.into())));
+                let id = |bytes: &[u8]| match <[u8; 16]>::try_from(bytes) {
+                    Ok(id) => Ok(u128::from_be_bytes(id)),
+                    Err(_) => exec_err!("a fragment has {} bytes, not 16", bytes.len()),
+                };
+                let fragment = Fragment {
+                    id: FragmentId(id(&reuse.fragment)?),
+                    shape: ShapeId(id(&reuse.shape)?),
+                    text: reuse.text.into(),
+                };
+                return Ok(Arc::new(PartialReuseExec::new(Arc::clone(input), Arc::new(fragment))));
             }
             _ => return internal_err!("a ticket is of no node that is known here"),
         };
@@ -416,8 +423,12 @@ impl PhysicalExtensionCodec for ScanCodec {
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
         if let Some(reuse) = node.downcast_ref::<PartialReuseExec>() {
-            let fragment = reuse.fragment.0.to_be_bytes().to_vec();
-            let reuse = ReuseTicket { fragment, text: reuse.text.to_string() };
+            let Fragment { id, shape, text } = reuse.fragment.as_ref();
+            let reuse = ReuseTicket {
+                fragment: id.0.to_be_bytes().to_vec(),
+                text: text.to_string(),
+                shape: shape.0.to_be_bytes().to_vec(),
+            };
             return written(NodeTicket { reuse: Some(reuse), ..NodeTicket::default() }, bytes);
         }
         if let Some(late) = node.downcast_ref::<LateCallExec>() {

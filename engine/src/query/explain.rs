@@ -117,13 +117,14 @@ impl Looking<'_> {
         let (mut ns, mut states, mut rest) = (0, 0, vec![]);
         for segment in scan.groups.iter().flatten() {
             states += 1;
-            let of_held = |held: &Held| held.partials.get(&partial.fragment).map(|state| state.ns);
+            let of_held =
+                |held: &Held| held.partials.get(&partial.fragment.id).map(|state| state.ns);
             match self.held(scan, segment, of_held).flatten() {
                 Some(spared) => ns += spared,
                 None => rest.push(segment),
             }
         }
-        let (text, stored) = (&partial.text, states - rest.len());
+        let (text, stored) = (&partial.fragment.text, states - rest.len());
         let spares = if stored > 0 { format!("; spares {}", time(ns)) } else { String::new() };
         self.lines.push(format!("{text}: {stored} of {states} states are stored{spares}"));
         rest

@@ -3,7 +3,6 @@
 //! One optimizer rule per file; see `docs/architecture.md` for how they follow each other.
 
 pub mod any_order;
-pub mod asynchronous;
 pub mod channel;
 pub mod codec;
 pub mod complexity;
@@ -21,6 +20,7 @@ pub(crate) mod newest_files;
 pub mod one_node;
 mod one_partition;
 pub mod options;
+pub mod own_task;
 pub mod partial;
 pub(crate) mod planning;
 pub mod prune;

@@ -12,6 +12,7 @@
 
 mod fragment;
 mod rule;
+mod shape;
 mod stream;
 mod turns;
 
@@ -28,8 +29,8 @@ use datafusion::physical_plan::metrics::{ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
 };
+use foreshard_actors::partition::Fragment;
 use foreshard_policy::calls::CallRecord;
-use foreshard_policy::ids::FragmentId;
 
 pub use rule::StorePartials;
 
@@ -52,9 +53,7 @@ pub struct PartialReuseExec {
     /// The fragment, down to the scan.
     pub input: Arc<dyn ExecutionPlan>,
     /// What names its state over a segment.
-    pub fragment: FragmentId,
-    /// The same for people.
-    pub text: Arc<str>,
+    pub fragment: Arc<Fragment>,
     turns: Option<Arc<Turns>>,
     by_segment: Arc<OnceLock<BySegment>>,
     metrics: ExecutionPlanMetricsSet,
@@ -64,7 +63,7 @@ pub struct PartialReuseExec {
 impl PartialReuseExec {
     /// Stores what `input` computes under `fragment`.
     #[must_use]
-    pub fn new(input: Arc<dyn ExecutionPlan>, fragment: FragmentId, text: Arc<str>) -> Self {
+    pub fn new(input: Arc<dyn ExecutionPlan>, fragment: Arc<Fragment>) -> Self {
         let partitions = input.output_partitioning().partition_count();
         let properties = PlanProperties::new(
             EquivalenceProperties::new(input.schema()),
@@ -75,7 +74,6 @@ impl PartialReuseExec {
         Self {
             input,
             fragment,
-            text,
             turns: None,
             by_segment: Arc::default(),
             metrics: ExecutionPlanMetricsSet::new(),
@@ -162,7 +160,7 @@ impl ExecutionPlan for PartialReuseExec {
         let Ok([input]) = <[_; 1]>::try_from(children) else {
             return internal_err!("PartialReuseExec has one child");
         };
-        let new = Self::new(input, self.fragment, Arc::clone(&self.text));
+        let new = Self::new(input, Arc::clone(&self.fragment));
         Ok(Arc::new(if self.turns.is_some() { new.in_turn() } else { new }))
     }
 

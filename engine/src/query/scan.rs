@@ -297,11 +297,6 @@ impl ExecutionPlan for PartitionScanExec {
         apply_expression_roots(self.filters.iter().chain(outputs).chain(&self.dynamic), f)
     }
 
-    /// What is to be run again gets new filters in the nodes above: the old ones know of the last run.
-    fn reset_state(self: Arc<Self>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(self.without_dynamic()))
-    }
-
     fn with_new_children(
         self: Arc<Self>,
         _children: Vec<Arc<dyn ExecutionPlan>>,

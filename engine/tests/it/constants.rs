@@ -79,16 +79,24 @@ fn a_window_may_be_partitioned_by_a_constant_on_several_nodes() {
 #[test]
 fn a_window_over_all_rows_sees_all_of_them_in_one_partition() {
     runtime::run(async {
-        for nodes in [1, 3] {
+        for nodes in [1, 2, 3] {
             let rig = Rig::start(nodes, 4).await;
             rig.ask("SET datafusion.execution.target_partitions = 1").await.unwrap();
             for sql in [
-                "SELECT sum(id) OVER (), max(x) OVER (PARTITION BY y % 5) FROM t WHERE x > y",
+                "SELECT sum(id) OVER () AS c, max(x) OVER (PARTITION BY y % 5) AS d FROM t WHERE x > y",
                 "SELECT max(a.x) OVER (PARTITION BY v.y % 5) AS c, sum(a.id) OVER () AS d FROM t a \
                  JOIN (VALUES (1), (2), (7)) v (y) ON a.y < v.y OR a.id < 20",
+                "SELECT max(a.x) OVER (PARTITION BY upper(v.y)) AS c, sum(a.id) OVER () AS d FROM t a \
+                 CROSS JOIN (VALUES ('a'), ('b'), (NULL)) v (y) WHERE v.y <> 'a' OR a.id < 21",
             ] {
-                rig.same(sql).await;
-                rig.same(&format!("SELECT DISTINCT * FROM ({sql})")).await;
+                // What stands beside it is what brings the shuffle to several nodes.
+                for beside in [
+                    "",
+                    "EXCEPT SELECT a.x, a.id + b.id FROM t a JOIN t b ON a.x = b.id",
+                    "UNION ALL SELECT y, x FROM t GROUP BY y, x",
+                ] {
+                    rig.same(&format!("SELECT * FROM ({sql}) {beside}")).await;
+                }
             }
         }
     });

@@ -7,9 +7,9 @@
 )]
 
 mod actors;
+mod aggregates;
 mod asynchronous;
 mod bad_input;
-mod carry;
 mod changed_files;
 mod cli;
 mod cluster;
@@ -21,11 +21,13 @@ mod dynamic;
 mod explain;
 mod files;
 mod flight;
+mod follow;
 mod http;
 mod joins;
 mod kill;
 mod late;
 mod limits;
+mod loops;
 mod one_node;
 mod partials;
 mod plans;

@@ -46,6 +46,15 @@ fn states_below_a_join_with_a_small_table_are_stored_until_that_table_changes() 
             for sql in queries {
                 stores(&rig, sql, 6).await;
             }
+            let named =
+                "SELECT count(DISTINCT text) FROM system.partials WHERE text LIKE '% of t with d%'";
+            assert_eq!(
+                rig.ask(named).await.unwrap().batches[0]
+                    .column(0)
+                    .as_primitive::<Int64Type>()
+                    .value(0),
+                6
+            );
             // The third time the plan is the same but for what it reads.
             for values in ["(3, 'n3')", "(2, 'again')", "(6, 'n6')"] {
                 both(&rig, &format!("INSERT INTO d VALUES {values}")).await;
@@ -125,6 +134,52 @@ fn a_repeated_query_gives_floats_of_the_same_bits() {
                 };
                 let now = answer.batches.iter().flat_map(of_batch).collect();
                 assert_eq!(first.get_or_insert_with(|| BTreeMap::clone(&now)), &now, "{sql}");
+            }
+        }
+    });
+}
+
+/// How many fragments, and how many shapes of them, there are states of.
+async fn fragments_and_shapes(rig: &Rig) -> (i64, i64) {
+    let sql = "SELECT count(DISTINCT fragment), count(DISTINCT shape) FROM system.partials";
+    let answer = rig.ask(sql).await.unwrap();
+    let count =
+        |column: usize| answer.batches[0].column(column).as_primitive::<Int64Type>().value(0);
+    (count(0), count(1))
+}
+
+#[test]
+fn queries_that_differ_in_their_literals_only_have_one_shape_and_states_of_their_own() {
+    runtime::run(async {
+        for nodes in [1, 3] {
+            let rig = Rig::start(nodes, 1).await;
+            let mut expected = (0, 0);
+            for (queries, fragments) in [
+                (["SELECT sum(x) FROM t WHERE y > 2", "SELECT sum(x) FROM t WHERE y > 5"], 2),
+                (["SELECT max(x) FROM t WHERE y > 2", "SELECT max(x) FROM t WHERE y > -1"], 2),
+                (
+                    [
+                        "SELECT y, sum(f(x + 1)) FROM t GROUP BY y",
+                        "SELECT y, sum(f(x + 2)) FROM t GROUP BY y",
+                    ],
+                    2,
+                ),
+                (
+                    [
+                        "SELECT id FROM t ORDER BY f(id) LIMIT 3",
+                        "SELECT id FROM t ORDER BY f(id) LIMIT 4",
+                    ],
+                    2,
+                ),
+            ] {
+                for sql in queries {
+                    for _ in 0..2 {
+                        rig.same(sql).await;
+                        rig.settle().await;
+                    }
+                }
+                expected = (expected.0 + fragments, expected.1 + 1);
+                assert_eq!(fragments_and_shapes(&rig).await, expected, "{queries:?}");
             }
         }
     });

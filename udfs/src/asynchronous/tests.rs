@@ -15,6 +15,7 @@ use datafusion::physical_expr::expressions::{BinaryExpr, Column, Literal};
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 
 use super::*;
+use crate::calling::{CalledBy, Caller};
 use crate::card::{Card, CostClass};
 use crate::registered::registered;
 use crate::registry::Functions;

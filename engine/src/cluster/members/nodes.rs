@@ -7,6 +7,7 @@ use std::sync::Arc;
 use foreshard_actors::calls::CallSink;
 use foreshard_actors::node::{NodeHandle, NodeState, NodeStateArgs, Tables};
 use foreshard_policy::ids::NodeId;
+use foreshard_udfs::call_threads;
 use url::Url;
 
 use super::{Member, MemberError, Members};
@@ -100,9 +101,9 @@ impl Members {
         }
         // The same worker as for calls within the process: a task that was planned here is fetched
         // from there.
-        let endpoint = Endpoint::open(host, worker.clone())
-            .await
-            .map_err(|source| MemberError::NoPort { node: id, host, source })?;
+        let no_port = |source| MemberError::NoPort { node: id, host, source };
+        let threads = call_threads().map_err(no_port)?;
+        let endpoint = Endpoint::open(host, worker.clone(), &threads).await.map_err(no_port)?;
         let url = endpoint.url().clone();
         self.channels.add(url.clone(), worker);
         Ok(Member { url, endpoint: Some(Arc::new(endpoint)), ..member })

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::Field;
 use datafusion::common::Result;
-use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::config::ConfigOptions;
 use datafusion::functions_aggregate::all_default_aggregate_functions;
 use datafusion::logical_expr::{AggregateUDF, Volatility};
@@ -31,6 +31,7 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 use datafusion_proto::physical_plan::AsExecutionPlan;
 use datafusion_proto::protobuf::PhysicalPlanNode;
+use foreshard_actors::partition::Fragment;
 use foreshard_policy::ids::FragmentId;
 use foreshard_udfs::Functions;
 use prost::Message;
@@ -41,6 +42,7 @@ use crate::query::partial::PartialReuseExec;
 use crate::query::partial::fragment::{
     Takes, calls_function, is_same, scan_below, segment_wise, without_segments,
 };
+use crate::query::partial::shape::shape;
 use crate::query::scan::PartitionScanExec;
 
 /// Aggregates whose result depends on the order of the rows, or on how they were dealt out: plain
@@ -150,18 +152,23 @@ impl StorePartials {
         if scan.rows() == 0 || is_single && scan.groups.len() != 1 {
             return Ok(None);
         }
-        let partial = AggregateExec::try_new(
-            AggregateMode::Partial,
-            aggregate.group_expr().clone(),
-            aggregate.aggr_expr().to_vec(),
-            aggregate.filter_expr().to_vec(),
-            Arc::clone(&input),
-            aggregate.input_schema(),
-        )?;
-        let partial = Arc::new(partial) as Arc<dyn ExecutionPlan>;
-        let Some(fragment) = self.fragment(&partial, None, scan, config)? else { return Ok(None) };
-        let text = text(aggregate, &scan.table.name);
-        let reuse = Arc::new(PartialReuseExec::new(partial, fragment, text.into()));
+        let over_segments = |mode| -> Result<Arc<dyn ExecutionPlan>> {
+            Ok(Arc::new(AggregateExec::try_new(
+                mode,
+                aggregate.group_expr().clone(),
+                aggregate.aggr_expr().to_vec(),
+                aggregate.filter_expr().to_vec(),
+                Arc::clone(&input),
+                aggregate.input_schema(),
+            )?))
+        };
+        let text = text(aggregate, &tables(&input, scan)?);
+        // A partial `min` or `max` has a filter of its own, under a number that is new each time.
+        let named = over_segments(AggregateMode::Single)?;
+        let fragment = self.fragment(&named, None, text, scan, config)?;
+        let Some(fragment) = fragment else { return Ok(None) };
+        let partial = over_segments(AggregateMode::Partial)?;
+        let reuse = Arc::new(PartialReuseExec::new(partial, fragment));
         if !is_single {
             return Ok(Some(reuse));
         }
@@ -203,12 +210,12 @@ impl StorePartials {
         // By itself such a sort has a filter of its own, under a number that is new each time.
         let all: Arc<dyn ExecutionPlan> =
             Arc::new(SortExec::new(sort.expr().clone(), Arc::clone(&input)));
-        let Some(fragment) = self.fragment(&all, Some(rows), scan, config)? else {
+        let text = format!("first {rows} of {} by {}", tables(&input, scan)?, sort.expr());
+        let Some(fragment) = self.fragment(&all, Some(rows), text, scan, config)? else {
             return Ok(None);
         };
         let partial: Arc<dyn ExecutionPlan> = first(Arc::clone(&input));
-        let text = format!("first {rows} of {} by {}", scan.table.name, sort.expr());
-        let reuse = PartialReuseExec::new(partial, fragment, text.into());
+        let reuse = PartialReuseExec::new(partial, fragment);
         Ok(Some(first(Arc::new(reuse))))
     }
 
@@ -218,9 +225,10 @@ impl StorePartials {
         &self,
         partial: &Arc<dyn ExecutionPlan>,
         fetch: Option<usize>,
+        text: String,
         scan: &PartitionScanExec,
         config: &ConfigOptions,
-    ) -> Result<Option<FragmentId>> {
+    ) -> Result<Option<Arc<Fragment>>> {
         let plan = without_segments(partial, scan)?;
         let codec = ScanCodec::new(Arc::clone(&self.functions), None);
         let Ok(node) = PhysicalPlanNode::try_from_physical_plan(plan, &codec) else {
@@ -232,7 +240,8 @@ impl StorePartials {
         hash.update(settings_of_results(config).as_bytes());
         let mut id = [0; 16];
         id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
-        Ok(Some(FragmentId(u128::from_be_bytes(id))))
+        let id = FragmentId(u128::from_be_bytes(id));
+        Ok(Some(Arc::new(Fragment { id, shape: shape(partial)?, text: text.into() })))
     }
 }
 
@@ -256,10 +265,24 @@ fn in_turn(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan
     Arc::clone(node).replace_children(vec![ordered], options).map(Some)
 }
 
-fn text(aggregate: &AggregateExec, table: &str) -> String {
+/// The table that `scan` reads, and those that it is joined with.
+fn tables(plan: &Arc<dyn ExecutionPlan>, scan: &PartitionScanExec) -> Result<String> {
+    let mut text = scan.table.name.to_string();
+    plan.apply(|node| {
+        let other = node.downcast_ref::<PartitionScanExec>();
+        if let Some(other) = other.filter(|other| !std::ptr::eq(*other, scan)) {
+            text.push_str(" with ");
+            text.push_str(&other.table.name);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(text)
+}
+
+fn text(aggregate: &AggregateExec, tables: &str) -> String {
     let names: Vec<&str> = aggregate.aggr_expr().iter().map(|expr| expr.name()).collect();
     let groups: Vec<&str> =
         aggregate.group_expr().expr().iter().map(|(_, name)| name.as_str()).collect();
     let by = if groups.is_empty() { String::new() } else { format!(" by {}", groups.join(", ")) };
-    format!("{} of {table}{by}", names.join(", "))
+    format!("{} of {tables}{by}", names.join(", "))
 }

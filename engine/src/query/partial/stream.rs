@@ -223,7 +223,7 @@ impl Run {
             return None;
         }
         let view = node.replica(&self.partition_of(segment))?.view();
-        view.segments.get(&segment.segment.id)?.partials.get(&self.exec.fragment).cloned()
+        view.segments.get(&segment.segment.id)?.partials.get(&self.exec.fragment.id).cloned()
     }
 
     /// Whether the calls behind a state are to be made again: nobody would look at their stored values while
@@ -299,8 +299,7 @@ impl Run {
         let calls = by_segment.calls_of(number);
         let offer = PartialOffer {
             segment: id,
-            fragment: self.exec.fragment,
-            text: Arc::clone(&self.exec.text),
+            fragment: Arc::clone(&self.exec.fragment),
             batches: kept(&batches)?,
             ns,
             calls,

@@ -16,7 +16,7 @@ use foreshard_actors::expressions::Expressions;
 use foreshard_actors::node::{NodeHandle, NodeState, NodeStateArgs, StorePolicy, Tables};
 use foreshard_actors::ports::SystemClock;
 use foreshard_policy::ids::NodeId;
-use foreshard_udfs::Functions;
+use foreshard_udfs::{Functions, call_threads};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Server};
@@ -106,6 +106,7 @@ impl Membership {
         let settings = welcome.settings.unwrap_or_default();
         let tables = Arc::<NodeTables>::default();
         let functions = Arc::new(Functions::library());
+        let threads = call_threads().map_err(|error| cannot(address, error))?;
         let queries = Arc::<Queries>::default();
         let calls = CallSink::default();
         let forwarding = forward(&calls).await.map_err(|error| cannot(address, error))?;
@@ -155,11 +156,13 @@ impl Membership {
             .add_service(control)
             .serve_with_incoming(incoming(listener));
         let mut server = JoinSet::new();
-        server.spawn(async move {
+        let serving = async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "the node's port was closed");
             }
-        });
+        };
+        // A function that loops must not keep the node from saying that it lives.
+        server.spawn_on(serving, &threads);
         let reporter = Reporter {
             node: state,
             calls: Arc::clone(&forwarding.buffer),

@@ -1,8 +1,11 @@
 //! What a node reports of the replicas that it holds.
 
+use std::sync::Arc;
+
 use datafusion::common::Result;
+use foreshard_actors::partition::Fragment;
 use foreshard_actors::pins::Pinned;
-use foreshard_policy::ids::{ExpressionId, FragmentId, SegmentId};
+use foreshard_policy::ids::{ExpressionId, FragmentId, SegmentId, ShapeId};
 use prost::Message;
 
 use super::{PartitionMessage, fingerprint};
@@ -77,6 +80,9 @@ pub struct PartialMessage {
     /// Nanoseconds that it took.
     #[prost(uint64, tag = "7")]
     pub ns: u64,
+    /// What the fragment has in common with others.
+    #[prost(bytes = "vec", tag = "8")]
+    pub shape: Vec<u8>,
 }
 
 /// One stored output.
@@ -105,8 +111,9 @@ pub struct OutputMessage {
 impl PartialMessage {
     pub(crate) fn new(held: &HeldPartial) -> Self {
         Self {
-            fragment: held.fragment.0.to_be_bytes().to_vec(),
-            text: held.text.to_string(),
+            fragment: held.fragment.id.0.to_be_bytes().to_vec(),
+            shape: held.fragment.shape.0.to_be_bytes().to_vec(),
+            text: held.fragment.text.to_string(),
             segment: held.segment.0.to_be_bytes().to_vec(),
             rows: held.rows,
             bytes: held.bytes,
@@ -117,8 +124,11 @@ impl PartialMessage {
 
     pub(crate) fn held(&self) -> Result<HeldPartial> {
         Ok(HeldPartial {
-            fragment: FragmentId(fingerprint(&self.fragment)?),
-            text: self.text.as_str().into(),
+            fragment: Arc::new(Fragment {
+                id: FragmentId(fingerprint(&self.fragment)?),
+                shape: ShapeId(fingerprint(&self.shape)?),
+                text: self.text.as_str().into(),
+            }),
             segment: SegmentId(fingerprint(&self.segment)?),
             rows: self.rows,
             bytes: self.bytes,

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! commit -> what is stored of its removed segments -> in memory: laid out anew -> offered
-//!                                                  -> on disk: read beside -> Carried -> offered
+//!                                                  -> on disk: read beside -> Followed -> offered
 //! ```
 //!
 //! They come like any offer, charged and only where there is room, but as no call: the new output goes on
-//! with the worth of the old ones. What a query stored of a removed segment too late is not carried.
+//! with the worth of the old ones. What a query stored of a removed segment too late stays behind.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::table::Rewritten;
 
 /// What is stored of one expression over rows that were kept.
 #[derive(Debug)]
-pub(in crate::partition) struct Carried {
+pub(in crate::partition) struct Follower {
     /// The new segment.
     segment: SegmentId,
     expression: Arc<FunctionExpression>,
@@ -63,7 +63,7 @@ impl Place {
     }
 }
 
-impl Carried {
+impl Follower {
     fn is_on_disk(&self) -> bool {
         self.parts.iter().any(|part| matches!(part.place, Place::Disk(_)))
     }
@@ -100,7 +100,7 @@ impl Carried {
 
 impl PartitionState {
     /// What is stored of the rows that a commit kept; nothing is copied.
-    pub(in crate::partition) fn kept(&self, rewritten: &[Rewritten]) -> Vec<Carried> {
+    pub(in crate::partition) fn kept(&self, rewritten: &[Rewritten]) -> Vec<Follower> {
         let node = &self.args.node;
         let mut kept = vec![];
         if !node.store_policy().enabled {
@@ -121,51 +121,51 @@ impl PartitionState {
                 };
                 let parts = from.iter().map(part).collect();
                 let was_asked = held().any(|held| held.was_asked(expression.id));
-                kept.push(Carried { segment: *segment, expression, parts, was_asked });
+                kept.push(Follower { segment: *segment, expression, parts, was_asked });
             }
         }
         kept
     }
 
     /// Offers what was kept for the segments that are there now.
-    pub(in crate::partition) fn carry(&mut self, kept: Vec<Carried>) {
+    pub(in crate::partition) fn follow(&mut self, kept: Vec<Follower>) {
         let mut on_disk = vec![];
-        for carried in kept {
-            let Some(rows) = self.begin(&carried) else { continue };
+        for follower in kept {
+            let Some(rows) = self.begin(&follower) else { continue };
             if !self.args.reference.take_place() {
                 self.args.node.offers_dropped.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
-            if carried.is_on_disk() {
+            if follower.is_on_disk() {
                 self.storing.tickets += 1;
                 let ticket = self.storing.tickets;
-                self.storing.carrying.insert(ticket, carried.expression.id);
-                on_disk.push((ticket, carried, rows));
+                self.storing.following.insert(ticket, follower.expression.id);
+                on_disk.push((ticket, follower, rows));
             } else {
-                self.take_carried(carried.lay_out(&[], rows));
+                self.take_followed(follower.lay_out(&[], rows));
             }
         }
         if !on_disk.is_empty() {
-            self.carry_from_disk(on_disk);
+            self.follow_from_disk(on_disk);
         }
     }
 
     /// Begins with what was known of the old segments, and returns the rows of the new one; `None` if it is
     /// not there.
-    fn begin(&mut self, carried: &Carried) -> Option<usize> {
+    fn begin(&mut self, follower: &Follower) -> Option<usize> {
         let view = self.args.replica.view();
-        let held = view.segments.get(&carried.segment)?;
-        let id = carried.expression.id;
-        if carried.was_asked {
+        let held = view.segments.get(&follower.segment)?;
+        let id = follower.expression.id;
+        if follower.was_asked {
             let _is_first = held.is_first_ask(id);
         }
-        let to = (carried.segment, Stored::Output(id));
-        for part in &carried.parts {
+        let to = (follower.segment, Stored::Output(id));
+        for part in &follower.parts {
             let (ns, bytes, uses) = match &part.place {
                 Place::Nowhere => continue,
                 Place::Memory(output) => {
                     let rows = output.values.rows_known() as u64;
-                    let ns = carried.expression.ns_per_row().saturating_mul(rows);
+                    let ns = follower.expression.ns_per_row().saturating_mul(rows);
                     (ns, output.bytes, &output.uses)
                 }
                 Place::Disk(file) => (file.ns(), file.bytes(), file.uses()),
@@ -173,31 +173,31 @@ impl PartitionState {
             let from = (part.segment, Stored::Output(id));
             let uses = uses.load(Ordering::Relaxed);
             let ns = self.terms().ns_without_memory(ns, bytes);
-            self.worth.carried(&view, (from, uses), (ns, bytes), to);
+            self.worth.followed(&view, (from, uses), (ns, bytes), to);
         }
         usize::try_from(held.segment.rows).ok()
     }
 
     /// Reads what is on disk, one after the other; each keeps its place in the queue until then.
-    fn carry_from_disk(&mut self, all: Vec<(u64, Carried, usize)>) {
+    fn follow_from_disk(&mut self, all: Vec<(u64, Follower, usize)>) {
         let (node, myself) = (Arc::clone(&self.args.node), self.storing.myself.clone());
         self.storing.tasks.spawn(async move {
-            for (ticket, carried, rows) in all {
-                let offer = carried.offer(&node, rows).await.map(Box::new);
-                drop(myself.cast(PartitionMessage::Carried(ticket, offer)));
+            for (ticket, follower, rows) in all {
+                let offer = follower.offer(&node, rows).await.map(Box::new);
+                drop(myself.cast(PartitionMessage::Followed(ticket, offer)));
             }
         });
     }
 
-    pub(in crate::partition) fn on_carried(&mut self, ticket: u64, offer: Option<Box<Offer>>) {
+    pub(in crate::partition) fn on_followed(&mut self, ticket: u64, offer: Option<Box<Offer>>) {
         // What was thrown away meanwhile has no ticket any more.
-        let is_wanted = self.storing.carrying.remove(&ticket).is_some();
-        self.take_carried(offer.filter(|_| is_wanted).map(|offer| *offer));
+        let is_wanted = self.storing.following.remove(&ticket).is_some();
+        self.take_followed(offer.filter(|_| is_wanted).map(|offer| *offer));
     }
 
-    fn take_carried(&mut self, offer: Option<Offer>) {
+    fn take_followed(&mut self, offer: Option<Offer>) {
         match offer.filter(|offer| self.is_welcome(&offer.expression)) {
-            Some(offer) => self.take(Coming::Carried(offer), 0),
+            Some(offer) => self.take(Coming::Followed(offer), 0),
             None => self.args.reference.free(),
         }
     }

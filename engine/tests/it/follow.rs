@@ -15,14 +15,14 @@ use crate::support::runtime;
 /// Tables with the rows of the rig: `t` in memory, `managed` in files.
 const TABLES: [&str; 2] = ["t", "managed"];
 
-struct Carrying {
+struct Following {
     rig: Rig,
     /// Rows that `times` was evaluated on.
     rows: Arc<AtomicU64>,
     folder: tempfile::TempDir,
 }
 
-impl Carrying {
+impl Following {
     async fn start(nodes: u32, partitions: u32) -> Self {
         let (card, udf, rows) = of_int("times", |value| Ok(Some(value * 2)));
         let rig = Rig::start_with(nodes, partitions, &[], vec![(card, udf)]).await;
@@ -68,10 +68,10 @@ impl Carrying {
 fn only_rows_that_were_changed_are_computed_again() {
     runtime::run(async {
         for (nodes, partitions) in [(1, 1), (1, 4), (3, 4)] {
-            let carrying = Carrying::start(nodes, partitions).await;
+            let following = Following::start(nodes, partitions).await;
             for table in TABLES {
                 let all = format!("SELECT id, times(id) FROM {table}");
-                assert_eq!(carrying.evaluated(&all, 2).await, ROWS as u64);
+                assert_eq!(following.evaluated(&all, 2).await, ROWS as u64);
                 for (change, is_new) in [
                     ("DELETE FROM {t} WHERE id % 5 = 0", false),
                     ("UPDATE {t} SET y = 9 WHERE id % 7 = 1", true),
@@ -81,11 +81,11 @@ fn only_rows_that_were_changed_are_computed_again() {
                     ("DELETE FROM {t} WHERE y = 9", false),
                 ] {
                     let what = format!("{change} on {nodes} nodes, {partitions} partitions");
-                    let changed = carrying.change(&change.replace("{t}", table)).await;
+                    let changed = following.change(&change.replace("{t}", table)).await;
                     assert!(changed > 0, "{what}");
                     let new = if is_new { changed } else { 0 };
-                    assert_eq!(carrying.evaluated(&all, 2).await, new, "{table}: {what}");
-                    assert_eq!(carrying.evaluated(&all, 2).await, 0, "{table}: {what}, again");
+                    assert_eq!(following.evaluated(&all, 2).await, new, "{table}: {what}");
+                    assert_eq!(following.evaluated(&all, 2).await, 0, "{table}: {what}, again");
                 }
             }
         }
@@ -96,14 +96,14 @@ fn only_rows_that_were_changed_are_computed_again() {
 fn what_was_not_computed_before_a_change_is_not_known_after_it() {
     runtime::run(async {
         for partitions in [1, 4] {
-            let carrying = Carrying::start(1, partitions).await;
+            let following = Following::start(1, partitions).await;
             for table in TABLES {
                 let all = format!("SELECT id, times(id) FROM {table}");
-                carrying.evaluated(&format!("{all} WHERE y < 4"), 2).await;
+                following.evaluated(&format!("{all} WHERE y < 4"), 2).await;
                 let sql = format!("UPDATE {table} SET x = 1 WHERE id % 10 = 0");
-                assert_eq!(carrying.change(&sql).await, ROWS as u64 / 10);
+                assert_eq!(following.change(&sql).await, ROWS as u64 / 10);
                 let unknown = (0..ROWS).filter(|id| id % 7 >= 4 || id % 10 == 0).count();
-                assert_eq!(carrying.evaluated(&all, 2).await, unknown as u64, "{table}");
+                assert_eq!(following.evaluated(&all, 2).await, unknown as u64, "{table}");
             }
         }
     });
@@ -112,19 +112,19 @@ fn what_was_not_computed_before_a_change_is_not_known_after_it() {
 #[test]
 fn a_value_follows_its_row_as_no_call_and_its_first_call_is_no_first_one() {
     runtime::run(async {
-        let carrying = Carrying::start(1, 4).await;
+        let following = Following::start(1, 4).await;
         let all = "SELECT id, times(id) FROM t";
-        carrying.evaluated(all, 2).await;
-        let changed = carrying.change("DELETE FROM t WHERE id % 3 = 0").await;
+        following.evaluated(all, 2).await;
+        let changed = following.change("DELETE FROM t WHERE id % 3 = 0").await;
         let calls = || {
-            let calls = carrying.rig.engine.calls();
+            let calls = following.rig.engine.calls();
             let last = calls.iter().map(|call| call.query).max();
             let of_last = calls.iter().filter(|call| Some(call.query) == last);
             let rows = of_last.map(|call| (call.rows, call.rows_stored, call.rows_fresh));
             rows.fold((0, 0, 0), |a, b| (a.0 + b.0, a.1 + b.1, a.2 + b.2))
         };
         eventually("calls are reported", || calls() == (ROWS as u64, 0, ROWS as u64)).await;
-        carrying.evaluated(all, 2).await;
+        following.evaluated(all, 2).await;
         let left = ROWS as u64 - changed;
         eventually("calls are reported", || calls() == (left, left, 0)).await;
     });
@@ -133,19 +133,19 @@ fn a_value_follows_its_row_as_no_call_and_its_first_call_is_no_first_one() {
 #[test]
 fn a_function_that_was_redefined_has_no_old_values_in_new_segments() {
     runtime::run(async {
-        let carrying = Carrying::start(1, 4).await;
+        let following = Following::start(1, 4).await;
         for table in TABLES {
-            carrying.redefine(2);
+            following.redefine(2);
             let all = format!("SELECT id, times(id) FROM {table}");
-            carrying.evaluated(&all, 2).await;
-            let rows = carrying.redefine(3);
-            let deleted = carrying.change(&format!("DELETE FROM {table} WHERE id % 5 = 0")).await;
-            carrying.evaluated(&all, 3).await;
+            following.evaluated(&all, 2).await;
+            let rows = following.redefine(3);
+            let deleted = following.change(&format!("DELETE FROM {table} WHERE id % 5 = 0")).await;
+            following.evaluated(&all, 3).await;
             let left = ROWS as u64 - deleted;
             assert_eq!(rows.load(Ordering::Relaxed), left, "{table}: redefined before");
-            carrying.change(&format!("UPDATE {table} SET y = 0 WHERE id % 5 = 1")).await;
-            let rows = carrying.redefine(4);
-            carrying.evaluated(&all, 4).await;
+            following.change(&format!("UPDATE {table} SET y = 0 WHERE id % 5 = 1")).await;
+            let rows = following.redefine(4);
+            following.evaluated(&all, 4).await;
             assert_eq!(rows.load(Ordering::Relaxed), left, "{table}: redefined after");
         }
     });
@@ -155,7 +155,7 @@ fn a_function_that_was_redefined_has_no_old_values_in_new_segments() {
 fn queries_and_writers_at_the_same_time_meet_no_value_of_another_row() {
     const CHANGES: i64 = 12;
     runtime::run(async {
-        let carrying = Carrying::start(3, 4).await;
+        let following = Following::start(3, 4).await;
         for table in TABLES {
             let is_over = AtomicBool::new(false);
             let write = async |digit: i64| {
@@ -166,7 +166,7 @@ fn queries_and_writers_at_the_same_time_meet_no_value_of_another_row() {
                         1 => format!("UPDATE {table} SET y = y + 1 {which}"),
                         _ => format!("UPDATE {table} SET id = id + 10000 {which}"),
                     };
-                    carrying.rig.engine.sql(&sql).await.unwrap();
+                    following.rig.engine.sql(&sql).await.unwrap();
                 }
             };
             let writers = async {
@@ -175,12 +175,12 @@ fn queries_and_writers_at_the_same_time_meet_no_value_of_another_row() {
             };
             let read = async {
                 while !is_over.load(Ordering::Relaxed) {
-                    carrying.evaluated(&format!("SELECT id, times(id) FROM {table}"), 2).await;
+                    following.evaluated(&format!("SELECT id, times(id) FROM {table}"), 2).await;
                 }
             };
             futures::join!(writers, read);
-            carrying.evaluated(&format!("SELECT id, times(id) FROM {table}"), 2).await;
+            following.evaluated(&format!("SELECT id, times(id) FROM {table}"), 2).await;
         }
-        assert!(carrying.folder.path().exists());
+        assert!(following.folder.path().exists());
     });
 }

@@ -30,8 +30,13 @@ impl CalledBy {
 
     /// Who calls with these settings, if it still lives. A call keeps it until it ends: what is gone for
     /// good could not tell any more that it is.
-    pub(super) fn caller(settings: &ConfigOptions) -> Option<Arc<dyn Caller>> {
-        settings.extensions.get::<Self>()?.0.as_ref()?.upgrade()
+    pub(crate) fn caller(settings: &ConfigOptions) -> Option<Arc<dyn Caller>> {
+        Self::known(settings)?.upgrade()
+    }
+
+    /// The same, whether it lives or not.
+    pub(crate) fn known(settings: &ConfigOptions) -> Option<Weak<dyn Caller>> {
+        settings.extensions.get::<Self>()?.0.clone()
     }
 }
 
