@@ -95,7 +95,11 @@ impl fmt::Debug for RemoteNode {
     }
 }
 
-/// News that waits: per table the newest snapshot only.
+/// Commits of one table that wait to be told to a node.
+const COMMITS_MAX: usize = 8;
+
+/// News that waits. Of each table the newest snapshot, and before it those whose rows come from others: what
+/// is stored follows from one to the next, and what waits for too long stays behind.
 #[derive(Default)]
 struct Outbox {
     waiting: Mutex<Waiting>,
@@ -104,7 +108,7 @@ struct Outbox {
 
 #[derive(Default)]
 struct Waiting {
-    commits: BTreeMap<Arc<str>, (u64, CommitMessage)>,
+    commits: BTreeMap<Arc<str>, BTreeMap<u64, CommitMessage>>,
     ended: VecDeque<u64>,
     settings: Option<Settings>,
     pins: Option<PinsMessage>,
@@ -123,9 +127,12 @@ impl Outbox {
 
     fn commit(&self, table: Arc<str>, version: u64, commit: CommitMessage) {
         self.put(|waiting| {
-            let newest = waiting.commits.get(&table).is_some_and(|(newest, _)| *newest > version);
-            if !newest {
-                waiting.commits.insert(table, (version, commit));
+            let of_table = waiting.commits.entry(table).or_default();
+            of_table.insert(version, commit);
+            let newest = of_table.last_key_value().map_or(version, |(newest, _)| *newest);
+            of_table.retain(|version, commit| *version == newest || !commit.rewritten.is_empty());
+            while of_table.len() > COMMITS_MAX {
+                of_table.pop_first();
             }
         });
     }
@@ -137,7 +144,7 @@ impl Outbox {
             let waiting = std::mem::take(&mut *lock(&self.waiting));
             let news = News {
                 coordinator: process_id().to_owned(),
-                commits: waiting.commits.values().map(|(_, commit)| commit.clone()).collect(),
+                commits: waiting.commits.values().flat_map(BTreeMap::values).cloned().collect(),
                 ended: waiting.ended.into(),
                 settings: waiting.settings,
                 is_dismissed: false,
@@ -146,8 +153,10 @@ impl Outbox {
             let Err(error) = tell(client.clone(), &url, news).await else { continue };
             tracing::debug!(%url, code = error.code(), %error, "news not taken");
             tokio::time::sleep(TELL_AGAIN).await;
-            for (table, (version, commit)) in waiting.commits {
-                self.commit(table, version, commit);
+            for (table, commits) in waiting.commits {
+                for (version, commit) in commits {
+                    self.commit(Arc::clone(&table), version, commit);
+                }
             }
             self.put(|newer| {
                 newer.settings = newer.settings.or(waiting.settings);
@@ -326,10 +335,8 @@ impl Place for RemoteNode {
         let table = &change.snapshot.table.name;
         let held: Vec<PartitionId> =
             lock(&self.held).iter().filter(|held| held.table == *table).cloned().collect();
-        let partitions: Vec<OpenRequest> =
-            held.iter().filter_map(|held| OpenRequest::new(held, &change.snapshot)).collect();
-        if !partitions.is_empty() {
-            let commit = CommitMessage { partitions };
+        let commit = CommitMessage::new(change, &held);
+        if !commit.partitions.is_empty() {
             self.outbox.commit(Arc::clone(table), change.snapshot.version, commit);
         }
     }
@@ -429,6 +436,8 @@ impl Place for RemoteNode {
     async fn table_dropped(&self, table: &str) {
         let mut client = self.client.clone();
         let request = TableName { name: table.to_owned() };
+        // Nobody may take them for news of another table of this name.
+        self.outbox.put(|waiting| drop(waiting.commits.remove(table)));
         if let Err(error) = answer(&self.url, TELL_MAX, client.drop_table(request)).await {
             tracing::warn!(node = %self.id, table, code = error.code(), %error, "table not forgotten");
         }

@@ -160,6 +160,20 @@ async fn eventually(engine: &Engine, sql: &str, is_there: impl Fn(&str) -> bool)
     panic!("{sql} still answers\n{last}");
 }
 
+/// Waits until `node` has reported calls over `rows` rows after the first `before`, and says for how many of
+/// them it had values.
+async fn stored_of(engine: &Engine, node: NodeId, before: usize, rows: u64) -> u64 {
+    for _ in 0..POLLS_MAX {
+        let calls = engine.calls();
+        let there = || calls.iter().skip(before).filter(|call| call.node == node);
+        if there().map(|call| call.rows).sum::<u64>() >= rows {
+            return there().map(|call| call.rows_stored).sum();
+        }
+        tokio::time::sleep(POLL).await;
+    }
+    panic!("calls over {rows} rows were not reported");
+}
+
 /// Queries with one stage and with shuffles, and their right answers.
 async fn questions(engine: &Engine) -> Vec<(String, String)> {
     let mut questions = vec![];
@@ -363,20 +377,8 @@ fn stored_outputs_follow_their_partitions_to_another_process_and_back() {
         eventually(engine, &held(other), all).await;
         let before = engine.calls().len();
         assert_eq!(ask(engine, sql).await, right);
-        let mut polls = 0;
-        loop {
-            let calls = engine.calls();
-            let there = calls.iter().skip(before).filter(|call| call.node == other);
-            let (rows, stored) = there
-                .fold((0, 0), |(rows, stored), call| (rows + call.rows, stored + call.rows_stored));
-            assert_eq!(rows, stored, "nothing is computed again");
-            if rows == ROWS as u64 {
-                break;
-            }
-            assert!(polls < POLLS_MAX, "{rows} rows were reported");
-            polls += 1;
-            tokio::time::sleep(POLL).await;
-        }
+        let stored = stored_of(engine, other, before, ROWS as u64).await;
+        assert_eq!(stored, ROWS as u64, "nothing is computed again");
         let members = engine.members();
         for ordinal in 0..PARTITIONS {
             let partition = PartitionId::new("kept", ordinal);
@@ -385,6 +387,38 @@ fn stored_outputs_follow_their_partitions_to_another_process_and_back() {
         }
         eventually(engine, &held(HERE), all).await;
         assert_eq!(ask(engine, sql).await, right);
+        cluster.stop().await;
+    });
+}
+
+#[test]
+fn stored_outputs_follow_their_rows_into_new_segments_of_another_process() {
+    run(async {
+        let cluster = Cluster::start().await;
+        let (engine, other) = (cluster.engine(), cluster.other.id);
+        for table in ["kept", "mem"] {
+            cluster.move_away(table).await;
+            let sql = format!("SELECT k, soundex(name) AS sound FROM {table} ORDER BY k");
+            ask(engine, &sql).await;
+            let held = format!(
+                "SELECT sum(rows) AS rows FROM system.outputs WHERE table_name = '{table}' AND node = '{other}'"
+            );
+            eventually(engine, &held, |answer| answer.contains("| 4000 |")).await;
+            // The second one may be there before the other process was told of the first.
+            for change in [
+                format!("UPDATE {table} SET name = 'Zurich' WHERE k % 10 = 0"),
+                format!("DELETE FROM {table} WHERE k % 10 = 1"),
+            ] {
+                engine.sql(&change).await.unwrap();
+            }
+            eventually(engine, &held, |answer| answer.contains("| 3200 |")).await;
+            let before = engine.calls().len();
+            let answer = ask(engine, &sql).await;
+            assert!(answer.contains("| 3990 | Z620 ") && !answer.contains("| 3991 |"), "{answer}");
+            eventually(engine, &held, |answer| answer.contains("| 3600 |")).await;
+            let stored = stored_of(engine, other, before, 3_600).await;
+            assert_eq!(stored, 3_200, "only changed rows are computed: {table}");
+        }
         cluster.stop().await;
     });
 }

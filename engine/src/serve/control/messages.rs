@@ -1,5 +1,6 @@
 //! What nodes and their coordinator say to each other, and how it becomes the engine's own types.
 
+mod commit;
 mod held;
 mod stored;
 
@@ -19,6 +20,7 @@ use foreshard_policy::ids::{ExpressionId, PartitionId};
 use foreshard_udfs::Functions;
 use prost::Message;
 
+pub use commit::{CommitMessage, KeptMessage, RewrittenMessage};
 pub use held::{OutputMessage, PartialMessage, PinsMessage, ReplicaMessage};
 pub use stored::{AdoptRequest, OutputReply, OutputRequest, ValuesMessage};
 
@@ -162,14 +164,6 @@ pub struct News {
     /// What is pinned, if that changed.
     #[prost(message, optional, tag = "6")]
     pub pins: Option<PinsMessage>,
-}
-
-/// The newest segments of a table's partitions.
-#[derive(Clone, PartialEq, Message)]
-pub struct CommitMessage {
-    /// One entry per partition that the node holds.
-    #[prost(message, repeated, tag = "1")]
-    pub partitions: Vec<OpenRequest>,
 }
 
 /// A table that the node must be able to read.

@@ -9,7 +9,7 @@ use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::{StorePolicy, Tables};
 use foreshard_actors::partition::PartitionMessage as ToPartition;
 use foreshard_actors::ports::Outcome;
-use foreshard_actors::table::{Snapshot, TableStore};
+use foreshard_actors::table::{Committed, Rewritten, Snapshot, TableStore};
 use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
 use foreshard_udfs::Functions;
 use tokio::sync::Notify;
@@ -19,9 +19,9 @@ use tonic::{Request, Response, Status};
 use super::generated::coordinator_client::CoordinatorClient;
 use super::generated::node_server::Node;
 use super::messages::{
-    AdoptRequest, Computed, Done, DropOutputsRequest, Dropped, ExpressionMessage, News,
-    OpenRequest, OutputReply, OutputRequest, PartitionMessage, PrecomputeRequest, Settings,
-    TableMessage, TableName, ValuesMessage, fingerprint, given,
+    AdoptRequest, CommitMessage, Computed, Done, DropOutputsRequest, Dropped, ExpressionMessage,
+    News, OpenRequest, OutputReply, OutputRequest, PartitionMessage, PrecomputeRequest,
+    RewrittenMessage, Settings, TableMessage, TableName, ValuesMessage, fingerprint, given,
 };
 use super::tables::NodeTables;
 use crate::cluster::{LocalNode, MemberError, Place};
@@ -78,6 +78,26 @@ impl Service {
         let partition = given(request.partition, "partition")?.id();
         let expression = self.expression(given(request.expression, "expression")?)?;
         Ok(self.node.precompute(&partition, &expression).await)
+    }
+
+    /// Tells the replicas what became of their segments; they read the new rows themselves.
+    fn committed(&self, commit: CommitMessage) -> Result<(), DataFusionError> {
+        let rewritten: Vec<Rewritten> = commit
+            .rewritten
+            .into_iter()
+            .map(RewrittenMessage::rewritten)
+            .collect::<Result<_, _>>()?;
+        for open in commit.partitions {
+            // A table that was dropped meanwhile is none of our business any more.
+            let Ok((partition, snapshot)) = self.snapshot(open) else { continue };
+            if !rewritten.is_empty() {
+                let (snapshot, rewritten) = (Arc::clone(&snapshot), rewritten.clone());
+                let change = Arc::new(Committed { snapshot, added: vec![], rewritten });
+                self.node.handle.tell(&partition, ToPartition::SegmentsChanged(change));
+            }
+            self.node.handle.tell(&partition, ToPartition::Load(snapshot, None));
+        }
+        Ok(())
     }
 
     /// The values of a stored output.
@@ -139,10 +159,8 @@ impl Node for Service {
             let pinned = pins.pinned().map_err(status)?;
             self.node.handle.state.expressions.pins.change(|now| now.clone_from(&pinned));
         }
-        for open in news.commits.into_iter().flat_map(|commit| commit.partitions) {
-            // A table that was dropped meanwhile is none of our business any more.
-            let Ok((partition, snapshot)) = self.snapshot(open) else { continue };
-            self.node.handle.tell(&partition, ToPartition::Load(snapshot, None));
+        for commit in news.commits {
+            self.committed(commit).map_err(status)?;
         }
         if news.is_dismissed {
             self.dismissed.notify_one();
