@@ -6,8 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use datafusion::logical_expr::async_udf::AsyncScalarUDF;
-use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use foreshard_actors::loop_handle::LoopHandle;
 use foreshard_actors::node::StorePolicy;
 use foreshard_actors::partitioning::{Partitioning, split_all};
@@ -19,7 +17,7 @@ use foreshard_policy::cluster::ClusterView;
 use foreshard_policy::config::Mode;
 use foreshard_policy::decision::DecisionRow;
 use foreshard_policy::forecast::Forecast;
-use foreshard_udfs::{AsyncOptions, Card, FunctionVersion, Functions};
+use foreshard_udfs::Functions;
 use tokio::sync::Semaphore;
 use url::Url;
 
@@ -84,55 +82,6 @@ impl Engine {
     /// [`EngineError`], with a code.
     pub async fn sql(&self, sql: &str) -> Result<Vec<RecordBatch>, EngineError> {
         self.session().sql(sql).await?.collect().await
-    }
-
-    /// Registers an aggregate function, or a new version of one: states of the old one are never used
-    /// again.
-    ///
-    /// # Errors
-    /// If the card does not fit the function.
-    pub fn register_aggregate(
-        &self,
-        card: Card,
-        udaf: AggregateUDF,
-    ) -> Result<FunctionVersion, EngineError> {
-        Ok(self.inner.functions.register_aggregate(card, udaf)?)
-    }
-
-    /// Registers a function, or a new version of one: outputs of the old one are never used again.
-    ///
-    /// # Errors
-    /// If the card does not fit the function.
-    pub fn register_function(
-        &self,
-        card: Card,
-        udf: ScalarUDF,
-    ) -> Result<FunctionVersion, EngineError> {
-        let name = card.name.clone();
-        let version = self.inner.functions.register(card, udf)?;
-        self.inner.members.redefined(&name);
-        Ok(version)
-    }
-
-    /// Registers a function that waits for something else, such as a model behind HTTP, or a new
-    /// version of one. It is called like any other function, and what it answers is stored likewise;
-    /// `options` say how much it is asked at a time, how long it may take, and how often it is asked
-    /// again.
-    ///
-    /// Each process of a cluster registers it for itself, and has limits of its own.
-    ///
-    /// # Errors
-    /// If the card does not fit the function, or an option is out of its bounds.
-    pub fn register_async_function(
-        &self,
-        card: Card,
-        udf: AsyncScalarUDF,
-        options: AsyncOptions,
-    ) -> Result<FunctionVersion, EngineError> {
-        let name = card.name.clone();
-        let version = self.inner.functions.register_async(card, udf, options)?;
-        self.inner.members.redefined(&name);
-        Ok(version)
     }
 
     /// Makes a table whose rows live in memory, and appends `batches` to it.
@@ -485,8 +434,8 @@ impl Inner {
         let stored: u64 = view.outputs.values().map(|output| output.bytes).sum();
         gauge("foreshard_nodes", "Live nodes.", view.nodes.len() as f64);
         gauge("foreshard_partitions", "Partitions.", view.partitions.len() as f64);
-        gauge("foreshard_memory_bytes", "Resident segments and outputs.", bytes as f64);
-        gauge("foreshard_output_bytes", "Stored outputs.", stored as f64);
+        gauge("foreshard_memory_bytes", "Resident segments and what is stored.", bytes as f64);
+        gauge("foreshard_output_bytes", "Stored outputs and partial states.", stored as f64);
         if let Some(spill) = self.members.spill() {
             gauge("foreshard_spilled_bytes", "Stored outputs on disk.", spill.bytes() as f64);
         }

@@ -30,6 +30,7 @@ pub mod error;
 pub mod metrics;
 pub mod query;
 mod query_stream;
+mod register;
 pub mod serve;
 pub mod session;
 mod statements;

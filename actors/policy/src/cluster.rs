@@ -35,11 +35,15 @@ pub struct PartitionView {
     pub bytes: u64,
 }
 
-/// How much of one function expression over one partition is stored.
+/// How much of one function expression over one partition is stored, or of the partial aggregates of one
+/// shape.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OutputView {
-    /// Name of the outermost function.
+    /// Name of the outermost function, or what the partial aggregates are.
     pub function: Arc<str>,
+    /// Whether it is of partial aggregates: one look-up finds the state of a whole segment.
+    #[serde(default)]
+    pub is_state: bool,
     /// Rows of the newest snapshot whose output is stored on every holder of the partition.
     pub rows_stored: u64,
     /// Rows of the newest snapshot whose output is missing on some holder.

@@ -123,6 +123,14 @@ fingerprint! {
     ShapeId
 }
 
+impl ShapeId {
+    /// What calls of all its fragments are counted and forecast by, as those of an expression are.
+    #[must_use]
+    pub fn series(self) -> ExpressionId {
+        ExpressionId(self.0)
+    }
+}
+
 /// What calls are counted and forecast by: one function expression on one partition.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SeriesKey {

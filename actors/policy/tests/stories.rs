@@ -136,6 +136,7 @@ impl World {
                 rows_stored: 0,
                 rows_missing,
                 bytes: 0,
+                is_state: false,
                 pinned: false,
             },
         );

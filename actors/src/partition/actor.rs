@@ -12,10 +12,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use arrow::record_batch::RecordBatch;
+use datafusion::execution::memory_pool::MemoryReservation;
 use foreshard_policy::calls::CallRecord;
 use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
 use foreshard_udfs::call_threads;
@@ -26,7 +28,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::expressions::FunctionExpression;
 use crate::node::NodeState;
-use crate::partition::ahead::precompute;
+use crate::partition::ahead::{Recipe, Wanted, outputs, states};
 use crate::partition::compute::ComputeError;
 use crate::partition::flight::Flight;
 use crate::partition::output::OutputValues;
@@ -74,6 +76,31 @@ pub struct PartialOffer {
     pub ns: u64,
     /// The calls that were made for it.
     pub calls: Vec<CallRecord>,
+    /// Computes the same over other segments; `None` if only a query can.
+    pub recipe: Option<Arc<dyn Recipe>>,
+    /// Whether no query asked for it yet.
+    pub is_ahead: bool,
+}
+
+impl PartialOffer {
+    /// Bytes of the state.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.batches.iter().map(|batch| batch.get_array_memory_size() as u64).sum()
+    }
+
+    /// The same, once it is stored.
+    pub(super) fn stored(
+        self,
+        bytes: u64,
+        uses: Arc<AtomicU64>,
+        charge: Arc<MemoryReservation>,
+    ) -> StoredPartial {
+        let Self { fragment, ns, is_ahead, .. } = self;
+        let recipe = self.recipe.filter(|recipe| recipe.fits());
+        let (batches, calls) = (self.batches.into(), self.calls.into());
+        StoredPartial { batches, fragment, ns, calls, bytes, uses, recipe, is_ahead, charge }
+    }
 }
 
 /// What a partition can be told or asked.
@@ -95,8 +122,8 @@ pub enum PartitionMessage {
     Written(u64, Option<Arc<SpillFile>>),
     /// Event: what is on disk was read for a new segment that has its rows now; `None` if it was gone.
     Followed(u64, Option<Box<Offer>>),
-    /// Command: compute and store what is missing of an expression; reply with what it took.
-    Precompute(Arc<FunctionExpression>, RpcReplyPort<Outcome>),
+    /// Command: compute and store what is missing; reply with what it took.
+    Precompute(Wanted, RpcReplyPort<Outcome>),
     /// Event: that has ended, and all that it offered came before this; whoever asked is told.
     Precomputed(Outcome, RpcReplyPort<Outcome>),
     /// Event: an expression gave another value than the stored one, or its function was redefined; its
@@ -139,8 +166,17 @@ impl PartitionRef {
     /// Hands an output over as soon as there is a place in the queue; false if there was none for 5 s or
     /// the actor is gone.
     pub async fn offer_waiting(&self, offer: Offer) -> bool {
+        self.send_waiting(PartitionMessage::Store(Box::new(offer))).await
+    }
+
+    /// The same for a partial aggregate.
+    pub async fn offer_partial_waiting(&self, offer: PartialOffer) -> bool {
+        self.send_waiting(PartitionMessage::StorePartial(Box::new(offer))).await
+    }
+
+    async fn send_waiting(&self, message: PartitionMessage) -> bool {
         match tokio::time::timeout(PLACE_WITHIN, self.credits.acquire()).await {
-            Ok(Ok(credit)) => self.send(credit, PartitionMessage::Store(Box::new(offer))),
+            Ok(Ok(credit)) => self.send(credit, message),
             _ => false,
         }
     }
@@ -235,9 +271,7 @@ impl Actor for Partition {
             PartitionMessage::ReadBack(offer) => state.on_read_back(*offer),
             PartitionMessage::Written(ticket, file) => state.on_written(ticket, file),
             PartitionMessage::Followed(ticket, offer) => state.on_followed(ticket, offer),
-            PartitionMessage::Precompute(expression, reply) => {
-                state.on_precompute(expression, reply);
-            }
+            PartitionMessage::Precompute(wanted, reply) => state.on_precompute(wanted, reply),
             PartitionMessage::Precomputed(outcome, reply) => drop(reply.send(outcome)),
             PartitionMessage::Worthless(expression) => drop(state.drop_outputs(Some(expression))),
             PartitionMessage::DropOutputs(which, reply) => {
@@ -380,12 +414,17 @@ impl PartitionState {
         held
     }
 
-    fn on_precompute(&self, expression: Arc<FunctionExpression>, reply: RpcReplyPort<Outcome>) {
+    fn on_precompute(&self, wanted: Wanted, reply: RpcReplyPort<Outcome>) {
         let node = self.args.node.clone();
         let replica = self.args.replica.clone();
         let reference = self.args.reference.clone();
         let work = async move {
-            let outcome = precompute(&node, &replica, &reference, &expression, &reply).await;
+            let outcome = match &wanted {
+                Wanted::Outputs(expression) => {
+                    outputs(&node, &replica, &reference, expression, &reply).await
+                }
+                Wanted::States(shape) => states(&node, &replica, &reference, *shape, &reply).await,
+            };
             // Behind the offers in the queue: whoever asked finds stored what was computed.
             if let Some(actor) = reference.actor() {
                 drop(actor.cast(PartitionMessage::Precomputed(outcome, reply)));

@@ -14,7 +14,7 @@ mod worth;
 pub use actor::{
     OFFERS_MAX, Offer, PartialOffer, Partition, PartitionArgs, PartitionMessage, PartitionRef,
 };
-pub use ahead::stored_values;
+pub use ahead::{Recipe, Sign, Wanted, stored_values};
 pub use compute::{ComputeError, Computed, evaluate, read_columns};
 pub use flight::{Flight, Flights, Turn};
 pub use keep::keep_rows;

@@ -94,13 +94,13 @@ enum Coming {
 }
 
 impl Coming {
-    /// The expression, if it is an output.
-    fn expression(&self) -> Option<ExpressionId> {
+    /// What its calls are counted by.
+    fn series(&self) -> ExpressionId {
         match self {
             Self::Output(offer) | Self::Followed(offer) | Self::ReadBack(offer) => {
-                Some(offer.expression.id)
+                offer.expression.id
             }
-            Self::Partial(_) => None,
+            Self::Partial(offer) => offer.fragment.shape.series(),
         }
     }
 }
@@ -244,7 +244,7 @@ impl PartitionState {
         if held.partials.contains_key(&offer.fragment.id) {
             return None;
         }
-        let bytes = offer.batches.iter().map(|batch| batch.get_array_memory_size() as u64).sum();
+        let bytes = offer.bytes();
         let (key, ns) = ((offer.segment, Stored::Partial(offer.fragment.id)), offer.ns);
         let kind = Kind::Partial(offer.fragment.shape);
         let worth = match is_first {
@@ -379,11 +379,8 @@ impl PartitionState {
                 self.args.replica.publish(view);
             }
             (Coming::Partial(offer), _) => {
-                let PartialOffer { fragment, batches, ns, calls, .. } = offer;
-                let (batches, calls) = (batches.into(), calls.into());
-                let id = fragment.id;
-                let partial = StoredPartial { batches, fragment, ns, calls, bytes, uses, charge };
-                held.partials.insert(id, partial);
+                let partial = offer.stored(bytes, uses, charge);
+                held.partials.insert(partial.fragment.id, partial);
                 self.args.replica.publish(view);
             }
             (_, None) => {}
@@ -470,23 +467,23 @@ impl PartitionState {
 
     /// Throws the outputs of one expression away, or everything; also what is on its way.
     pub(super) fn drop_outputs(&mut self, which: Option<ExpressionId>) -> u64 {
-        let is_meant = |id: Option<ExpressionId>| which.is_none() || which == id;
+        let is_meant = |id: ExpressionId| which.is_none_or(|which| which == id);
         let before = self.storing.waiting.len();
-        self.storing.waiting.retain(|waiting| !is_meant(waiting.coming.expression()));
+        self.storing.waiting.retain(|waiting| !is_meant(waiting.coming.series()));
         (self.storing.waiting.len()..before).for_each(|_| self.args.reference.free());
-        self.storing.following.retain(|_, id| !is_meant(Some(*id)));
-        let meant = self.storing.writing.extract_if(|_, ticket| is_meant(Some(ticket.key.1)));
+        self.storing.following.retain(|_, id| !is_meant(*id));
+        let meant = self.storing.writing.extract_if(|_, ticket| is_meant(ticket.key.1));
         let meant: Vec<Ticket> = meant.map(|(_, ticket)| ticket).collect();
         let mut view = self.view();
         let mut dropped = 0;
         for held in view.segments.values_mut() {
             let before = held.outputs.len() + held.only_on_disk().count();
-            held.outputs.retain(|id, _| !is_meant(Some(*id)));
-            held.spilled.retain(|id, file| !file.is_gone() && !is_meant(Some(*id)));
+            held.outputs.retain(|id, _| !is_meant(*id));
+            held.spilled.retain(|id, file| !file.is_gone() && !is_meant(*id));
             dropped += (before - held.outputs.len() - held.only_on_disk().count()) as u64;
-            if which.is_none() {
-                dropped += held.partials.drain().count() as u64;
-            }
+            let series = |partial: &StoredPartial| partial.fragment.shape.series();
+            let gone = held.partials.extract_if(|_, partial| is_meant(series(partial)));
+            dropped += gone.count() as u64;
         }
         self.args.replica.publish(view);
         meant.iter().for_each(|ticket| self.ended(ticket));

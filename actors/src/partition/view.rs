@@ -11,6 +11,7 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use foreshard_policy::calls::CallRecord;
 use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId, ShapeId};
 
+use crate::partition::ahead::{Recipe, Sign};
 use crate::partition::output::OutputValues;
 use crate::segment::{Rows, Segment};
 use crate::spill::SpillFile;
@@ -44,6 +45,8 @@ pub struct Fragment {
     pub shape: ShapeId,
     /// What the plan says it is, for people.
     pub text: Arc<str>,
+    /// The same for its shape: a question mark stands for each literal.
+    pub pattern: Arc<str>,
 }
 
 /// The state of a partial aggregate over one segment, as rows.
@@ -61,8 +64,24 @@ pub struct StoredPartial {
     pub bytes: u64,
     /// How often a query read it.
     pub uses: Arc<AtomicU64>,
+    /// Computes the same over other segments; `None` if only a query can.
+    pub recipe: Option<Arc<dyn Recipe>>,
+    /// Whether it was computed before a query asked for it.
+    pub is_ahead: bool,
     /// Gives the bytes back to the node's budget when the last reader lets go.
     pub charge: Arc<MemoryReservation>,
+}
+
+impl StoredPartial {
+    /// What it says about the need for more of its kind.
+    #[must_use]
+    pub fn sign(&self) -> Sign {
+        Sign {
+            uses: self.uses.load(Ordering::Relaxed),
+            is_ahead: self.is_ahead,
+            has_recipe: self.recipe.as_ref().is_some_and(|recipe| recipe.fits()),
+        }
+    }
 }
 
 impl fmt::Debug for StoredPartial {

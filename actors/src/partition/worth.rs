@@ -215,7 +215,8 @@ mod tests {
 
     /// Each of another shape.
     fn fragment(id: u128) -> Arc<Fragment> {
-        Arc::new(Fragment { id: FragmentId(id), shape: ShapeId(id), text: "".into() })
+        let (text, pattern) = ("".into(), "".into());
+        Arc::new(Fragment { id: FragmentId(id), shape: ShapeId(id), text, pattern })
     }
 
     /// Each its own, as long as a test does not say otherwise.
@@ -239,7 +240,18 @@ mod tests {
             let (ns, bytes, uses) = (*ns, 100, Arc::new((*uses).into()));
             let charge = Arc::new(charge.new_empty());
             let fragment = fragment(id);
-            let partial = StoredPartial { batches, fragment, ns, calls, bytes, uses, charge };
+            let (recipe, is_ahead) = (None, false);
+            let partial = StoredPartial {
+                batches,
+                fragment,
+                ns,
+                calls,
+                bytes,
+                uses,
+                recipe,
+                is_ahead,
+                charge,
+            };
             held.partials.insert(FragmentId(id), partial);
         }
         let partition = PartitionId::new("t", 0);

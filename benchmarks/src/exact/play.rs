@@ -3,7 +3,8 @@
 //!
 //! A play is made from its seed alone. Within a round every question is put, and then every one again,
 //! while a random controller copies, moves, drops and precomputes. So the second answer comes from what
-//! the first left behind, and so does the first one from earlier rounds, where the change let it stand.
+//! the first left behind, and so does the first one from earlier rounds, where the change let it stand: some questions
+//! are put again in later rounds.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,7 @@ use arrow::util::pretty::pretty_format_batches;
 use foreshard::{Engine, Session};
 use foreshard_policy::ids::{ExpressionId, PartitionId};
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use crate::exact::changes::{change, setting_of_both, setting_of_ours, table};
@@ -36,6 +38,9 @@ pub const QUESTIONS: u64 = 10;
 
 /// Kinds of plays: one per shape of an engine, and one with little memory for queries.
 pub const KINDS: u64 = SHAPES.len() as u64 + 1;
+
+/// How many of the questions are of earlier rounds, once there are some.
+const EARLIER_SHARE: f64 = 0.3;
 
 /// Seed of the tables.
 const DATA_SEED: u64 = 7;
@@ -94,6 +99,8 @@ struct Play {
     history: Vec<String>,
     /// What was SET of settings of DataFusion that change no result.
     settings: BTreeMap<String, String>,
+    /// Questions of earlier rounds.
+    earlier: Vec<Question>,
     tally: Tally,
 }
 
@@ -149,7 +156,8 @@ impl Play {
             .map(|table| (table.name, (SchemaRef::clone(&table.schema), rows(&table.segments))));
         let tables = tables.collect();
         let functions = Redefined::default();
-        let (history, settings, tally) = (vec![], BTreeMap::new(), Tally::default());
+        let (history, earlier) = (vec![], vec![]);
+        let (settings, tally) = (BTreeMap::new(), Tally::default());
         let play = Self {
             seed,
             rng,
@@ -161,6 +169,7 @@ impl Play {
             tables,
             history,
             settings,
+            earlier,
             tally,
         };
         for index in 0..Redefined::COUNT {
@@ -188,11 +197,22 @@ impl Play {
         Ok(())
     }
 
+    /// A new question, or one of an earlier round: what is stored for it may be of rows that have changed, or
+    /// have lost their neighbours.
+    fn next_question(&mut self) -> Question {
+        let is_earlier = self.rng.random_bool(EARLIER_SHARE);
+        if let Some(earlier) = self.earlier.choose(&mut self.rng).filter(|_| is_earlier) {
+            self.tally.add("questions of earlier rounds", 1);
+            return earlier.clone();
+        }
+        self.questions.next(&mut self.rng)
+    }
+
     /// Puts some questions, all of them twice.
     async fn round(&mut self, count: u64) -> Result<()> {
         let mut asked = vec![];
         for _ in 0..count {
-            let question = self.questions.next(&mut self.rng);
+            let question = self.next_question();
             let plain = self.plain.answer(&question.sql).await;
             self.tally.add("queries", 1);
             self.tally.add("queries that plain answers", u64::from(plain.is_ok()));
@@ -209,6 +229,7 @@ impl Play {
             self.tally.add("queries with stored outputs", u64::from(outputs));
             self.tally.add("queries with stored partials", u64::from(partials));
             self.tally.add("queries with anything stored", u64::from(outputs || partials));
+            self.earlier.push(question);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::{NodeHandle, StorePolicy};
 use foreshard_actors::partition::{
-    Offer, OutputValues, PartitionMessage, ReplicaView, stored_values,
+    Offer, OutputValues, PartitionMessage, ReplicaView, Wanted, stored_values,
 };
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot};
@@ -89,20 +89,16 @@ impl Place for LocalNode {
         }
     }
 
-    async fn precompute(
-        &self,
-        partition: &PartitionId,
-        expression: &Arc<FunctionExpression>,
-    ) -> Outcome {
+    async fn precompute(&self, partition: &PartitionId, wanted: &Wanted) -> Outcome {
         let failed = |reason: &str| Outcome::Failed {
             code: "FS-CLUSTER-2",
-            reason: format!("{} on {}: {reason}", expression.function, partition),
+            reason: format!("{wanted} on {partition}: {reason}"),
         };
         let handle = self.handle.state.handle(partition);
         let Some(actor) = handle.and_then(|handle| handle.actor.actor()) else {
             return failed("the node holds no replica");
         };
-        let ask = |reply| PartitionMessage::Precompute(Arc::clone(expression), reply);
+        let ask = |reply| PartitionMessage::Precompute(wanted.clone(), reply);
         match actor.call(ask, None).await {
             Ok(ractor::rpc::CallResult::Success(outcome)) => outcome,
             _ => failed("the partition actor gave no answer"),

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
-use foreshard_actors::partition::{Fragment, OutputValues, ReplicaView};
+use foreshard_actors::partition::{Fragment, OutputValues, ReplicaView, Sign, Wanted};
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot, Table};
 use foreshard_policy::cluster::NodeView;
@@ -110,10 +110,10 @@ pub struct HeldPartial {
     pub rows: u64,
     /// Bytes it takes.
     pub bytes: u64,
-    /// Queries that read it.
-    pub uses: u64,
     /// Nanoseconds that it took.
     pub ns: u64,
+    /// How it came, and how often queries read it.
+    pub sign: Sign,
 }
 
 impl HeldPartial {
@@ -126,8 +126,8 @@ impl HeldPartial {
                 segment: *segment,
                 rows: partial.batches.iter().map(|batch| batch.num_rows() as u64).sum(),
                 bytes: partial.bytes,
-                uses: partial.uses.load(Ordering::Relaxed),
                 ns: partial.ns,
+                sign: partial.sign(),
             })
         });
         held.collect()
@@ -161,12 +161,8 @@ pub trait Place: Debug + Send + Sync {
     /// Tells the node that a table changed. Does not wait.
     fn committed(&self, change: &Arc<Committed>);
 
-    /// Computes the missing outputs of an expression.
-    async fn precompute(
-        &self,
-        partition: &PartitionId,
-        expression: &Arc<FunctionExpression>,
-    ) -> Outcome;
+    /// Computes what is missing.
+    async fn precompute(&self, partition: &PartitionId, wanted: &Wanted) -> Outcome;
 
     /// Values of a stored output; `None` if the node does not hold it any more.
     async fn output(

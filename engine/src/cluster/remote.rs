@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::StorePolicy;
-use foreshard_actors::partition::{OutputValues, ReplicaView};
+use foreshard_actors::partition::{OutputValues, ReplicaView, Wanted};
 use foreshard_actors::pins::Pinned;
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot, Table};
@@ -341,21 +341,15 @@ impl Place for RemoteNode {
         }
     }
 
-    async fn precompute(
-        &self,
-        partition: &PartitionId,
-        expression: &Arc<FunctionExpression>,
-    ) -> Outcome {
+    async fn precompute(&self, partition: &PartitionId, wanted: &Wanted) -> Outcome {
         let failed = |error: PlaceError| Outcome::Failed {
             code: error.code(),
-            reason: format!("{} on {partition}: {error}", expression.function),
+            reason: format!("{wanted} on {partition}: {error}"),
         };
-        let message = match ExpressionMessage::new(expression) {
-            Ok(message) => message,
+        let request = match PrecomputeRequest::new(partition, wanted) {
+            Ok(request) => request,
             Err(error) => return failed(self.refused(&error)),
         };
-        let request =
-            PrecomputeRequest { partition: Some(partition.into()), expression: Some(message) };
         let mut client = self.client.clone();
         match answer(&self.url, PRECOMPUTE_MAX, client.precompute(request)).await {
             Ok(done) if done.code.is_empty() => {

@@ -236,6 +236,8 @@ struct ReuseTicket {
     text: String,
     #[prost(bytes = "vec", tag = "3")]
     shape: Vec<u8>,
+    #[prost(string, tag = "4")]
+    pattern: String,
 }
 
 /// A [`LateCallExec`]; its child travels beside it.
@@ -372,6 +374,7 @@ impl PhysicalExtensionCodec for ScanCodec {
                     id: FragmentId(id(&reuse.fragment)?),
                     shape: ShapeId(id(&reuse.shape)?),
                     text: reuse.text.into(),
+                    pattern: reuse.pattern.into(),
                 };
                 return Ok(Arc::new(PartialReuseExec::new(Arc::clone(input), Arc::new(fragment))));
             }
@@ -423,10 +426,11 @@ impl PhysicalExtensionCodec for ScanCodec {
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
         if let Some(reuse) = node.downcast_ref::<PartialReuseExec>() {
-            let Fragment { id, shape, text } = reuse.fragment.as_ref();
+            let Fragment { id, shape, text, pattern } = reuse.fragment.as_ref();
             let reuse = ReuseTicket {
                 fragment: id.0.to_be_bytes().to_vec(),
                 text: text.to_string(),
+                pattern: pattern.to_string(),
                 shape: shape.0.to_be_bytes().to_vec(),
             };
             return written(NodeTicket { reuse: Some(reuse), ..NodeTicket::default() }, bytes);

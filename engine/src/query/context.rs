@@ -187,6 +187,10 @@ impl LocalNodes {
     }
 }
 
+/// Marks a task that no query asked for: what it calls is no sign of what will be called.
+#[derive(Debug)]
+pub struct Ahead;
+
 #[cfg(test)]
 mod tests {
     use super::*;

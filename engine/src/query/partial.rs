@@ -11,6 +11,7 @@
 //! go, as plain DataFusion does.
 
 mod fragment;
+mod recipe;
 mod rule;
 mod shape;
 mod stream;
@@ -45,6 +46,12 @@ pub(in crate::query) type Tap = Arc<Mutex<BTreeMap<usize, Vec<CallRecord>>>>;
 pub(in crate::query) fn tell(tap: &Tap, partition: usize, calls: &[CallRecord]) {
     let mut told = tap.lock().unwrap_or_else(PoisonError::into_inner);
     told.entry(partition).or_default().extend_from_slice(calls);
+}
+
+/// What was told of a partition; nothing is left of it.
+fn told(tap: &Tap, partition: usize) -> Vec<CallRecord> {
+    let mut told = tap.lock().unwrap_or_else(PoisonError::into_inner);
+    told.remove(&partition).unwrap_or_default()
 }
 
 /// Takes states of a fragment from where they are stored, and computes the others.
@@ -118,8 +125,7 @@ struct BySegment {
 impl BySegment {
     /// The calls that were made over the segment of this number.
     fn calls_of(&self, number: usize) -> Vec<CallRecord> {
-        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
-        calls.remove(&number).unwrap_or_default()
+        told(&self.calls, number)
     }
 }
 

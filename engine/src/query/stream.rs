@@ -38,7 +38,7 @@ use futures::stream;
 use futures::{StreamExt, TryStreamExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::query::context::{LocalNodes, QueryContext};
+use crate::query::context::{Ahead, LocalNodes, QueryContext};
 use crate::query::functions::is_storable;
 use crate::query::partial::{Tap, tell};
 use crate::query::scan::{PartitionScanExec, ScanSegment};
@@ -83,6 +83,7 @@ pub(super) fn open(
         records: BTreeMap::new(),
         traceparent: None,
         tap: exec.tap.clone().map(|tap| (tap, partition)),
+        is_ahead: config.get_extension::<Ahead>().is_some(),
         left: exec.fetch.unwrap_or(usize::MAX),
         batch_rows: config.batch_size().max(1),
         baseline: BaselineMetrics::new(&exec.metrics, partition),
@@ -133,6 +134,7 @@ struct Scan {
     records: BTreeMap<(ExpressionId, PartitionId), CallRecord>,
     traceparent: Option<Arc<str>>,
     tap: Option<(Tap, usize)>,
+    is_ahead: bool,
     left: usize,
     batch_rows: usize,
     baseline: BaselineMetrics,
@@ -382,7 +384,7 @@ impl Scan {
         if let Some((tap, partition)) = &self.tap {
             tell(tap, *partition, &records);
         }
-        if !records.is_empty() {
+        if !records.is_empty() && !self.is_ahead {
             self.nodes.own.calls.offer(records);
         }
     }

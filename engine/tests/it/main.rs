@@ -8,6 +8,7 @@
 
 mod actors;
 mod aggregates;
+mod ahead;
 mod asynchronous;
 mod bad_input;
 mod changed_files;

@@ -17,7 +17,7 @@ async fn both(rig: &Rig, sql: &str) {
 }
 
 /// Fails unless `sql` is answered like plain DataFusion, from at least so many stored states the second time.
-async fn stores(rig: &Rig, sql: &str, states: u64) {
+pub(crate) async fn stores(rig: &Rig, sql: &str, states: u64) {
     for _ in 0..2 {
         rig.same(sql).await;
         rig.settle().await;
@@ -103,6 +103,27 @@ fn first_rows_by_a_function_are_stored() {
             rig.append(batch(ROWS..ROWS + 50)).await;
             for sql in queries {
                 stores(&rig, sql, 7).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn first_rows_of_a_segment_are_its_own_whatever_others_have() {
+    runtime::run(async {
+        for (nodes, partitions) in [(1, 1), (1, 4), (3, 2)] {
+            let rig = Rig::start(nodes, partitions).await;
+            let queries = [
+                "SELECT id FROM t ORDER BY f(id) LIMIT 3",
+                "SELECT id FROM t ORDER BY f(id) DESC LIMIT 4",
+                "SELECT id, y FROM t ORDER BY f(y), id LIMIT 5",
+            ];
+            for least in [0, 200, 400] {
+                both(&rig, &format!("DELETE FROM t WHERE id < {least} OR id > {}", 1_250 - least))
+                    .await;
+                for sql in queries {
+                    stores(&rig, sql, 1).await;
+                }
             }
         }
     });

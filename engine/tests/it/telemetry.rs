@@ -85,11 +85,14 @@ fn text<'a>(span: &'a Span, key: &str) -> &'a str {
     }
 }
 
-/// Each of `decided` decisions has a span of its own, linked to a scan of the query that caused it.
+/// Each of `decided` decisions has a span of its own, linked to a scan of the query that caused it, or to
+/// where it aggregated.
 ///
 /// Spans of other tests' engines come too, for they share this process: those of `table` count.
 fn decisions_are_linked_to_scans(spans: &[Span], table: &str, decided: usize) {
-    let scans: Vec<_> = spans.iter().filter(|span| span.name == "partition_scan").collect();
+    let of_calls = ["partition_scan", "partial_states"];
+    let scans: Vec<_> =
+        spans.iter().filter(|span| of_calls.contains(&span.name.as_str())).collect();
     let decisions = spans.iter().filter(|span| span.name == "decision");
     let decisions: Vec<_> =
         decisions.filter(|span| text(span, "step").contains(&format!(" {table}/"))).collect();

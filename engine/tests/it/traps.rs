@@ -14,7 +14,7 @@ use datafusion::logical_expr::{
 use foreshard::cluster::{HeldOutput, HeldPartial, Place, PlaceError};
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::StorePolicy;
-use foreshard_actors::partition::{OutputValues, ReplicaView};
+use foreshard_actors::partition::{OutputValues, ReplicaView, Wanted};
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot};
 use foreshard_policy::cluster::NodeView;
@@ -395,11 +395,7 @@ impl Place for Hung {
 
     fn committed(&self, _change: &Arc<Committed>) {}
 
-    async fn precompute(
-        &self,
-        _partition: &PartitionId,
-        _expression: &Arc<FunctionExpression>,
-    ) -> Outcome {
+    async fn precompute(&self, _partition: &PartitionId, _wanted: &Wanted) -> Outcome {
         Outcome::Done { rows: 0, bytes: 0, ns: 0 }
     }
 

@@ -115,7 +115,7 @@ fn candidate<'a>(
     if output.rows_missing == 0 || holders.is_empty() {
         return None;
     }
-    if series.ns_per_row < config.min_ns_per_row() {
+    if !output.is_state && series.ns_per_row < config.min_ns_per_row() {
         return None; // Looking it up would cost as much as computing it.
     }
     let rows = output.rows_missing as f64;

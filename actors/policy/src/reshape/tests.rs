@@ -74,6 +74,7 @@ impl Scene {
                 rows_stored: 1_000 - missing,
                 rows_missing: missing,
                 bytes: (1_000 - missing) * 1_024,
+                is_state: false,
                 pinned: false,
             },
         );
@@ -261,6 +262,15 @@ fn a_node_in_debt_computes_nothing_until_it_is_paid() {
 fn a_function_cheaper_than_a_lookup_is_never_computed_ahead() {
     let scene = Scene::new(1).with(0, &[0], 0.0).output(0, 299.0, 1_000, &[50.0; 8]);
     assert_eq!(scene.plan().steps, []);
+}
+
+#[test]
+fn a_state_is_found_with_one_lookup_however_cheap_its_rows_are() {
+    let mut scene = Scene::new(1).with(0, &[0], 0.0).output(0, 299.0, 1_000, &[50.0; 8]);
+    for output in scene.view.outputs.values_mut() {
+        output.is_state = output.rows_missing > 0;
+    }
+    assert_eq!(scene.plan().steps.len(), 1);
 }
 
 #[test]

@@ -110,8 +110,14 @@ impl PaperCluster {
         for number in expressions {
             let target = (expression(*number), PartitionId::new("t", 0));
             let (function, rows_missing) = ("f".into(), ROWS);
-            let output =
-                OutputView { function, rows_stored: 0, rows_missing, bytes: 0, pinned: false };
+            let output = OutputView {
+                function,
+                rows_stored: 0,
+                rows_missing,
+                bytes: 0,
+                is_state: false,
+                pinned: false,
+            };
             view.outputs.insert(target, output);
         }
     }

@@ -187,9 +187,10 @@ pub(super) fn partials(engine: &Inner) -> Sheet {
         .text("fragment", rows().map(|(.., partial)| partial.fragment.id))
         .text("shape", rows().map(|(.., partial)| partial.fragment.shape))
         .text("text", rows().map(|(.., partial)| &partial.fragment.text))
+        .text("pattern", rows().map(|(.., partial)| &partial.fragment.pattern))
         .count("rows", rows().map(|(.., partial)| partial.rows))
         .count("bytes", rows().map(|(.., partial)| partial.bytes))
-        .count("uses", rows().map(|(.., partial)| partial.uses))
+        .count("uses", rows().map(|(.., partial)| partial.sign.uses))
         .count("ns", rows().map(|(.., partial)| partial.ns))
 }
 

@@ -1,16 +1,18 @@
 //! The cluster as the loop sees and changes it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use foreshard_actors::node::Tables;
+use foreshard_actors::partition::{Fragment, Sign};
 use foreshard_actors::ports::{Cluster, NodeProvider, Outcome};
 use foreshard_actors::segment::Segment;
 use foreshard_policy::cluster::{ClusterView, NodeView, OutputView, PartitionView, Step};
-use foreshard_policy::ids::{Epoch, NodeId};
+use foreshard_policy::ids::{Epoch, ExpressionId, FragmentId, NodeId, PartitionId};
 
 use super::{Members, failed};
+use crate::cluster::place::HeldPartial;
 
 #[async_trait]
 impl Cluster for Members {
@@ -59,12 +61,18 @@ impl Cluster for Members {
                     .sum();
                 let output = OutputView {
                     function: Arc::clone(&expression.function),
+                    is_state: false,
                     rows_stored,
                     rows_missing: rows - rows_stored,
                     bytes: bytes_held,
                     pinned: self.expressions.pins.has_output(&partition.table, expression.id),
                 };
                 view.outputs.insert((expression.id, partition.clone()), output);
+            }
+            let pinned = self.expressions.pins.has_table(&partition.table);
+            for (series, states) in self.states(partition, &holders, segments) {
+                let output = OutputView { pinned, ..states };
+                view.outputs.insert((series, partition.clone()), output);
             }
             view.partitions.insert(partition.clone(), PartitionView { holders, rows, bytes });
         }
@@ -76,6 +84,61 @@ impl Cluster for Members {
             Ok(outcome) => outcome,
             Err(error) => failed(&error),
         }
+    }
+}
+
+impl Members {
+    /// States of each shape: on the holder that lacks most of them.
+    fn states(
+        &self,
+        partition: &PartitionId,
+        holders: &BTreeSet<NodeId>,
+        segments: &[Arc<Segment>],
+    ) -> BTreeMap<ExpressionId, OutputView> {
+        let mut all: BTreeMap<ExpressionId, OutputView> = BTreeMap::new();
+        for member in holders.iter().filter_map(|node| self.member(*node).ok()) {
+            let mut fragments: BTreeMap<FragmentId, Vec<HeldPartial>> = BTreeMap::new();
+            for partial in member.place.partials(partition) {
+                fragments.entry(partial.fragment.id).or_default().push(partial);
+            }
+            let mut here: BTreeMap<ExpressionId, OutputView> = BTreeMap::new();
+            for held in fragments.values() {
+                let Some(Fragment { shape, pattern, .. }) = held.first().map(|it| &*it.fragment)
+                else {
+                    continue;
+                };
+                let states = here.entry(shape.series()).or_insert_with(|| OutputView {
+                    function: Arc::clone(pattern),
+                    is_state: true,
+                    rows_stored: 0,
+                    rows_missing: 0,
+                    bytes: 0,
+                    pinned: false,
+                });
+                states.bytes += held.iter().map(|partial| partial.bytes).sum::<u64>();
+                let stored: HashSet<_> = held.iter().map(|partial| partial.segment).collect();
+                let signs: Vec<Sign> = held.iter().map(|partial| partial.sign).collect();
+                let is_wanted = Sign::speaks_for_more(&signs);
+                for segment in segments {
+                    match stored.contains(&segment.id) {
+                        true => states.rows_stored += segment.rows,
+                        false if is_wanted => states.rows_missing += segment.rows,
+                        false => {}
+                    }
+                }
+            }
+            for (series, here) in here {
+                let (bytes, missing) = (here.bytes, here.rows_missing);
+                let most =
+                    all.entry(series).or_insert_with(|| OutputView { bytes: 0, ..here.clone() });
+                let bytes = most.bytes + bytes;
+                if missing > most.rows_missing {
+                    *most = here;
+                }
+                most.bytes = bytes;
+            }
+        }
+        all
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use foreshard_actors::partition::PartitionMessage;
+use foreshard_actors::partition::{PartitionMessage, Wanted};
 use foreshard_actors::pins::Pinned;
 use foreshard_actors::ports::Outcome;
-use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId};
+use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId, ShapeId};
 
 use super::{MemberError, Members, failed};
 use crate::cluster::place::Place;
@@ -41,16 +41,21 @@ impl Members {
         }
     }
 
-    /// Computes and stores the missing outputs of an expression on every holder of a partition.
+    /// Computes and stores what is missing of an expression, or of the states that are counted by it, on
+    /// every holder of a partition.
     pub async fn precompute(&self, expression: ExpressionId, partition: &PartitionId) -> Outcome {
-        let Some(expression) = self.expressions.get(expression) else {
-            return failed(&MemberError::NoExpression { expression });
+        let wanted = match self.expressions.get(expression) {
+            Some(expression) => Wanted::Outputs(expression),
+            None => match self.shape(expression, partition) {
+                Some(shape) => Wanted::States(shape),
+                None => return failed(&MemberError::NoExpression { expression }),
+            },
         };
         let holders = self.placement().holders.get(partition).cloned().unwrap_or_default();
         let (mut rows, mut bytes, mut ns) = (0, 0, 0);
         for node in holders {
             let Ok(member) = self.member(node) else { continue };
-            match member.place.precompute(partition, &expression).await {
+            match member.place.precompute(partition, &wanted).await {
                 Outcome::Done { rows: r, bytes: b, ns: n } => {
                     rows += r;
                     bytes += b;
@@ -60,6 +65,17 @@ impl Members {
             }
         }
         Outcome::Done { rows, bytes, ns }
+    }
+
+    /// The shape whose states are counted by `series`, if a holder of the partition has some.
+    fn shape(&self, series: ExpressionId, partition: &PartitionId) -> Option<ShapeId> {
+        let placement = self.placement();
+        let mut holders = placement.holders.get(partition)?.iter();
+        holders.find_map(|node| {
+            let partials = self.member(*node).ok()?.place.partials(partition).into_iter();
+            let mut shapes = partials.map(|held| held.fragment.shape);
+            shapes.find(|shape| shape.series() == series)
+        })
     }
 
     /// Throws stored outputs away on every holder of a partition.

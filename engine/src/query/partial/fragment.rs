@@ -14,6 +14,7 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 use foreshard_policy::ids::NodeId;
 
@@ -90,21 +91,31 @@ pub(super) fn is_same(expr: &Arc<dyn PhysicalExpr>) -> bool {
     is_immutable(expr) && !contains_dynamic_filter(expr)
 }
 
-/// Whether a function is called for `expr`, given over what `plan` gives.
-pub(super) fn calls_function(
+/// `expr`, given over what `plan` gives, over the columns of its table: as far as filters, projections and
+/// the scan go.
+pub(super) fn over_table(
     expr: &Arc<dyn PhysicalExpr>,
     plan: &Arc<dyn ExecutionPlan>,
-) -> Result<bool> {
+) -> Result<Arc<dyn PhysicalExpr>> {
     if let Some(scan) = plan.downcast_ref::<PartitionScanExec>() {
-        return Ok(contains_storable(&compose(expr, &scan.outputs)?));
+        return compose(expr, &scan.outputs);
     }
     if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
-        return calls_function(&compose(expr, projection.expr())?, projection.input());
+        return over_table(&compose(expr, projection.expr())?, projection.input());
     }
     match plan.downcast_ref::<FilterExec>() {
-        Some(filter) if filter.projection().is_none() => calls_function(expr, filter.input()),
-        _ => Ok(contains_storable(expr)),
+        Some(filter) if filter.projection().is_none() => over_table(expr, filter.input()),
+        _ => Ok(Arc::clone(expr)),
     }
+}
+
+/// The same plan, but for what a sort for its first rows knows of other segments: it would leave rows out that
+/// are behind the first ones there, and its state would lack them once those are gone.
+pub(super) fn on_its_own(plan: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+    let Some(sort) = plan.downcast_ref::<SortExec>() else { return Arc::clone(plan) };
+    let new = SortExec::new(sort.expr().clone(), Arc::clone(sort.input()));
+    let new = new.with_preserve_partitioning(sort.preserve_partitioning());
+    Arc::new(new.with_fetch(sort.fetch()))
 }
 
 /// What a fragment may have on its path.

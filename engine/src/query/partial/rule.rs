@@ -37,12 +37,13 @@ use foreshard_udfs::Functions;
 use prost::Message;
 
 use crate::query::codec::ScanCodec;
+use crate::query::functions::contains_storable;
 use crate::query::options::{SessionOptions, settings_of_results};
 use crate::query::partial::PartialReuseExec;
 use crate::query::partial::fragment::{
-    Takes, calls_function, is_same, scan_below, segment_wise, without_segments,
+    Takes, is_same, over_table, scan_below, segment_wise, without_segments,
 };
-use crate::query::partial::shape::shape;
+use crate::query::partial::shape::{pattern, shape};
 use crate::query::scan::PartitionScanExec;
 
 /// Aggregates whose result depends on the order of the rows, or on how they were dealt out: plain
@@ -162,10 +163,11 @@ impl StorePartials {
                 aggregate.input_schema(),
             )?))
         };
-        let text = text(aggregate, &tables(&input, scan)?);
+        let tables = tables(&input, scan)?;
+        let text = text(aggregate, &tables);
         // A partial `min` or `max` has a filter of its own, under a number that is new each time.
         let named = over_segments(AggregateMode::Single)?;
-        let fragment = self.fragment(&named, None, text, scan, config)?;
+        let fragment = self.fragment(&named, None, (text, &tables), scan, config)?;
         let Some(fragment) = fragment else { return Ok(None) };
         let partial = over_segments(AggregateMode::Partial)?;
         let reuse = Arc::new(PartialReuseExec::new(partial, fragment));
@@ -199,7 +201,7 @@ impl StorePartials {
         // tells the scan which rows to leave out before functions are called on them.
         let is_alone = !sort.preserve_partitioning() && scan.groups.len() != 1;
         let key = &sort.expr().first().expr;
-        if scan.rows() == 0 || is_alone || !calls_function(key, &input)? {
+        if scan.rows() == 0 || is_alone || !contains_storable(&over_table(key, &input)?) {
             return Ok(None);
         }
         let first = |input| {
@@ -210,8 +212,9 @@ impl StorePartials {
         // By itself such a sort has a filter of its own, under a number that is new each time.
         let all: Arc<dyn ExecutionPlan> =
             Arc::new(SortExec::new(sort.expr().clone(), Arc::clone(&input)));
-        let text = format!("first {rows} of {} by {}", tables(&input, scan)?, sort.expr());
-        let Some(fragment) = self.fragment(&all, Some(rows), text, scan, config)? else {
+        let tables = tables(&input, scan)?;
+        let text = format!("first {rows} of {tables} by {}", sort.expr());
+        let Some(fragment) = self.fragment(&all, Some(rows), (text, &tables), scan, config)? else {
             return Ok(None);
         };
         let partial: Arc<dyn ExecutionPlan> = first(Arc::clone(&input));
@@ -225,7 +228,7 @@ impl StorePartials {
         &self,
         partial: &Arc<dyn ExecutionPlan>,
         fetch: Option<usize>,
-        text: String,
+        (text, tables): (String, &str),
         scan: &PartitionScanExec,
         config: &ConfigOptions,
     ) -> Result<Option<Arc<Fragment>>> {
@@ -241,7 +244,8 @@ impl StorePartials {
         let mut id = [0; 16];
         id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
         let id = FragmentId(u128::from_be_bytes(id));
-        Ok(Some(Arc::new(Fragment { id, shape: shape(partial)?, text: text.into() })))
+        let (shape, pattern) = (shape(partial)?, pattern(partial, tables)?);
+        Ok(Some(Arc::new(Fragment { id, shape, text: text.into(), pattern })))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Runs a fragment: stored states as they are, the others segment by segment.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,16 +14,20 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::metrics::{BaselineMetrics, Count, MetricBuilder, Time};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use foreshard_actors::node::NodeState;
-use foreshard_actors::partition::{PartialOffer, StoredPartial};
+use foreshard_actors::partition::{Fragment, PartialOffer, Recipe, StoredPartial};
+use foreshard_actors::segment::Segment;
+use foreshard_actors::trace;
 use foreshard_policy::calls::CallRecord;
-use foreshard_policy::ids::PartitionId;
+use foreshard_policy::ids::{PartitionId, SeriesKey};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::query::context::{LocalNodes, QueryContext};
 use crate::query::options::SessionOptions;
 use crate::query::partial::PartialReuseExec;
-use crate::query::partial::fragment::{is_joined, scan_below, with_scan};
+use crate::query::partial::fragment::{is_joined, on_its_own, scan_below, with_scan};
+use crate::query::partial::recipe::PlanRecipe;
 use crate::query::scan::{PartitionScanExec, ScanSegment};
+use crate::query::worker::TaskTrace;
 
 /// Bytes of state that are always worth a try, however few rows they stand for.
 const STATE_BYTES_SMALL: u64 = 64 << 10;
@@ -57,12 +61,26 @@ pub(super) fn open(
     };
     let first = scan.groups.iter().take(partition).map(Vec::len).sum::<usize>();
     let counter = |name: &'static str| MetricBuilder::new(&exec.metrics).counter(name, partition);
+    let query = config.get_extension::<QueryContext>();
+    let span = tracing::debug_span!(
+        "partial_states",
+        table = %scan.table.name,
+        partition,
+        what = %exec.fragment.pattern,
+    );
+    let task = config.get_extension::<TaskTrace>().map(|task| task.0.clone());
+    let traceparent = task.or_else(|| query.as_ref().and_then(|query| query.traceparent.clone()));
+    trace::adopt(&span, traceparent.as_deref());
     let ahead = MemoryConsumer::new("PartialReuseExec").register(context.memory_pool());
     let run = Run {
         scan: scan.clone(),
         exec: exec.clone(),
         nodes,
-        query: config.get_extension::<QueryContext>().map_or(0, |query| query.id),
+        traceparent: trace::traceparent(&span).map(Arc::from),
+        _span: span,
+        query: query.map_or(0, |query| query.id),
+        records: BTreeMap::new(),
+        recipe: None,
         context: Arc::clone(context),
         partition,
         segments: (first..).zip(segments.clone()).collect::<Vec<_>>().into_iter(),
@@ -95,6 +113,33 @@ fn kept(batches: &[RecordBatch]) -> Result<Vec<RecordBatch>> {
         [] | [_] => Ok(batches.to_vec()),
         [first, ..] => Ok(vec![concat_batches(&first.schema(), batches)?]),
     }
+}
+
+/// What became of computing a state.
+pub(super) enum Collected {
+    /// All of it, in one piece.
+    State(Vec<RecordBatch>),
+    /// It is not worth storing: what there is so far, and the rest.
+    TooLarge(Vec<RecordBatch>, SendableRecordBatchStream),
+}
+
+/// Collects the state of one segment, unless it grows too large.
+pub(super) async fn collect(
+    mut stream: SendableRecordBatchStream,
+    segment: &Segment,
+) -> Result<Collected> {
+    let bytes_max = (segment.bytes / BYTES_SHRINK_BY_MIN).max(STATE_BYTES_SMALL);
+    let rows_max = (segment.rows / ROWS_SHRINK_BY_MIN).max(STATE_ROWS_SMALL);
+    let (mut batches, mut bytes, mut rows) = (vec![], 0, 0);
+    while let Some(batch) = stream.try_next().await? {
+        bytes += bytes_of(&batch)?;
+        rows += batch.num_rows() as u64;
+        batches.push(batch);
+        if bytes > bytes_max || rows > rows_max {
+            return Ok(Collected::TooLarge(batches, stream));
+        }
+    }
+    kept(&batches).map(Collected::State)
 }
 
 /// What is being read.
@@ -143,6 +188,12 @@ struct Run {
     segments_computed: Count,
     rows_stored: Count,
     time_saved: Time,
+    /// What the monitor is told at the end, by partition of the table.
+    records: BTreeMap<PartitionId, CallRecord>,
+    /// Lasts as long as this; what its records are linked to.
+    _span: tracing::Span,
+    traceparent: Option<Arc<str>>,
+    recipe: Option<Arc<PlanRecipe>>,
 }
 
 impl Drop for Run {
@@ -150,7 +201,22 @@ impl Drop for Run {
         if let Some(turns) = &self.exec.turns {
             turns.end(self.partition);
         }
+        let own = &self.nodes.own;
+        let at_ms = own.clock.now_ms();
+        let records = std::mem::take(&mut self.records).into_values();
+        let records: Vec<CallRecord> =
+            records.map(|record| CallRecord { at_ms, ..record }).collect();
+        if !records.is_empty() {
+            own.calls.offer(records);
+        }
     }
+}
+
+/// Rows of a segment, and how many of them no query asked for before.
+#[derive(Clone, Copy)]
+struct SegmentRows {
+    all: u64,
+    fresh: u64,
 }
 
 impl Run {
@@ -218,6 +284,39 @@ impl Run {
         PartitionId::new(Arc::clone(&self.scan.table.name), segment.segment.partition)
     }
 
+    /// Adds the state over a segment to what is told the monitor: a shape has calls like an expression.
+    fn count(
+        &mut self,
+        node: &NodeState,
+        segment: &ScanSegment,
+        add: impl FnOnce(&mut CallRecord, SegmentRows),
+    ) {
+        let partition = self.partition_of(segment);
+        let Fragment { shape, pattern, .. } = &*self.exec.fragment;
+        let series = shape.series();
+        let view = node.replica(&partition).map(|replica| replica.view());
+        let held = view.as_ref().and_then(|view| view.segments.get(&segment.segment.id));
+        let is_fresh = held.is_some_and(|held| held.is_first_ask(series));
+        let all = segment.segment.rows;
+        let rows = SegmentRows { all, fresh: if is_fresh { all } else { 0 } };
+        let (query, own) = (self.query, self.nodes.own.id);
+        let record = self.records.entry(partition).or_insert_with_key(|partition| {
+            let (function, partition) = (Arc::clone(pattern), partition.clone());
+            let key = SeriesKey { function, expression: series, partition };
+            CallRecord::empty(key, query, own, self.traceparent.clone())
+        });
+        record.rows += rows.all;
+        record.rows_fresh += rows.fresh;
+        add(record, rows);
+    }
+
+    /// Computes the same when no query asks for it; the same one for all segments.
+    fn recipe(&mut self) -> Arc<dyn Recipe> {
+        let (exec, context) = (&self.exec, &self.context);
+        let recipe = self.recipe.get_or_insert_with(|| Arc::new(PlanRecipe::new(exec, context)));
+        Arc::clone(recipe) as Arc<dyn Recipe>
+    }
+
     fn stored(&self, node: &NodeState, segment: &ScanSegment) -> Option<StoredPartial> {
         if !node.store_policy().enabled {
             return None;
@@ -242,6 +341,13 @@ impl Run {
         self.segments_stored.add(1);
         self.rows_stored.add(segment.segment.rows as usize);
         self.time_saved.add_duration(Duration::from_nanos(stored.ns));
+        let would_be_ns = stored.calls.iter().map(|call| call.would_be_ns).sum();
+        let ns_alone = stored.ns.saturating_sub(would_be_ns);
+        self.count(node, segment, |record, rows| {
+            record.rows_stored += rows.all;
+            record.rows_fresh_stored += rows.fresh;
+            record.would_be_ns += ns_alone;
+        });
         let at_ms = node.clock.now_ms();
         let calls = stored.calls.iter().map(|call| CallRecord {
             at_ms,
@@ -273,18 +379,13 @@ impl Run {
         segment: ScanSegment,
         context: Arc<TaskContext>,
     ) -> Result<()> {
-        let (id, partition) = (segment.segment.id, self.partition_of(&segment));
-        let bytes_max = (segment.segment.bytes / BYTES_SHRINK_BY_MIN).max(STATE_BYTES_SMALL);
-        let rows_max = (segment.segment.rows / ROWS_SHRINK_BY_MIN).max(STATE_ROWS_SMALL);
+        let partition = self.partition_of(&segment);
         let by_segment = self.exec.by_segment()?.clone();
         let start = node.clock.monotonic_ns();
-        let mut stream = by_segment.plan.execute(number, context)?;
-        let (mut batches, mut bytes, mut rows) = (vec![], 0, 0);
-        while let Some(batch) = stream.try_next().await? {
-            bytes += bytes_of(&batch)?;
-            rows += batch.num_rows() as u64;
-            batches.push(batch);
-            if bytes > bytes_max || rows > rows_max {
+        let stream = on_its_own(&by_segment.plan).execute(number, context)?;
+        let batches = match collect(stream, &segment.segment).await? {
+            Collected::State(batches) => batches,
+            Collected::TooLarge(batches, stream) => {
                 let schema = self.exec.input.schema();
                 let all = stream::iter(batches.into_iter().map(Ok)).chain(stream);
                 let all = Box::pin(RecordBatchStreamAdapter::new(schema, all.boxed()));
@@ -292,18 +393,25 @@ impl Run {
                 self.stream(self.followed_by(all, rest)?);
                 return Ok(());
             }
-        }
-        drop(stream);
+        };
         let ns = node.clock.monotonic_ns().saturating_sub(start);
         self.segments_computed.add(1);
-        let calls = by_segment.calls_of(number);
         let offer = PartialOffer {
-            segment: id,
+            segment: segment.segment.id,
             fragment: Arc::clone(&self.exec.fragment),
-            batches: kept(&batches)?,
+            batches: batches.clone(),
             ns,
-            calls,
+            calls: by_segment.calls_of(number),
+            recipe: Some(self.recipe()),
+            is_ahead: false,
         };
+        let ns_alone = ns.saturating_sub(offer.calls.iter().map(|call| call.ns).sum());
+        let bytes = offer.bytes();
+        self.count(node, &segment, |record, _rows| {
+            record.ns += ns_alone;
+            record.would_be_ns += ns_alone;
+            record.bytes += bytes;
+        });
         let handle = node.handle(&partition);
         if handle.is_some_and(|handle| !handle.actor.offer_partial(offer)) {
             node.offers_dropped.fetch_add(1, Ordering::Relaxed);

@@ -13,6 +13,7 @@ use datafusion_proto::physical_plan::from_proto::parse_physical_expr;
 use datafusion_proto::physical_plan::to_proto::serialize_physical_expr;
 use datafusion_proto::protobuf;
 use foreshard_actors::expressions::FunctionExpression;
+use foreshard_actors::partition::Wanted;
 use foreshard_actors::partitioning::Partitioning;
 use foreshard_actors::segment::Segment;
 use foreshard_actors::table::{Snapshot, Table, TableKind};
@@ -236,15 +237,18 @@ pub struct ExpressionMessage {
     pub expr: Option<protobuf::PhysicalExprNode>,
 }
 
-/// Compute and store what is missing of an expression.
+/// Compute and store what is missing of an expression, or the states of a shape.
 #[derive(Clone, PartialEq, Message)]
 pub struct PrecomputeRequest {
     /// Over which rows.
     #[prost(message, optional, tag = "1")]
     pub partition: Option<PartitionMessage>,
-    /// What.
+    /// The expression.
     #[prost(message, optional, tag = "2")]
     pub expression: Option<ExpressionMessage>,
+    /// The shape, if there is no expression.
+    #[prost(bytes = "vec", tag = "3")]
+    pub shape: Vec<u8>,
 }
 
 /// How computing ended.
@@ -338,6 +342,18 @@ impl OpenRequest {
         *place = Arc::new(segments);
         let snapshot = Snapshot { table: Arc::clone(table), version: self.version, partitions };
         Ok((partition, Arc::new(snapshot)))
+    }
+}
+
+impl PrecomputeRequest {
+    pub(crate) fn new(partition: &PartitionId, wanted: &Wanted) -> Result<Self> {
+        let request = Self { partition: Some(partition.into()), ..Self::default() };
+        Ok(match wanted {
+            Wanted::Outputs(expression) => {
+                Self { expression: Some(ExpressionMessage::new(expression)?), ..request }
+            }
+            Wanted::States(shape) => Self { shape: shape.0.to_be_bytes().to_vec(), ..request },
+        })
     }
 }
 

@@ -7,10 +7,10 @@ use async_trait::async_trait;
 use datafusion::common::DataFusionError;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::{StorePolicy, Tables};
-use foreshard_actors::partition::PartitionMessage as ToPartition;
+use foreshard_actors::partition::{PartitionMessage as ToPartition, Wanted};
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Rewritten, Snapshot, TableStore};
-use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
+use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId, ShapeId};
 use foreshard_udfs::Functions;
 use tokio::sync::Notify;
 use tonic::transport::Channel;
@@ -76,8 +76,11 @@ impl Service {
 
     async fn compute(&self, request: PrecomputeRequest) -> Result<Outcome, DataFusionError> {
         let partition = given(request.partition, "partition")?.id();
-        let expression = self.expression(given(request.expression, "expression")?)?;
-        Ok(self.node.precompute(&partition, &expression).await)
+        let wanted = match request.expression {
+            Some(expression) => Wanted::Outputs(self.expression(expression)?),
+            None => Wanted::States(ShapeId(fingerprint(&request.shape)?)),
+        };
+        Ok(self.node.precompute(&partition, &wanted).await)
     }
 
     /// Tells the replicas what became of their segments; they read the new rows themselves.

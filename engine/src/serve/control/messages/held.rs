@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use datafusion::common::Result;
-use foreshard_actors::partition::Fragment;
+use foreshard_actors::partition::{Fragment, Sign};
 use foreshard_actors::pins::Pinned;
 use foreshard_policy::ids::{ExpressionId, FragmentId, SegmentId, ShapeId};
 use prost::Message;
@@ -83,6 +83,15 @@ pub struct PartialMessage {
     /// What the fragment has in common with others.
     #[prost(bytes = "vec", tag = "8")]
     pub shape: Vec<u8>,
+    /// The same for people.
+    #[prost(string, tag = "9")]
+    pub pattern: String,
+    /// Whether it was computed before a query asked for it.
+    #[prost(bool, tag = "10")]
+    pub is_ahead: bool,
+    /// Whether others can be computed without a query.
+    #[prost(bool, tag = "11")]
+    pub has_recipe: bool,
 }
 
 /// One stored output.
@@ -114,11 +123,14 @@ impl PartialMessage {
             fragment: held.fragment.id.0.to_be_bytes().to_vec(),
             shape: held.fragment.shape.0.to_be_bytes().to_vec(),
             text: held.fragment.text.to_string(),
+            pattern: held.fragment.pattern.to_string(),
             segment: held.segment.0.to_be_bytes().to_vec(),
             rows: held.rows,
             bytes: held.bytes,
-            uses: held.uses,
+            uses: held.sign.uses,
             ns: held.ns,
+            is_ahead: held.sign.is_ahead,
+            has_recipe: held.sign.has_recipe,
         }
     }
 
@@ -128,12 +140,13 @@ impl PartialMessage {
                 id: FragmentId(fingerprint(&self.fragment)?),
                 shape: ShapeId(fingerprint(&self.shape)?),
                 text: self.text.as_str().into(),
+                pattern: self.pattern.as_str().into(),
             }),
             segment: SegmentId(fingerprint(&self.segment)?),
             rows: self.rows,
             bytes: self.bytes,
-            uses: self.uses,
             ns: self.ns,
+            sign: Sign { uses: self.uses, is_ahead: self.is_ahead, has_recipe: self.has_recipe },
         })
     }
 }
