@@ -23,6 +23,8 @@ fn main() {
         .method(method("precompute", "Precompute", "PrecomputeRequest", "Computed"))
         .method(method("output", "Output", "OutputRequest", "OutputReply"))
         .method(method("adopt", "Adopt", "AdoptRequest", "Done"))
+        .method(method("state", "State", "StateRequest", "StateReply"))
+        .method(method("adopt_state", "AdoptState", "AdoptStateRequest", "Done"))
         .method(method("drop_outputs", "DropOutputs", "DropOutputsRequest", "Dropped"))
         .build();
     Builder::new().compile(&[coordinator, node]);

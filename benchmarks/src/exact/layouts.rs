@@ -33,7 +33,12 @@ const BATCH_ROWS: usize = 1 << 20;
 const OWN_PARALLEL: usize = 2;
 
 /// Bytes of memory to try with where the engine has little: it takes some for itself.
-const MEMORY_BYTES: &[usize] = &[3_000_000, 1_000_000, 300_000, 100_000];
+const MEMORY_BYTES: &[usize] =
+    &[3_000_000, 2_000_000, 1_000_000, 600_000, 300_000, 200_000, 100_000];
+
+/// A hash join does not read one side where the other one is empty, and which one that is follows from
+/// statistics; a sort-merge join reads both. Whatever cannot be evaluated there is an error or is not.
+const HASH_JOINS: &str = "datafusion.optimizer.prefer_hash_join";
 
 /// Whether scalar sub-queries are evaluated beside the plan. The engine makes joins of them, which memory
 /// may not suffice for.
@@ -90,7 +95,9 @@ impl Held {
             ("datafusion.execution.target_partitions", layout.parallel.to_string()),
             (SUBQUERIES, layout.memory_bytes.is_none().to_string()),
         ];
+        let merge = (HASH_JOINS, "false");
         let own = own.iter().map(|(key, value)| (*key, value.as_str()));
+        let own = own.chain(layout.reads_both_sides.then_some(merge));
         let set = self.settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         for (key, value) in set.chain(own) {
             context.sql(&format!("SET {key} = {value}")).await?.collect().await?;
@@ -117,7 +124,11 @@ impl Held {
         {
             return Some("its rows, ordered by a statement of its own".to_owned());
         }
-        for layout in self.layouts() {
+        let other_joins = |layout: &Layout| ours.is_err() && layout.memory_bytes.is_none();
+        let layouts = self.layouts();
+        let merging = layouts.iter().filter(|layout| other_joins(layout));
+        let merging = merging.map(|layout| Layout { reads_both_sides: true, ..*layout });
+        for layout in layouts.iter().copied().chain(merging) {
             let Ok(context) = self.plain(like, layout).await else { continue };
             if is_same(&answer_of(&context, sql).await, ours, ordered) {
                 return Some(format!("{layout:?}"));
@@ -135,7 +146,8 @@ impl Held {
         for memory_bytes in std::iter::once(None).chain(memory.iter().copied().map(Some)) {
             for parallel in BTreeSet::from([own, own * self.nodes, 1]) {
                 for partitions in BTreeSet::from([1, 2, 3, own, own * self.nodes, 7]) {
-                    layouts.push(Layout { partitions, parallel, memory_bytes });
+                    let reads_both_sides = false;
+                    layouts.push(Layout { partitions, parallel, memory_bytes, reads_both_sides });
                 }
             }
         }
@@ -149,6 +161,7 @@ struct Layout {
     partitions: usize,
     parallel: usize,
     memory_bytes: Option<usize>,
+    reads_both_sides: bool,
 }
 
 /// A session with the options and functions of `like`, and no tables.

@@ -158,5 +158,5 @@ pub async fn plan(session: &Session, sql: &str) -> String {
         Ok(rows) => crate::exact::rows::rows(&rows.batches),
         Err(error) => return format!("no plan: {error}"),
     };
-    rows.last().map_or_else(String::new, |row| format!("{:?}", row).replace("\\n", "\n"))
+    rows.iter().map(|row| format!("{row:?}\n").replace("\\n", "\n")).collect()
 }

@@ -6,12 +6,12 @@ use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::{NodeHandle, StorePolicy};
 use foreshard_actors::partition::{
-    Offer, OutputValues, PartitionMessage, ReplicaView, Wanted, stored_values,
+    Offer, OutputValues, PartialOffer, PartitionMessage, ReplicaView, Wanted, stored_values,
 };
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot};
 use foreshard_policy::cluster::NodeView;
-use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
+use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
 
 use crate::cluster::place::{HeldOutput, HeldPartial, Place, PlaceError};
 
@@ -131,6 +131,36 @@ impl Place for LocalNode {
         let (expression, flight) = (Arc::clone(expression), None);
         let offer = Offer { segment, expression, values, flight };
         handle.actor.offer_waiting(offer).await.then_some(()).ok_or_else(gone)
+    }
+
+    async fn state(
+        &self,
+        partition: &PartitionId,
+        fragment: FragmentId,
+        segment: SegmentId,
+    ) -> Result<Option<PartialOffer>, PlaceError> {
+        let view = self.replica(partition);
+        let held = view.as_ref().and_then(|view| view.segments.get(&segment));
+        let stored = held.and_then(|held| held.partials.get(&fragment));
+        Ok(stored.map(|stored| PartialOffer {
+            segment,
+            fragment: Arc::clone(&stored.fragment),
+            batches: stored.batches.to_vec(),
+            ns: stored.ns,
+            calls: stored.calls.to_vec(),
+            recipe: stored.recipe.clone(),
+            is_ahead: stored.is_ahead,
+        }))
+    }
+
+    async fn adopt_state(
+        &self,
+        partition: &PartitionId,
+        state: PartialOffer,
+    ) -> Result<(), PlaceError> {
+        let gone = || self.gone("a state");
+        let handle = self.handle.state.handle(partition).ok_or_else(gone)?;
+        handle.actor.offer_partial_waiting(state).await.then_some(()).ok_or_else(gone)
     }
 
     async fn drop_outputs(

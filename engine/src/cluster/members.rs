@@ -286,7 +286,7 @@ impl Members {
         // A commit that came while the replica was opening is caught up with here.
         target.place.open(partition, &store.snapshot(), None).await?;
         if let Some(from) = from {
-            self.outputs_follow(partition, from, &*target.place).await;
+            self.stored_follows(partition, from, &*target.place).await;
         }
         let segments = store.snapshot().partitions[partition.ordinal as usize].clone();
         Ok(segments.iter().map(|segment| segment.bytes).sum())

@@ -6,11 +6,13 @@ use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
-use foreshard_actors::partition::{Fragment, OutputValues, ReplicaView, Sign, Wanted};
+use foreshard_actors::partition::{
+    Fragment, OutputValues, PartialOffer, ReplicaView, Sign, Wanted,
+};
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot, Table};
 use foreshard_policy::cluster::NodeView;
-use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
+use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
 
 /// A node did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +181,21 @@ pub trait Place: Debug + Send + Sync {
         expression: &Arc<FunctionExpression>,
         segment: SegmentId,
         values: OutputValues,
+    ) -> Result<(), PlaceError>;
+
+    /// A stored state; `None` if the node does not hold it any more.
+    async fn state(
+        &self,
+        partition: &PartitionId,
+        fragment: FragmentId,
+        segment: SegmentId,
+    ) -> Result<Option<PartialOffer>, PlaceError>;
+
+    /// Offers a state that another node computed; the node stores it if it is worth it and fits.
+    async fn adopt_state(
+        &self,
+        partition: &PartitionId,
+        state: PartialOffer,
     ) -> Result<(), PlaceError>;
 
     /// Throws stored outputs away: one expression's, or all.

@@ -4,7 +4,9 @@
 //! settings) is put into an outbox that keeps only the newest state of each, so it is bounded, and one
 //! task carries it over.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+mod outbox;
+
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,23 +16,23 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::StorePolicy;
-use foreshard_actors::partition::{OutputValues, ReplicaView, Wanted};
+use foreshard_actors::partition::{OutputValues, PartialOffer, ReplicaView, Wanted};
 use foreshard_actors::pins::Pinned;
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot, Table};
 use foreshard_policy::cluster::NodeView;
-use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId, SegmentId};
-use tokio::sync::Notify;
+use foreshard_policy::ids::{ExpressionId, FragmentId, NodeId, PartitionId, SegmentId};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 use url::Url;
 
 use crate::cluster::place::{HeldOutput, HeldPartial, Place, PlaceError};
+use crate::cluster::remote::outbox::Outbox;
 use crate::query::worker::process_id;
 use crate::serve::control::messages::{
-    AdoptRequest, CommitMessage, DropOutputsRequest, ExpressionMessage, News, OpenRequest,
-    OutputRequest, PinsMessage, PrecomputeRequest, Settings, TableMessage, TableName,
-    ValuesMessage,
+    AdoptRequest, AdoptStateRequest, CommitMessage, DropOutputsRequest, ExpressionMessage, News,
+    OpenRequest, OutputRequest, PinsMessage, PrecomputeRequest, Settings, StateMessage,
+    StateRequest, TableMessage, TableName, ValuesMessage,
 };
 use crate::serve::control::{MESSAGE_BYTES_MAX, NodeClient};
 
@@ -45,12 +47,6 @@ const PRECOMPUTE_MAX: Duration = Duration::from_secs(600);
 
 /// Longest wait for one stored output to come or go.
 const OUTPUT_MAX: Duration = Duration::from_secs(30);
-
-/// Pause before news that did not arrive is sent again.
-const TELL_AGAIN: Duration = Duration::from_millis(500);
-
-/// Ended queries that wait to be told; beyond it the oldest go untold and end by themselves.
-const ENDED_MAX: usize = 4_096;
 
 /// What a node reported last.
 #[derive(Clone, Debug, Default)]
@@ -95,75 +91,9 @@ impl fmt::Debug for RemoteNode {
     }
 }
 
-/// Commits of one table that wait to be told to a node.
-const COMMITS_MAX: usize = 8;
-
-/// News that waits. Of each table the newest snapshot, and before it those whose rows come from others: what
-/// is stored follows from one to the next, and what waits for too long stays behind.
-#[derive(Default)]
-struct Outbox {
-    waiting: Mutex<Waiting>,
-    is_new: Notify,
-}
-
-#[derive(Default)]
-struct Waiting {
-    commits: BTreeMap<Arc<str>, BTreeMap<u64, CommitMessage>>,
-    ended: VecDeque<u64>,
-    settings: Option<Settings>,
-    pins: Option<PinsMessage>,
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Every change leaves the value whole, so a poisoned lock is as good as any.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Outbox {
-    fn put(&self, change: impl FnOnce(&mut Waiting)) {
-        change(&mut lock(&self.waiting));
-        self.is_new.notify_one();
-    }
-
-    fn commit(&self, table: Arc<str>, version: u64, commit: CommitMessage) {
-        self.put(|waiting| {
-            let of_table = waiting.commits.entry(table).or_default();
-            of_table.insert(version, commit);
-            let newest = of_table.last_key_value().map_or(version, |(newest, _)| *newest);
-            of_table.retain(|version, commit| *version == newest || !commit.rewritten.is_empty());
-            while of_table.len() > COMMITS_MAX {
-                of_table.pop_first();
-            }
-        });
-    }
-
-    /// Sends what comes, for as long as the node lives.
-    async fn send(&self, client: NodeClient<Channel>, url: Url) {
-        loop {
-            self.is_new.notified().await;
-            let waiting = std::mem::take(&mut *lock(&self.waiting));
-            let news = News {
-                coordinator: process_id().to_owned(),
-                commits: waiting.commits.values().flat_map(BTreeMap::values).cloned().collect(),
-                ended: waiting.ended.into(),
-                settings: waiting.settings,
-                is_dismissed: false,
-                pins: waiting.pins.clone(),
-            };
-            let Err(error) = tell(client.clone(), &url, news).await else { continue };
-            tracing::debug!(%url, code = error.code(), %error, "news not taken");
-            tokio::time::sleep(TELL_AGAIN).await;
-            for (table, commits) in waiting.commits {
-                for (version, commit) in commits {
-                    self.commit(Arc::clone(&table), version, commit);
-                }
-            }
-            self.put(|newer| {
-                newer.settings = newer.settings.or(waiting.settings);
-                newer.pins = newer.pins.take().or(waiting.pins);
-            });
-        }
-    }
 }
 
 async fn tell(client: NodeClient<Channel>, url: &Url, news: News) -> Result<(), PlaceError> {
@@ -279,7 +209,7 @@ impl RemoteNode {
             change(&mut settings);
             *settings
         };
-        self.outbox.put(|waiting| waiting.settings = Some(settings));
+        self.outbox.settings(settings);
     }
 
     fn refused(&self, error: &datafusion::common::DataFusionError) -> PlaceError {
@@ -400,6 +330,35 @@ impl Place for RemoteNode {
         Ok(())
     }
 
+    async fn state(
+        &self,
+        partition: &PartitionId,
+        fragment: FragmentId,
+        segment: SegmentId,
+    ) -> Result<Option<PartialOffer>, PlaceError> {
+        let request = StateRequest {
+            partition: Some(partition.into()),
+            fragment: fragment.0.to_be_bytes().to_vec(),
+            segment: segment.0.to_be_bytes().to_vec(),
+        };
+        let mut client = self.client.clone();
+        let reply = answer(&self.url, OUTPUT_MAX, client.state(request)).await?;
+        let state = reply.state.map(|state| state.state()).transpose();
+        state.map_err(|error| self.refused(&error))
+    }
+
+    async fn adopt_state(
+        &self,
+        partition: &PartitionId,
+        state: PartialOffer,
+    ) -> Result<(), PlaceError> {
+        let state = StateMessage::new(&state).map_err(|error| self.refused(&error))?;
+        let request = AdoptStateRequest { partition: Some(partition.into()), state: Some(state) };
+        let mut client = self.client.clone();
+        answer(&self.url, OUTPUT_MAX, client.adopt_state(request)).await?;
+        Ok(())
+    }
+
     async fn drop_outputs(
         &self,
         partition: &PartitionId,
@@ -431,19 +390,14 @@ impl Place for RemoteNode {
         let mut client = self.client.clone();
         let request = TableName { name: table.to_owned() };
         // Nobody may take them for news of another table of this name.
-        self.outbox.put(|waiting| drop(waiting.commits.remove(table)));
+        self.outbox.forget(table);
         if let Err(error) = answer(&self.url, TELL_MAX, client.drop_table(request)).await {
             tracing::warn!(node = %self.id, table, code = error.code(), %error, "table not forgotten");
         }
     }
 
     fn query_ended(&self, query: u64) {
-        self.outbox.put(|waiting| {
-            if waiting.ended.len() >= ENDED_MAX {
-                waiting.ended.pop_front();
-            }
-            waiting.ended.push_back(query);
-        });
+        self.outbox.ended(query);
     }
 
     fn set_budget(&self, cpu_permits: u32, memory_bytes_max: u64) {
@@ -454,8 +408,7 @@ impl Place for RemoteNode {
     }
 
     fn set_pins(&self, pinned: &Arc<Pinned>) {
-        let pins = PinsMessage::new(pinned);
-        self.outbox.put(|waiting| waiting.pins = Some(pins));
+        self.outbox.pins(PinsMessage::new(pinned));
     }
 
     fn set_store_policy(&self, policy: StorePolicy) {

@@ -5,10 +5,12 @@
 //! its name and version; a node that has another version refuses it, because its stored outputs would be
 //! another function's.
 
+mod tickets;
+
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
-use datafusion::common::{DataFusionError, Result, exec_datafusion_err, exec_err, internal_err};
+use datafusion::common::{DataFusionError, Result, exec_datafusion_err, internal_err};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use datafusion::physical_expr::PhysicalExpr;
@@ -18,17 +20,18 @@ use datafusion_proto::physical_plan::{
     PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
 };
 use datafusion_proto::protobuf;
-use foreshard_actors::partition::Fragment;
-use foreshard_actors::segment::{Location, Segment};
-use foreshard_policy::ids::{FragmentId, NodeId, SegmentId, ShapeId};
 use foreshard_udfs::{FunctionError, FunctionVersion, Functions, registered};
 use prost::Message;
 
 use crate::query::any_order::AnyOrderExec;
+pub(crate) use crate::query::codec::tickets::{FragmentTicket, SegmentTicket};
+use crate::query::codec::tickets::{
+    GroupTicket, LateCallTicket, LateTicket, NodeTicket, ScanTicket,
+};
 use crate::query::context::QueryContext;
 use crate::query::late::{Carried, LateCall, LateCallExec, LateSource};
-use crate::query::partial::PartialReuseExec;
-use crate::query::scan::{PartitionScanExec, ScanSegment, ScanTable};
+use crate::query::partial::{PartialReuseExec, SameOrderExec};
+use crate::query::scan::{PartitionScanExec, ScanTable};
 
 /// Encodes functions by name and version, and finds them again in a registry.
 #[derive(Clone, Debug, Default)]
@@ -184,169 +187,6 @@ impl ScanCodec {
     }
 }
 
-/// One segment on its way to another node.
-#[derive(Clone, PartialEq, Message)]
-pub struct SegmentTicket {
-    #[prost(bytes = "vec", tag = "1")]
-    id: Vec<u8>,
-    #[prost(uint32, tag = "2")]
-    partition: u32,
-    #[prost(uint64, tag = "3")]
-    rows: u64,
-    #[prost(uint64, tag = "4")]
-    bytes: u64,
-    #[prost(string, optional, tag = "5")]
-    path: Option<String>,
-    #[prost(uint64, tag = "6")]
-    file_bytes: u64,
-    #[prost(uint32, optional, tag = "7")]
-    row_group: Option<u32>,
-    #[prost(uint32, tag = "8")]
-    node: u32,
-    #[prost(uint32, tag = "9")]
-    number: u32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct GroupTicket {
-    #[prost(message, repeated, tag = "1")]
-    segments: Vec<SegmentTicket>,
-}
-
-/// What one of our nodes is sent as: one of the four.
-#[derive(Clone, PartialEq, Message)]
-struct NodeTicket {
-    #[prost(message, optional, tag = "1")]
-    scan: Option<ScanTicket>,
-    #[prost(message, optional, tag = "2")]
-    reuse: Option<ReuseTicket>,
-    #[prost(message, optional, tag = "3")]
-    late: Option<LateTicket>,
-    /// An [`AnyOrderExec`]; its child travels beside it.
-    #[prost(bool, tag = "4")]
-    any_order: bool,
-}
-
-/// A [`PartialReuseExec`]; its child travels beside it.
-#[derive(Clone, PartialEq, Message)]
-struct ReuseTicket {
-    #[prost(bytes = "vec", tag = "1")]
-    fragment: Vec<u8>,
-    #[prost(string, tag = "2")]
-    text: String,
-    #[prost(bytes = "vec", tag = "3")]
-    shape: Vec<u8>,
-    #[prost(string, tag = "4")]
-    pattern: String,
-}
-
-/// A [`LateCallExec`]; its child travels beside it.
-#[derive(Clone, PartialEq, Message)]
-struct LateTicket {
-    #[prost(message, repeated, tag = "1")]
-    calls: Vec<LateCallTicket>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct LateCallTicket {
-    #[prost(message, optional, tag = "1")]
-    expr: Option<protobuf::PhysicalExprNode>,
-    #[prost(message, optional, tag = "2")]
-    on_table: Option<protobuf::PhysicalExprNode>,
-    #[prost(uint64, tag = "3")]
-    carried: u64,
-    #[prost(string, tag = "4")]
-    table: String,
-    #[prost(message, optional, tag = "5")]
-    schema: Option<protobuf::Schema>,
-    #[prost(message, repeated, tag = "6")]
-    segments: Vec<SegmentTicket>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-struct ScanTicket {
-    #[prost(string, tag = "1")]
-    table: String,
-    #[prost(uint64, tag = "2")]
-    version: u64,
-    #[prost(message, optional, tag = "3")]
-    schema: Option<protobuf::Schema>,
-    #[prost(message, repeated, tag = "4")]
-    groups: Vec<GroupTicket>,
-    #[prost(message, repeated, tag = "5")]
-    filters: Vec<protobuf::PhysicalExprNode>,
-    #[prost(message, repeated, tag = "6")]
-    outputs: Vec<protobuf::PhysicalExprNode>,
-    #[prost(string, repeated, tag = "7")]
-    aliases: Vec<String>,
-    #[prost(uint64, optional, tag = "8")]
-    fetch: Option<u64>,
-    /// Outputs of which only what is known is handed on.
-    #[prost(uint32, repeated, tag = "9")]
-    carried: Vec<u32>,
-}
-
-impl SegmentTicket {
-    fn new(scan: &ScanSegment) -> Self {
-        Self { node: scan.node.0, number: scan.number, ..Self::of(&scan.segment) }
-    }
-
-    /// A segment that is read on no node in particular.
-    pub(crate) fn of(segment: &Segment) -> Self {
-        let (path, file_bytes, row_group) = match &segment.location {
-            Location::Memory => (None, 0, None),
-            Location::Parquet { path, file_bytes, row_group } => {
-                (Some(path.to_string()), *file_bytes, *row_group)
-            }
-        };
-        Self {
-            id: segment.id.0.to_be_bytes().to_vec(),
-            partition: segment.partition,
-            rows: segment.rows,
-            bytes: segment.bytes,
-            path,
-            file_bytes,
-            row_group,
-            node: 0,
-            number: 0,
-        }
-    }
-
-    /// The segment, without what is only known in the process that owns it.
-    pub(crate) fn segment(self) -> Result<Arc<Segment>> {
-        Ok(self.open("", None)?.segment)
-    }
-
-    fn open(self, table: &str, query: Option<&QueryContext>) -> Result<ScanSegment> {
-        let id: [u8; 16] = self.id.as_slice().try_into().map_err(|_wrong_length| {
-            exec_datafusion_err!("a segment id has {} bytes, not 16", self.id.len())
-        })?;
-        let id = SegmentId(u128::from_be_bytes(id));
-        let (node, number) = (NodeId(self.node), self.number);
-        if let Some(segment) = query.and_then(|query| query.segment(table, id)) {
-            return Ok(ScanSegment { segment, node, number });
-        }
-        let location = match self.path {
-            None => Location::Memory,
-            Some(path) => Location::Parquet {
-                path: path.into(),
-                file_bytes: self.file_bytes,
-                row_group: self.row_group,
-            },
-        };
-        let segment = Segment {
-            id,
-            partition: self.partition,
-            rows: self.rows,
-            bytes: self.bytes,
-            columns: vec![],
-            location,
-            pinned: None,
-        };
-        Ok(ScanSegment { segment: Arc::new(segment), node, number })
-    }
-}
-
 impl PhysicalExtensionCodec for ScanCodec {
     fn try_decode(
         &self,
@@ -365,18 +205,12 @@ impl PhysicalExtensionCodec for ScanCodec {
             (None, None, None, [input]) if ticket.any_order => {
                 return Ok(Arc::new(AnyOrderExec::new(Arc::clone(input))));
             }
+            (None, None, None, [input]) if ticket.same_order => {
+                return Ok(Arc::new(SameOrderExec::new(Arc::clone(input))));
+            }
             (None, Some(reuse), _, [input]) => {
-                let id = |bytes: &[u8]| match <[u8; 16]>::try_from(bytes) {
-                    Ok(id) => Ok(u128::from_be_bytes(id)),
-                    Err(_) => exec_err!("a fragment has {} bytes, not 16", bytes.len()),
-                };
-                let fragment = Fragment {
-                    id: FragmentId(id(&reuse.fragment)?),
-                    shape: ShapeId(id(&reuse.shape)?),
-                    text: reuse.text.into(),
-                    pattern: reuse.pattern.into(),
-                };
-                return Ok(Arc::new(PartialReuseExec::new(Arc::clone(input), Arc::new(fragment))));
+                let fragment = reuse.fragment()?;
+                return Ok(Arc::new(PartialReuseExec::new(Arc::clone(input), fragment)));
             }
             _ => return internal_err!("a ticket is of no node that is known here"),
         };
@@ -426,14 +260,8 @@ impl PhysicalExtensionCodec for ScanCodec {
         converter: &dyn PhysicalProtoConverterExtension,
     ) -> Result<()> {
         if let Some(reuse) = node.downcast_ref::<PartialReuseExec>() {
-            let Fragment { id, shape, text, pattern } = reuse.fragment.as_ref();
-            let reuse = ReuseTicket {
-                fragment: id.0.to_be_bytes().to_vec(),
-                text: text.to_string(),
-                pattern: pattern.to_string(),
-                shape: shape.0.to_be_bytes().to_vec(),
-            };
-            return written(NodeTicket { reuse: Some(reuse), ..NodeTicket::default() }, bytes);
+            let reuse = Some(reuse.fragment.as_ref().into());
+            return written(NodeTicket { reuse, ..NodeTicket::default() }, bytes);
         }
         if let Some(late) = node.downcast_ref::<LateCallExec>() {
             let calls = late.calls.iter().map(|call| self.late_ticket(call, converter));
@@ -442,6 +270,9 @@ impl PhysicalExtensionCodec for ScanCodec {
         }
         if node.is::<AnyOrderExec>() {
             return written(NodeTicket { any_order: true, ..NodeTicket::default() }, bytes);
+        }
+        if node.is::<SameOrderExec>() {
+            return written(NodeTicket { same_order: true, ..NodeTicket::default() }, bytes);
         }
         let Some(scan) = node.downcast_ref::<PartitionScanExec>() else {
             return internal_err!("{} cannot be sent to another node", node.name());

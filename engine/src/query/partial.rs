@@ -13,6 +13,7 @@
 mod fragment;
 mod recipe;
 mod rule;
+mod same_order;
 mod shape;
 mod stream;
 mod turns;
@@ -34,6 +35,7 @@ use foreshard_actors::partition::Fragment;
 use foreshard_policy::calls::CallRecord;
 
 pub use rule::StorePartials;
+pub use same_order::SameOrderExec;
 
 pub(in crate::query) use crate::query::partial::fragment::scan_below;
 use crate::query::partial::fragment::with_scan;

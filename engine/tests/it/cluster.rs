@@ -360,7 +360,7 @@ fn outputs_are_computed_and_used_in_the_other_process() {
 }
 
 #[test]
-fn stored_outputs_follow_their_partitions_to_another_process_and_back() {
+fn what_is_stored_follows_its_partitions_to_another_process_and_back() {
     run(async {
         let cluster = Cluster::start().await;
         let (engine, other) = (cluster.engine(), cluster.other.id);
@@ -372,9 +372,19 @@ fn stored_outputs_follow_their_partitions_to_another_process_and_back() {
             )
         };
         let all = |answer: &str| answer.contains("| 4 | 4000 |");
+        let lengths = "SELECT length(soundex(name)) AS n, avg(k / 7e0) AS k FROM kept GROUP BY 1";
+        let of_lengths = ask(engine, lengths).await;
+        let states = |node| {
+            format!(
+                "SELECT count(*) AS n, min(uses) AS uses FROM system.partials WHERE node = '{node}'"
+            )
+        };
         eventually(engine, &held(HERE), all).await;
+        eventually(engine, &states(HERE), |answer| answer.contains("| 4 | 0 ")).await;
         cluster.move_away("kept").await;
         eventually(engine, &held(other), all).await;
+        assert_eq!(ask(engine, lengths).await, of_lengths);
+        eventually(engine, &states(other), |answer| answer.contains("| 4 | 1 ")).await;
         let before = engine.calls().len();
         assert_eq!(ask(engine, sql).await, right);
         let stored = stored_of(engine, other, before, ROWS as u64).await;

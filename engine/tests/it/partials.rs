@@ -8,6 +8,7 @@ use arrow::datatypes::{Float64Type, Int64Type};
 
 use crate::reuse::counted;
 use crate::rig::{ROWS, Rig, batch};
+use crate::support::oracle::Rows;
 use crate::support::runtime;
 
 /// Runs a statement here and in plain DataFusion.
@@ -129,32 +130,38 @@ fn first_rows_of_a_segment_are_its_own_whatever_others_have() {
     });
 }
 
+/// Groups with the bits of two floats each.
+fn bits(answer: &Rows) -> BTreeMap<i64, [u64; 2]> {
+    let of_batch = |batch: &arrow::array::RecordBatch| {
+        let groups = batch.column(0).as_primitive::<Int64Type>().clone();
+        let bits = |column: usize, row: usize| {
+            batch.column(column).as_primitive::<Float64Type>().value(row).to_bits()
+        };
+        let rows =
+            (0..batch.num_rows()).map(|row| (groups.value(row), [1, 2].map(|c| bits(c, row))));
+        rows.collect::<Vec<_>>()
+    };
+    answer.batches.iter().flat_map(of_batch).collect()
+}
+
 #[test]
 fn a_repeated_query_gives_floats_of_the_same_bits() {
     runtime::run(async {
-        let rig = Rig::start(1, 4).await;
-        rig.ask("SET datafusion.execution.target_partitions = 4").await.unwrap();
-        for id in (ROWS..ROWS + 400).step_by(10) {
-            rig.append(batch(id..id + 10)).await;
-        }
-        for sql in [
-            "SELECT 0, sum(1e0 / (id + 1)), stddev(1e0 / (id + 2)) FROM t",
-            "SELECT y, sum(1e0 / (id + 1)), stddev(1e0 / (id + 2)) FROM t GROUP BY y",
-        ] {
-            let mut first: Option<BTreeMap<i64, [u64; 2]>> = None;
-            for _ in 0..40 {
-                let answer = rig.ask(sql).await.unwrap();
-                let of_batch = |batch: &arrow::array::RecordBatch| {
-                    let groups = batch.column(0).as_primitive::<Int64Type>().clone();
-                    let bits = |column: usize, row: usize| {
-                        batch.column(column).as_primitive::<Float64Type>().value(row).to_bits()
-                    };
-                    let rows = (0..batch.num_rows())
-                        .map(|row| (groups.value(row), [1, 2].map(|c| bits(c, row))));
-                    rows.collect::<Vec<_>>()
-                };
-                let now = answer.batches.iter().flat_map(of_batch).collect();
-                assert_eq!(first.get_or_insert_with(|| BTreeMap::clone(&now)), &now, "{sql}");
+        for nodes in [1, 3] {
+            let rig = Rig::start(nodes, 4).await;
+            rig.ask("SET datafusion.execution.target_partitions = 4").await.unwrap();
+            for id in (ROWS..ROWS + 400).step_by(10) {
+                rig.append(batch(id..id + 10)).await;
+            }
+            for sql in [
+                "SELECT 0, sum(1e0 / (id + 1)), stddev(1e0 / (id + 2)) FROM t",
+                "SELECT y, sum(1e0 / (id + 1)), stddev(1e0 / (id + 2)) FROM t GROUP BY y",
+            ] {
+                let first = bits(&rig.ask(sql).await.unwrap());
+                for _ in 0..40 {
+                    let again = bits(&rig.ask(sql).await.unwrap());
+                    assert_eq!(again, first, "{sql} on {nodes} nodes");
+                }
             }
         }
     });

@@ -14,11 +14,11 @@ use datafusion::logical_expr::{
 use foreshard::cluster::{HeldOutput, HeldPartial, Place, PlaceError};
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::StorePolicy;
-use foreshard_actors::partition::{OutputValues, ReplicaView, Wanted};
+use foreshard_actors::partition::{OutputValues, PartialOffer, ReplicaView, Wanted};
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot};
 use foreshard_policy::cluster::NodeView;
-use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId, SegmentId};
+use foreshard_policy::ids::{ExpressionId, FragmentId, NodeId, PartitionId, SegmentId};
 use foreshard_udfs::{Card, CostClass};
 use futures::StreamExt;
 
@@ -414,6 +414,23 @@ impl Place for Hung {
         _expression: &Arc<FunctionExpression>,
         _segment: SegmentId,
         _values: OutputValues,
+    ) -> Result<(), PlaceError> {
+        Ok(())
+    }
+
+    async fn state(
+        &self,
+        _partition: &PartitionId,
+        _fragment: FragmentId,
+        _segment: SegmentId,
+    ) -> Result<Option<PartialOffer>, PlaceError> {
+        Ok(None)
+    }
+
+    async fn adopt_state(
+        &self,
+        _partition: &PartitionId,
+        _state: PartialOffer,
     ) -> Result<(), PlaceError> {
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::serve::control::MESSAGE_BYTES_MAX;
 impl Members {
     /// Gives a new replica what another one has stored, if one of the two is in another process: within
     /// a process a replica is copied with what it has stored. What fails is computed again some day.
-    pub(super) async fn outputs_follow(
+    pub(super) async fn stored_follows(
         &self,
         partition: &PartitionId,
         from: &dyn Place,
@@ -37,6 +37,21 @@ impl Members {
             if let Err(error) = followed.await {
                 let call = &expression.text;
                 tracing::warn!(%partition, call, code = error.code(), %error, "output not copied");
+            }
+        }
+        for held in from.partials(partition) {
+            if held.bytes >= MESSAGE_BYTES_MAX as u64 / 2 {
+                continue;
+            }
+            let followed = async {
+                match from.state(partition, held.fragment.id, held.segment).await? {
+                    Some(state) => to.adopt_state(partition, state).await,
+                    None => Ok(()),
+                }
+            };
+            if let Err(error) = followed.await {
+                let state = &*held.fragment.text;
+                tracing::warn!(%partition, state, code = error.code(), %error, "state not copied");
             }
         }
     }

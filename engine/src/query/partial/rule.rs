@@ -39,11 +39,11 @@ use prost::Message;
 use crate::query::codec::ScanCodec;
 use crate::query::functions::contains_storable;
 use crate::query::options::{SessionOptions, settings_of_results};
-use crate::query::partial::PartialReuseExec;
 use crate::query::partial::fragment::{
     Takes, is_same, over_table, scan_below, segment_wise, without_segments,
 };
 use crate::query::partial::shape::{pattern, shape};
+use crate::query::partial::{PartialReuseExec, SameOrderExec};
 use crate::query::scan::PartitionScanExec;
 
 /// Aggregates whose result depends on the order of the rows, or on how they were dealt out: plain
@@ -118,12 +118,15 @@ impl PhysicalOptimizerRule for StorePartials {
         if !options.is_some_and(|options| options.use_outputs && options.use_partials) {
             return Ok(plan);
         }
-        let takes_joins = !options.is_some_and(|options| options.other_nodes);
+        let is_only_node = !options.is_some_and(|options| options.other_nodes);
         plan.transform_up(|node| {
             let new = match (node.downcast_ref(), node.downcast_ref()) {
-                (Some(aggregate), _) => self.store(aggregate, takes_joins, config)?,
+                (Some(aggregate), _) => match self.store(aggregate, is_only_node, config)? {
+                    None if !is_only_node => in_same_order(aggregate)?,
+                    stored => stored,
+                },
                 (_, Some(sort)) => self.store_first(sort, config)?,
-                _ if takes_joins => in_turn(&node)?,
+                _ if is_only_node => in_turn(&node)?,
                 _ => None,
             };
             Ok(new.map_or_else(|| Transformed::no(node), Transformed::yes))
@@ -249,21 +252,39 @@ impl StorePartials {
     }
 }
 
-/// An exchange that takes states in a fixed order, if their order may show.
-fn in_turn(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+/// The states that an exchange takes, if the order in which they are merged may show.
+fn inexact_states(node: &Arc<dyn ExecutionPlan>) -> Option<&PartialReuseExec> {
     if !node.is::<RepartitionExec>() && !node.is::<CoalescePartitionsExec>() {
-        return Ok(None);
+        return None;
     }
-    let Some(partial) = node.children()[0].downcast_ref::<PartialReuseExec>() else {
-        return Ok(None);
-    };
     let is_exact = |field: &Arc<Field>| {
         let data_type = field.data_type();
         !data_type.is_floating() && !data_type.is_nested()
     };
-    if partial.schema().fields().iter().all(is_exact) {
+    let partial = node.children()[0].downcast_ref::<PartialReuseExec>()?;
+    (!partial.schema().fields().iter().all(is_exact)).then_some(partial)
+}
+
+/// An aggregate that merges states of several nodes in an order that is always the same, if it may show.
+fn in_same_order(aggregate: &AggregateExec) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    let merges = matches!(aggregate.mode(), AggregateMode::Final | AggregateMode::FinalPartitioned);
+    if !merges || inexact_states(aggregate.input()).is_none() {
         return Ok(None);
     }
+    let new = AggregateExec::try_new(
+        *aggregate.mode(),
+        aggregate.group_expr().clone(),
+        aggregate.aggr_expr().to_vec(),
+        aggregate.filter_expr().to_vec(),
+        Arc::new(SameOrderExec::new(Arc::clone(aggregate.input()))),
+        aggregate.input_schema(),
+    )?;
+    Ok(Some(Arc::new(new.with_limit_options(aggregate.limit_options()))))
+}
+
+/// An exchange that takes states in turn, if the order in which they are merged may show.
+fn in_turn(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    let Some(partial) = inexact_states(node) else { return Ok(None) };
     let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
     let ordered = Arc::new(partial.clone().in_turn());
     Arc::clone(node).replace_children(vec![ordered], options).map(Some)

@@ -23,7 +23,10 @@ use prost::Message;
 
 pub use commit::{CommitMessage, KeptMessage, RewrittenMessage};
 pub use held::{OutputMessage, PartialMessage, PinsMessage, ReplicaMessage};
-pub use stored::{AdoptRequest, OutputReply, OutputRequest, ValuesMessage};
+pub use stored::{
+    AdoptRequest, AdoptStateRequest, OutputReply, OutputRequest, StateMessage, StateReply,
+    StateRequest, ValuesMessage,
+};
 
 use crate::query::codec::{FunctionCodec, SegmentTicket};
 

@@ -10,7 +10,7 @@ use foreshard_actors::node::{StorePolicy, Tables};
 use foreshard_actors::partition::{PartitionMessage as ToPartition, Wanted};
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Rewritten, Snapshot, TableStore};
-use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId, ShapeId};
+use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId, ShapeId};
 use foreshard_udfs::Functions;
 use tokio::sync::Notify;
 use tonic::transport::Channel;
@@ -19,9 +19,10 @@ use tonic::{Request, Response, Status};
 use super::generated::coordinator_client::CoordinatorClient;
 use super::generated::node_server::Node;
 use super::messages::{
-    AdoptRequest, CommitMessage, Computed, Done, DropOutputsRequest, Dropped, ExpressionMessage,
-    News, OpenRequest, OutputReply, OutputRequest, PartitionMessage, PrecomputeRequest,
-    RewrittenMessage, Settings, TableMessage, TableName, ValuesMessage, fingerprint, given,
+    AdoptRequest, AdoptStateRequest, CommitMessage, Computed, Done, DropOutputsRequest, Dropped,
+    ExpressionMessage, News, OpenRequest, OutputReply, OutputRequest, PartitionMessage,
+    PrecomputeRequest, RewrittenMessage, Settings, StateMessage, StateReply, StateRequest,
+    TableMessage, TableName, ValuesMessage, fingerprint, given,
 };
 use super::tables::NodeTables;
 use crate::cluster::{LocalNode, MemberError, Place};
@@ -127,6 +128,23 @@ impl Service {
         Ok(adopted.map_err(MemberError::from)?)
     }
 
+    /// A stored state.
+    async fn read_state(&self, request: StateRequest) -> Result<StateReply, EngineError> {
+        let partition = given(request.partition, "partition")?.id();
+        let fragment = FragmentId(fingerprint(&request.fragment)?);
+        let segment = SegmentId(fingerprint(&request.segment)?);
+        let state = self.node.state(&partition, fragment, segment).await;
+        let state = state.map_err(MemberError::from)?;
+        Ok(StateReply { state: state.as_ref().map(StateMessage::new).transpose()? })
+    }
+
+    /// Stores a state that another node computed.
+    async fn take_state(&self, request: AdoptStateRequest) -> Result<(), EngineError> {
+        let partition = given(request.partition, "partition")?.id();
+        let state = given(request.state, "state")?.state()?;
+        Ok(self.node.adopt_state(&partition, state).await.map_err(MemberError::from)?)
+    }
+
     /// An expression as this process knows it.
     fn expression(
         &self,
@@ -225,6 +243,18 @@ impl Node for Service {
 
     async fn adopt(&self, request: Request<AdoptRequest>) -> Result<Response<Done>, Status> {
         self.take(request.into_inner()).await.map_err(status)?;
+        Ok(Response::new(Done {}))
+    }
+
+    async fn state(&self, request: Request<StateRequest>) -> Result<Response<StateReply>, Status> {
+        Ok(Response::new(self.read_state(request.into_inner()).await.map_err(status)?))
+    }
+
+    async fn adopt_state(
+        &self,
+        request: Request<AdoptStateRequest>,
+    ) -> Result<Response<Done>, Status> {
+        self.take_state(request.into_inner()).await.map_err(status)?;
         Ok(Response::new(Done {}))
     }
 

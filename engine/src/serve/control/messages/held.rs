@@ -1,15 +1,14 @@
 //! What a node reports of the replicas that it holds.
 
-use std::sync::Arc;
-
 use datafusion::common::Result;
-use foreshard_actors::partition::{Fragment, Sign};
+use foreshard_actors::partition::Sign;
 use foreshard_actors::pins::Pinned;
-use foreshard_policy::ids::{ExpressionId, FragmentId, SegmentId, ShapeId};
+use foreshard_policy::ids::{ExpressionId, SegmentId};
 use prost::Message;
 
-use super::{PartitionMessage, fingerprint};
+use super::{PartitionMessage, fingerprint, given};
 use crate::cluster::{HeldOutput, HeldPartial};
+use crate::query::codec::FragmentTicket;
 
 /// One replica as its node holds it.
 #[derive(Clone, PartialEq, Message)]
@@ -60,11 +59,8 @@ impl PinsMessage {
 #[derive(Clone, PartialEq, Message)]
 pub struct PartialMessage {
     /// What it is the state of.
-    #[prost(bytes = "vec", tag = "1")]
-    pub fragment: Vec<u8>,
-    /// The same for people.
-    #[prost(string, tag = "2")]
-    pub text: String,
+    #[prost(message, optional, tag = "1")]
+    pub fragment: Option<FragmentTicket>,
     /// The segment.
     #[prost(bytes = "vec", tag = "3")]
     pub segment: Vec<u8>,
@@ -80,12 +76,6 @@ pub struct PartialMessage {
     /// Nanoseconds that it took.
     #[prost(uint64, tag = "7")]
     pub ns: u64,
-    /// What the fragment has in common with others.
-    #[prost(bytes = "vec", tag = "8")]
-    pub shape: Vec<u8>,
-    /// The same for people.
-    #[prost(string, tag = "9")]
-    pub pattern: String,
     /// Whether it was computed before a query asked for it.
     #[prost(bool, tag = "10")]
     pub is_ahead: bool,
@@ -120,10 +110,7 @@ pub struct OutputMessage {
 impl PartialMessage {
     pub(crate) fn new(held: &HeldPartial) -> Self {
         Self {
-            fragment: held.fragment.id.0.to_be_bytes().to_vec(),
-            shape: held.fragment.shape.0.to_be_bytes().to_vec(),
-            text: held.fragment.text.to_string(),
-            pattern: held.fragment.pattern.to_string(),
+            fragment: Some(held.fragment.as_ref().into()),
             segment: held.segment.0.to_be_bytes().to_vec(),
             rows: held.rows,
             bytes: held.bytes,
@@ -136,12 +123,7 @@ impl PartialMessage {
 
     pub(crate) fn held(&self) -> Result<HeldPartial> {
         Ok(HeldPartial {
-            fragment: Arc::new(Fragment {
-                id: FragmentId(fingerprint(&self.fragment)?),
-                shape: ShapeId(fingerprint(&self.shape)?),
-                text: self.text.as_str().into(),
-                pattern: self.pattern.as_str().into(),
-            }),
+            fragment: given(self.fragment.as_ref(), "fragment")?.fragment()?,
             segment: SegmentId(fingerprint(&self.segment)?),
             rows: self.rows,
             bytes: self.bytes,

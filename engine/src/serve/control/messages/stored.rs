@@ -1,4 +1,4 @@
-//! Stored outputs on their way from one process to another: they follow their partition.
+//! Stored outputs and states on their way from one process to another: they follow their partition.
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -8,10 +8,12 @@ use arrow::buffer::BooleanBuffer;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use datafusion::common::{Result, exec_datafusion_err};
-use foreshard_actors::partition::OutputValues;
+use foreshard_actors::partition::{OutputValues, PartialOffer};
+use foreshard_policy::ids::SegmentId;
 use prost::Message;
 
-use super::{ExpressionMessage, PartitionMessage};
+use super::{ExpressionMessage, PartitionMessage, fingerprint, given};
+use crate::query::codec::FragmentTicket;
 
 /// Asks for the values of one stored output.
 #[derive(Clone, PartialEq, Message)]
@@ -69,20 +71,122 @@ pub struct ValuesMessage {
     pub values: Vec<u8>,
 }
 
+/// Asks for one stored state.
+#[derive(Clone, PartialEq, Message)]
+pub struct StateRequest {
+    /// Where.
+    #[prost(message, optional, tag = "1")]
+    pub partition: Option<PartitionMessage>,
+    /// The fragment.
+    #[prost(bytes = "vec", tag = "2")]
+    pub fragment: Vec<u8>,
+    /// The segment.
+    #[prost(bytes = "vec", tag = "3")]
+    pub segment: Vec<u8>,
+}
+
+/// The state, if it is held.
+#[derive(Clone, PartialEq, Message)]
+pub struct StateReply {
+    /// It.
+    #[prost(message, optional, tag = "1")]
+    pub state: Option<StateMessage>,
+}
+
+/// Store this state, which another node computed.
+#[derive(Clone, PartialEq, Message)]
+pub struct AdoptStateRequest {
+    /// Where.
+    #[prost(message, optional, tag = "1")]
+    pub partition: Option<PartitionMessage>,
+    /// The state.
+    #[prost(message, optional, tag = "2")]
+    pub state: Option<StateMessage>,
+}
+
+/// The state of a fragment over one segment.
+#[derive(Clone, PartialEq, Message)]
+pub struct StateMessage {
+    /// Of what.
+    #[prost(message, optional, tag = "1")]
+    pub fragment: Option<FragmentTicket>,
+    /// The segment.
+    #[prost(bytes = "vec", tag = "2")]
+    pub segment: Vec<u8>,
+    /// Nanoseconds that it took.
+    #[prost(uint64, tag = "3")]
+    pub ns: u64,
+    /// The calls that were made for it, as JSON; empty if there were none.
+    #[prost(bytes = "vec", tag = "4")]
+    pub calls: Vec<u8>,
+    /// Whether it was computed before a query asked for it.
+    #[prost(bool, tag = "5")]
+    pub is_ahead: bool,
+    /// Its rows, as an Arrow IPC stream; empty if it has no batch.
+    #[prost(bytes = "vec", tag = "6")]
+    pub rows: Vec<u8>,
+}
+
+/// Batches of one schema as an Arrow IPC stream.
+fn written(batches: &[RecordBatch]) -> Result<Vec<u8>> {
+    let mut bytes = vec![];
+    let Some(first) = batches.first() else { return Ok(bytes) };
+    let mut writer = StreamWriter::try_new(&mut bytes, first.schema_ref())?;
+    batches.iter().try_for_each(|batch| writer.write(batch))?;
+    writer.finish()?;
+    drop(writer);
+    Ok(bytes)
+}
+
+impl StateMessage {
+    pub(crate) fn new(state: &PartialOffer) -> Result<Self> {
+        let unwritable = |error| exec_datafusion_err!("calls cannot be written down: {error}");
+        let calls = match state.calls.as_slice() {
+            [] => vec![],
+            calls => serde_json::to_vec(calls).map_err(unwritable)?,
+        };
+        Ok(Self {
+            fragment: Some(state.fragment.as_ref().into()),
+            segment: state.segment.0.to_be_bytes().to_vec(),
+            ns: state.ns,
+            calls,
+            is_ahead: state.is_ahead,
+            rows: written(&state.batches)?,
+        })
+    }
+
+    /// The state. It comes without what computes the same over other segments.
+    pub(crate) fn state(&self) -> Result<PartialOffer> {
+        let unreadable = |error| exec_datafusion_err!("calls cannot be read: {error}");
+        let calls = match self.calls.as_slice() {
+            [] => vec![],
+            json => serde_json::from_slice(json).map_err(unreadable)?,
+        };
+        let batches = match self.rows.as_slice() {
+            [] => vec![],
+            rows => StreamReader::try_new(Cursor::new(rows), None)?.collect::<Result<_, _>>()?,
+        };
+        Ok(PartialOffer {
+            segment: SegmentId(fingerprint(&self.segment)?),
+            fragment: given(self.fragment.as_ref(), "fragment")?.fragment()?,
+            batches,
+            ns: self.ns,
+            calls,
+            recipe: None,
+            is_ahead: self.is_ahead,
+        })
+    }
+}
+
 impl ValuesMessage {
     pub(crate) fn new(values: &OutputValues) -> Result<Self> {
         let rows = values.rows();
         let known = values.known().cloned().unwrap_or_else(|| BooleanBuffer::new_set(rows));
         let batch = RecordBatch::try_from_iter_with_nullable([("value", values.values()?, true)])?;
-        let mut bytes = vec![];
-        let mut writer = StreamWriter::try_new(&mut bytes, batch.schema_ref())?;
-        writer.write(&batch)?;
-        writer.finish()?;
-        drop(writer);
         // A copy, because the bits may begin within a byte.
         let bits: BooleanBuffer = known.iter().collect();
         let known = bits.inner().as_slice().to_vec();
-        Ok(Self { rows: rows as u64, known, values: bytes })
+        Ok(Self { rows: rows as u64, known, values: written(&[batch])? })
     }
 
     pub(crate) fn values(&self) -> Result<OutputValues> {
