@@ -26,6 +26,7 @@ use crate::error::EngineError;
 use crate::metrics::Metrics;
 use crate::query::channel::Channels;
 use crate::query::context::Queries;
+use crate::query::groups::KeptGroups;
 use crate::query::planning::Template;
 use crate::query::worker::WorkerParts;
 
@@ -168,12 +169,15 @@ impl EngineBuilder {
         let back: Arc<OnceLock<Weak<Inner>>> = Arc::default();
         let schemas = schemas(&catalog, &back);
         let running = Arc::new(Semaphore::new(self.config.limits().queries_max()));
-        let planning = Template::new(&self.config, &runtime, &schemas, &channels, &functions);
+        let groups = Arc::<KeptGroups>::default();
+        let planning =
+            Template::new(&self.config, &runtime, &schemas, &channels, &functions, &groups);
         let inner = Arc::new(Inner {
             definitions: Definitions::new(self.config.data_dir()),
             config: self.config,
             catalog,
             functions,
+            groups,
             members,
             queries,
             the_loop,

@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::error::EngineError;
 use crate::metrics::Metrics;
 use crate::query::context::Queries;
+use crate::query::groups::{KeptAnswer, KeptGroups};
 use crate::session::Session;
 
 /// What all sessions of an engine share.
@@ -35,6 +36,7 @@ pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) catalog: Arc<Catalog>,
     pub(crate) functions: Arc<Functions>,
+    pub(crate) groups: Arc<KeptGroups>,
     pub(crate) members: Arc<Members>,
     pub(crate) queries: Arc<Queries>,
     pub(crate) the_loop: LoopHandle,
@@ -189,6 +191,12 @@ impl Engine {
     /// If the other settings do not allow it.
     pub fn set_mode(&self, mode: Mode) -> Result<(), EngineError> {
         self.inner.set_mode(mode)
+    }
+
+    /// Answers whose groups are kept, also as `system.groups`.
+    #[must_use]
+    pub fn kept_groups(&self) -> Vec<KeptAnswer> {
+        self.inner.groups.list()
     }
 
     /// The cluster, to change it by hand: copy, move and drop replicas, precompute, add nodes.

@@ -146,6 +146,7 @@ mod tests {
             "queries that plain answers",
             "queries with stored outputs",
             "queries with stored partials",
+            "queries with kept groups",
             "steps of the controller",
             "settings changed",
         ] {

@@ -228,7 +228,10 @@ impl Play {
             );
             self.tally.add("queries with stored outputs", u64::from(outputs));
             self.tally.add("queries with stored partials", u64::from(partials));
-            self.tally.add("queries with anything stored", u64::from(outputs || partials));
+            let groups = first.groups_used || second.groups_used;
+            self.tally.add("queries with kept groups", u64::from(groups));
+            let anything = outputs || partials || groups;
+            self.tally.add("queries with anything stored", u64::from(anything));
             self.earlier.push(question);
         }
         Ok(())

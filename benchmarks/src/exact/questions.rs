@@ -161,7 +161,7 @@ impl Questions {
             _ => format!(" WHERE {when} AND {also}"),
         };
         let from = "FROM {table} a";
-        match rng.random_range(0..15) {
+        match rng.random_range(0..16) {
             0 | 1 => format!("SELECT @id, {one} AS c0, {other} AS c1 {from}{filter}"),
             2 => format!("SELECT @id AS c0 {from} WHERE {one} IS DISTINCT FROM {one} OR {when}"),
             3 => format!("SELECT CASE WHEN {when} THEN {one} END AS c0, @id AS c1 {from}{filter}"),
@@ -195,6 +195,13 @@ impl Questions {
                 "SELECT b.flag AS c0, {sum} AS c1, max({one}) AS c2 {from} JOIN dim b ON @n = b.k{filter} \
                  GROUP BY 1"
             ),
+            14 => {
+                let group = pick(rng, &["@id", "@id", "@n", "@ts", "@K"]);
+                let values = pick(rng, &["@t", "@n", "@n % 7", "@f"]);
+                format!(
+                    "SELECT {group} AS c0, count(DISTINCT {values}) AS c1 {from}{filter} GROUP BY 1"
+                )
+            }
             _ => format!("SELECT {sum} AS c0 {from} WHERE {one} IS NOT NULL AND {when}"),
         }
     }

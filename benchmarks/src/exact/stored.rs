@@ -13,6 +13,7 @@ pub struct Stored {
     /// How often each value was read, by node, segment, and what names it there.
     outputs: HashMap<(NodeId, SegmentId, u128), u64>,
     partials: HashMap<(NodeId, SegmentId, u128), u64>,
+    group_uses: u64,
 }
 
 /// What happened between two looks.
@@ -22,6 +23,8 @@ pub struct Happened {
     pub outputs_read: bool,
     /// Some stored state of a partial aggregate was read.
     pub partials_read: bool,
+    /// Some kept groups were used.
+    pub groups_used: bool,
     /// Values that are gone while their segment is still there.
     pub gone: u64,
 }
@@ -46,6 +49,7 @@ impl Stored {
                 }
             }
         }
+        stored.group_uses = engine.kept_groups().iter().map(|kept| kept.uses).sum();
         stored
     }
 
@@ -63,6 +67,7 @@ impl Stored {
         Happened {
             outputs_read: read(&self.outputs, &before.outputs),
             partials_read: read(&self.partials, &before.partials),
+            groups_used: self.group_uses > before.group_uses,
             gone: gone.count() as u64,
         }
     }

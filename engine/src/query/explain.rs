@@ -23,6 +23,7 @@ use foreshard_policy::ids::PartitionId;
 use crate::error::EngineError;
 use crate::query::context::LocalNodes;
 use crate::query::functions::{all_calls, describe, is_storable};
+use crate::query::groups::KeptGroupsExec;
 use crate::query::partial::{PartialReuseExec, scan_below};
 use crate::query::scan::{PartitionScanExec, ScanSegment};
 use crate::session::Session;
@@ -79,6 +80,8 @@ struct Looking<'a> {
 impl Looking<'_> {
     fn look(mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<String>> {
         plan.apply(|node| {
+            let kept = node.downcast_ref::<KeptGroupsExec>();
+            self.lines.extend(kept.and_then(KeptGroupsExec::explained));
             if let Some(partial) = node.downcast_ref::<PartialReuseExec>()
                 && let Some(scan) = scan_below(&partial.input)
             {

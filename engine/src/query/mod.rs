@@ -11,6 +11,7 @@ mod dynamic;
 pub mod explain;
 mod float_keys;
 pub mod functions;
+pub mod groups;
 pub(crate) mod large_stack;
 pub mod late;
 mod memory;

@@ -37,8 +37,9 @@ use foreshard_policy::calls::CallRecord;
 pub use rule::StorePartials;
 pub use same_order::SameOrderExec;
 
-pub(in crate::query) use crate::query::partial::fragment::scan_below;
 use crate::query::partial::fragment::with_scan;
+pub(in crate::query) use crate::query::partial::fragment::{is_same, scan_below};
+pub(in crate::query) use crate::query::partial::rule::name_of;
 use crate::query::partial::turns::Turns;
 
 /// The calls that a fragment made for each of its partitions, for whoever stores what comes of them.

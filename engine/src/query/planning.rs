@@ -15,6 +15,7 @@ use crate::catalog::{CATALOG, SCHEMA};
 use crate::config::Config;
 use crate::query::channel::Channels;
 use crate::query::codec::ScanCodec;
+use crate::query::groups::{KeepGroups, KeptGroups};
 use crate::query::late::CallLate;
 use crate::query::mend::Mend;
 use crate::query::one_node::OneNodeIfNeeded;
@@ -42,6 +43,7 @@ impl Template {
         schemas: &Arc<dyn CatalogProviderList>,
         channels: &Channels,
         functions: &Arc<Functions>,
+        groups: &Arc<KeptGroups>,
     ) -> Self {
         let settings = SessionConfig::new()
             .with_target_partitions(config.partitions())
@@ -71,6 +73,10 @@ impl Template {
                 window_order::mended,
             ))
             .with_physical_optimizer_rule(Arc::new(StorePartials::new(Arc::clone(functions))))
+            .with_physical_optimizer_rule(Arc::new(KeepGroups::new(
+                Arc::clone(functions),
+                Arc::clone(groups),
+            )))
             .with_distributed_option_extension(SessionOptions::default())
             .with_distributed_worker_resolver(PlacementResolver(Arc::default()))
             .with_distributed_planner()

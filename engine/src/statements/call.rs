@@ -121,7 +121,7 @@ async fn precompute(
 async fn drop_stored(session: &Session, table: Option<&str>) -> Result<QueryStream, EngineError> {
     let members = &session.inner.members;
     table.map(|table| store(session, table)).transpose()?;
-    let mut dropped = 0;
+    let mut dropped = session.inner.groups.forget(table);
     for partition in members.placement().holders.keys() {
         if table.is_none_or(|table| *partition.table == *table) {
             let done = members.drop_outputs(None, partition).await;

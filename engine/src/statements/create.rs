@@ -226,6 +226,7 @@ pub(super) async fn drop_table(
     }
     inner.definitions.remove(name)?;
     inner.members.table_dropped(name).await;
+    inner.groups.forget(Some(name));
     Ok(())
 }
 

@@ -148,7 +148,9 @@ pub(crate) async fn counted(rig: &Rig, sql: &str, counter: &str) -> u64 {
     let mut sum = 0;
     for batch in &answer.batches {
         for plan in batch.column(1).as_string::<i32>().iter().flatten() {
-            let reuse = plan.lines().filter(|line| line.contains("PartialReuseExec"));
+            let is_ours =
+                |line: &&str| ["PartialReuse", "KeptGroups"].iter().any(|it| line.contains(it));
+            let reuse = plan.lines().filter(is_ours);
             let found = reuse.filter_map(|line| line.split(&format!("{counter}=")).nth(1));
             let digits = |rest: &str| {
                 let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());

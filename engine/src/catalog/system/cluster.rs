@@ -194,6 +194,19 @@ pub(super) fn partials(engine: &Inner) -> Sheet {
         .count("ns", rows().map(|(.., partial)| partial.ns))
 }
 
+/// `system.groups`: every answer whose groups are kept.
+pub(super) fn groups(engine: &Inner) -> Sheet {
+    let kept = engine.groups.list();
+    let rows = || kept.iter();
+    Sheet::default()
+        .text("table_name", rows().map(|kept| &kept.table))
+        .text("text", rows().map(|kept| &kept.text))
+        .count("segments", rows().map(|kept| kept.segments))
+        .count("rows", rows().map(|kept| kept.rows))
+        .count("bytes", rows().map(|kept| kept.bytes))
+        .count("uses", rows().map(|kept| kept.uses))
+}
+
 /// `system.settings`.
 pub(super) fn settings(engine: &Inner) -> Sheet {
     let entries = engine.config.entries();

@@ -20,12 +20,13 @@ use crate::engine::Inner;
 type Make = fn(&Inner) -> Sheet;
 
 /// Every table with what makes it.
-const TABLES: [(&str, Make); 13] = [
+const TABLES: [(&str, Make); 14] = [
     ("calls", history::calls),
     ("decisions", history::decisions),
     ("forecasts", history::forecasts),
     ("function_stats", history::function_stats),
     ("functions", cluster::functions),
+    ("groups", cluster::groups),
     ("nodes", cluster::nodes),
     ("outputs", cluster::outputs),
     ("partials", cluster::partials),

@@ -87,7 +87,7 @@ pub(super) fn without_segments(
 }
 
 /// Whether `expr` gives the same for the same row in every query.
-pub(super) fn is_same(expr: &Arc<dyn PhysicalExpr>) -> bool {
+pub(in crate::query) fn is_same(expr: &Arc<dyn PhysicalExpr>) -> bool {
     is_immutable(expr) && !contains_dynamic_filter(expr)
 }
 

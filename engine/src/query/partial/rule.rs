@@ -79,7 +79,7 @@ impl StorePartials {
     }
 
     /// Whether the state of `aggregate` over some rows is always the same.
-    fn is_storable(&self, aggregate: &AggregateExec) -> bool {
+    pub(in crate::query) fn is_storable(&self, aggregate: &AggregateExec) -> bool {
         let is_known = |udaf: &AggregateUDF| {
             let is_built_in =
                 self.built_in.get(udaf.name()).is_some_and(|own| own.as_ref() == udaf);
@@ -225,8 +225,8 @@ impl StorePartials {
         Ok(Some(first(Arc::new(reuse))))
     }
 
-    /// Names what `partial` computes over a segment: the plan without its segments, with the versions of
-    /// its functions, how many of its rows are taken, and the settings that change results. `None` if it cannot be written down.
+    /// Names what `partial` computes over a segment, and how many of its rows are taken. `None` if it cannot be
+    /// written down.
     fn fragment(
         &self,
         partial: &Arc<dyn ExecutionPlan>,
@@ -235,21 +235,36 @@ impl StorePartials {
         scan: &PartitionScanExec,
         config: &ConfigOptions,
     ) -> Result<Option<Arc<Fragment>>> {
-        let plan = without_segments(partial, scan)?;
-        let codec = ScanCodec::new(Arc::clone(&self.functions), None);
-        let Ok(node) = PhysicalPlanNode::try_from_physical_plan(plan, &codec) else {
-            return Ok(None);
-        };
-        let mut hash = blake3::Hasher::new();
-        hash.update(&node.encode_to_vec());
-        hash.update(format!("{fetch:?} ").as_bytes());
-        hash.update(settings_of_results(config).as_bytes());
-        let mut id = [0; 16];
-        id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
-        let id = FragmentId(u128::from_be_bytes(id));
+        let rows = format!("{fetch:?} ");
+        let name = name_of(partial, &rows, scan, &self.functions, config)?;
+        let Some(id) = name.map(FragmentId) else { return Ok(None) };
         let (shape, pattern) = (shape(partial)?, pattern(partial, tables)?);
         Ok(Some(Arc::new(Fragment { id, shape, text: text.into(), pattern })))
     }
+}
+
+/// What names the answer of `plan`, which reads one table by `scan`: the plan without its segments, with the
+/// versions of its functions, `more`, and the settings that change results. `None` if it cannot be written
+/// down.
+pub(in crate::query) fn name_of(
+    plan: &Arc<dyn ExecutionPlan>,
+    more: &str,
+    scan: &PartitionScanExec,
+    functions: &Arc<Functions>,
+    config: &ConfigOptions,
+) -> Result<Option<u128>> {
+    let plan = without_segments(plan, scan)?;
+    let codec = ScanCodec::new(Arc::clone(functions), None);
+    let Ok(node) = PhysicalPlanNode::try_from_physical_plan(plan, &codec) else {
+        return Ok(None);
+    };
+    let mut hash = blake3::Hasher::new();
+    hash.update(&node.encode_to_vec());
+    hash.update(more.as_bytes());
+    hash.update(settings_of_results(config).as_bytes());
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash.finalize().as_bytes()[..16]);
+    Ok(Some(u128::from_be_bytes(id)))
 }
 
 /// The states that an exchange takes, if the order in which they are merged may show.
