@@ -195,7 +195,7 @@ impl Questions {
                 "SELECT b.flag AS c0, {sum} AS c1, max({one}) AS c2 {from} JOIN dim b ON @n = b.k{filter} \
                  GROUP BY 1"
             ),
-            14 => {
+            14 if rng.random_bool(0.5) => {
                 let group = pick(rng, &["@id", "@id", "@n", "@ts", "@K"]);
                 let values = pick(rng, &["@t", "@n", "@n % 7", "@f"]);
                 format!(
