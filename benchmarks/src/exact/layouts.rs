@@ -16,10 +16,15 @@ use arrow::datatypes::SchemaRef;
 use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
 };
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::config::ConfigOptions;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::joins::HashJoinExec;
 use datafusion::prelude::SessionContext;
 use foreshard::Engine;
 
@@ -36,9 +41,8 @@ const OWN_PARALLEL: usize = 2;
 const MEMORY_BYTES: &[usize] =
     &[3_000_000, 2_000_000, 1_000_000, 600_000, 300_000, 200_000, 100_000];
 
-/// A hash join does not read one side where the other one is empty, and which one that is follows from
-/// statistics; a sort-merge join reads both. Whatever cannot be evaluated there is an error or is not.
-const HASH_JOINS: &str = "datafusion.optimizer.prefer_hash_join";
+/// Filters that a join makes for its other side: they belong to one of the two.
+const FILTERS_OF_JOINS: &str = "datafusion.optimizer.enable_join_dynamic_filter_pushdown";
 
 /// Whether scalar sub-queries are evaluated beside the plan. The engine makes joins of them, which memory
 /// may not suffice for.
@@ -90,14 +94,18 @@ impl Held {
         if let Some(bytes) = layout.memory_bytes {
             memory = memory.with_memory_limit(bytes, 1.0);
         }
-        let context = fresh(like, Some(memory.build_arc()?))?;
+        let mut context = fresh(like, Some(memory.build_arc()?))?;
+        if layout.has_other_sides {
+            let state = SessionStateBuilder::new_from_existing(context.state());
+            let state = state.with_physical_optimizer_rule(Arc::new(OtherSides)).build();
+            context = SessionContext::new_with_state(state);
+        }
         let own = [
             ("datafusion.execution.target_partitions", layout.parallel.to_string()),
             (SUBQUERIES, layout.memory_bytes.is_none().to_string()),
         ];
-        let merge = (HASH_JOINS, "false");
         let own = own.iter().map(|(key, value)| (*key, value.as_str()));
-        let own = own.chain(layout.reads_both_sides.then_some(merge));
+        let own = own.chain(layout.has_other_sides.then_some((FILTERS_OF_JOINS, "false")));
         let set = self.settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         for (key, value) in set.chain(own) {
             context.sql(&format!("SET {key} = {value}")).await?.collect().await?;
@@ -124,11 +132,9 @@ impl Held {
         {
             return Some("its rows, ordered by a statement of its own".to_owned());
         }
-        let other_joins = |layout: &Layout| ours.is_err() && layout.memory_bytes.is_none();
-        let layouts = self.layouts();
-        let merging = layouts.iter().filter(|layout| other_joins(layout));
-        let merging = merging.map(|layout| Layout { reads_both_sides: true, ..*layout });
-        for layout in layouts.iter().copied().chain(merging) {
+        let other_sides = Layout { has_other_sides: true, ..Layout::of_one() };
+        let other_sides = ours.is_err().then_some(other_sides);
+        for layout in self.layouts().into_iter().chain(other_sides) {
             let Ok(context) = self.plain(like, layout).await else { continue };
             if is_same(&answer_of(&context, sql).await, ours, ordered) {
                 return Some(format!("{layout:?}"));
@@ -146,8 +152,7 @@ impl Held {
         for memory_bytes in std::iter::once(None).chain(memory.iter().copied().map(Some)) {
             for parallel in BTreeSet::from([own, own * self.nodes, 1]) {
                 for partitions in BTreeSet::from([1, 2, 3, own, own * self.nodes, 7]) {
-                    let reads_both_sides = false;
-                    layouts.push(Layout { partitions, parallel, memory_bytes, reads_both_sides });
+                    layouts.push(Layout { partitions, parallel, memory_bytes, ..Layout::of_one() });
                 }
             }
         }
@@ -161,7 +166,46 @@ struct Layout {
     partitions: usize,
     parallel: usize,
     memory_bytes: Option<usize>,
-    reads_both_sides: bool,
+    /// Hash joins begin with the side that they would read second: where the first one is empty the second
+    /// is not read, and whatever cannot be evaluated there is no error. Which is which follows from
+    /// statistics, of which the engine has others.
+    has_other_sides: bool,
+}
+
+impl Layout {
+    fn of_one() -> Self {
+        Self { partitions: 1, parallel: 1, memory_bytes: None, has_other_sides: false }
+    }
+}
+
+/// Gives hash joins their sides the other way round.
+#[derive(Debug)]
+struct OtherSides;
+
+impl PhysicalOptimizerRule for OtherSides {
+    fn name(&self) -> &str {
+        "other_sides"
+    }
+
+    fn schema_check(&self) -> bool {
+        true
+    }
+
+    fn optimize(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+        _config: &ConfigOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
+        let swapped = plan.transform_up(|node| {
+            let join = node.downcast_ref::<HashJoinExec>();
+            let join = join.filter(|join| join.join_type().supports_swap() && !join.null_aware);
+            Ok(match join {
+                Some(join) => Transformed::yes(join.swap_inputs(*join.partition_mode())?),
+                None => Transformed::no(node),
+            })
+        });
+        swapped.data()
+    }
 }
 
 /// A session with the options and functions of `like`, and no tables.
@@ -256,6 +300,8 @@ fn is_same_fault(plain: &str, ours: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::{ArrayRef, Float64Array};
+
     use super::*;
 
     #[test]
@@ -285,5 +331,24 @@ mod tests {
         ));
         assert!(!is_same_fault(plain, "FS-RUN-4: not enough memory"));
         assert!(!is_same_fault(plain, "FS-RUN-4: "));
+    }
+
+    #[tokio::test]
+    async fn what_fails_on_a_side_that_plain_does_not_read_is_excused_if_it_would_fail_there() {
+        let like = SessionContext::new();
+        let x: ArrayRef = Arc::new(Float64Array::from(vec![1.0, f64::NAN]));
+        let batch = RecordBatch::try_from_iter([("x", x)]).unwrap();
+        let tables = BTreeMap::from([("t".to_owned(), (batch.schema(), vec![batch]))]);
+        let held = Held { nodes: 1, tables, ..Held::default() };
+        let decimal = "CAST(x AS DECIMAL(30, 15))";
+        let sql = format!("SELECT {decimal} FROM t WHERE x < 0.0 EXCEPT SELECT {decimal} FROM t");
+        let layout = held.layouts()[0];
+        let answer = answer_of(&held.plain(&like, layout).await.unwrap(), &sql).await;
+        assert_eq!(answer.unwrap().batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 0);
+        let fault = |text: &str| Err(format!("FS-SQL-15: {text}"));
+        let ours = fault("cannot cast to Decimal128(30, 15). Overflowing on NaN");
+        let excuse = held.excuse(&like, &sql, false, &ours).await;
+        assert!(excuse.unwrap().contains("has_other_sides: true"));
+        assert_eq!(held.excuse(&like, &sql, false, &fault("something else")).await, None);
     }
 }

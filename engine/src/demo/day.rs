@@ -343,7 +343,10 @@ impl Player {
         let Some(hour) = self.report.hours.last_mut() else { return };
         let calls = self.engine.calls();
         let new = |call: &&CallRecord| !self.queries_seen.contains(&call.query);
-        calls.iter().filter(new).for_each(|call| hour.count(call));
+        let expressions = self.engine.members().expressions();
+        for call in calls.iter().filter(new) {
+            hour.count(call, expressions.get(call.expression).is_none());
+        }
         self.queries_seen = calls.iter().map(|call| call.query).collect();
     }
 

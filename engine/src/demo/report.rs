@@ -44,12 +44,15 @@ pub struct Hour {
 }
 
 impl Hour {
-    /// Adds what one task reported.
-    pub fn count(&mut self, call: &CallRecord) {
-        self.rows += call.rows;
-        self.rows_stored += call.rows_stored;
-        self.rows_fresh += call.rows_fresh;
-        self.rows_fresh_stored += call.rows_fresh_stored;
+    /// Adds what one task reported. Rows of states of aggregates are no rows that functions were asked for:
+    /// the calls behind a state have records of their own.
+    pub fn count(&mut self, call: &CallRecord, is_state: bool) {
+        if !is_state {
+            self.rows += call.rows;
+            self.rows_stored += call.rows_stored;
+            self.rows_fresh += call.rows_fresh;
+            self.rows_fresh_stored += call.rows_fresh_stored;
+        }
         self.asked_ns += call.would_be_ns;
         self.computed_ns += call.ns;
     }

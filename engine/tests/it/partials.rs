@@ -29,22 +29,24 @@ pub(crate) async fn stores(rig: &Rig, sql: &str, states: u64) {
     assert_eq!(counted(rig, sql, "segments_computed").await, 0, "{sql}");
 }
 
+/// Aggregates of `t` joined with a small table.
+const OVER_JOINS: [&str; 6] = [
+    "SELECT d.name, count(*), sum(f(t.x)) FROM t JOIN d ON t.y = d.k GROUP BY d.name",
+    "SELECT count(*), count(d.k), sum(d.k * t.x) FROM t LEFT JOIN d ON t.y = d.k AND t.id > d.k * 9",
+    "SELECT sum(x) FROM t WHERE y IN (SELECT k FROM d WHERE name <> 'n2')",
+    "SELECT y % 2, count(*) FROM t WHERE NOT EXISTS (SELECT 1 FROM d WHERE d.k = t.y) GROUP BY 1",
+    "SELECT a.name, max(t.id) FROM t JOIN d a ON t.y = a.k JOIN d b ON t.x = b.k GROUP BY a.name",
+    "SELECT count(*) FROM t WHERE EXISTS (SELECT 1 FROM d WHERE d.k = t.y) OR x = 3",
+];
+
 #[test]
 fn states_below_a_join_with_a_small_table_are_stored_until_that_table_changes() {
-    let queries = [
-        "SELECT d.name, count(*), sum(f(t.x)) FROM t JOIN d ON t.y = d.k GROUP BY d.name",
-        "SELECT count(*), count(d.k), sum(d.k * t.x) FROM t LEFT JOIN d ON t.y = d.k AND t.id > d.k * 9",
-        "SELECT sum(x) FROM t WHERE y IN (SELECT k FROM d WHERE name <> 'n2')",
-        "SELECT y % 2, count(*) FROM t WHERE NOT EXISTS (SELECT 1 FROM d WHERE d.k = t.y) GROUP BY 1",
-        "SELECT a.name, max(t.id) FROM t JOIN d a ON t.y = a.k JOIN d b ON t.x = b.k GROUP BY a.name",
-        "SELECT count(*) FROM t WHERE EXISTS (SELECT 1 FROM d WHERE d.k = t.y) OR x = 3",
-    ];
     runtime::run(async move {
         for partitions in [1, 4] {
             let rig = Rig::start(1, partitions).await;
             both(&rig, "CREATE TABLE d AS SELECT * FROM (VALUES (1, 'n1'), (2, 'n2'), (4, 'n4')) v(k, name)")
                 .await;
-            for sql in queries {
+            for sql in OVER_JOINS {
                 stores(&rig, sql, 6).await;
             }
             let named =
@@ -59,14 +61,14 @@ fn states_below_a_join_with_a_small_table_are_stored_until_that_table_changes() 
             // The third time the plan is the same but for what it reads.
             for values in ["(3, 'n3')", "(2, 'again')", "(6, 'n6')"] {
                 both(&rig, &format!("INSERT INTO d VALUES {values}")).await;
-                for sql in queries {
+                for sql in OVER_JOINS {
                     assert_eq!(counted(&rig, sql, "segments_stored").await, 0, "{sql}");
                     stores(&rig, sql, 6).await;
                 }
             }
             rig.settle().await;
             rig.append(batch(ROWS..ROWS + 50)).await;
-            for sql in queries {
+            for sql in OVER_JOINS {
                 assert!(counted(&rig, sql, "segments_stored").await >= 6, "{sql}");
                 rig.settle().await;
                 stores(&rig, sql, 7).await;
@@ -76,14 +78,36 @@ fn states_below_a_join_with_a_small_table_are_stored_until_that_table_changes() 
 }
 
 #[test]
-fn an_aggregate_over_a_join_is_the_same_on_several_nodes() {
+fn states_below_a_join_are_stored_on_several_nodes() {
     runtime::run(async {
         let rig = Rig::start(3, 4).await;
-        both(&rig, "CREATE TABLE d AS SELECT * FROM (VALUES (1), (2), (4)) v(k)").await;
-        let sql = "SELECT d.k, count(*), sum(f(t.x)) FROM t JOIN d ON t.y = d.k GROUP BY d.k";
-        for _ in 0..3 {
-            rig.same(sql).await;
-            rig.settle().await;
+        both(
+            &rig,
+            "CREATE TABLE d AS SELECT * FROM (VALUES (1, 'n1'), (2, 'n2'), (4, 'n4')) v(k, name)",
+        )
+        .await;
+        for sql in OVER_JOINS {
+            for _ in 0..3 {
+                rig.same(sql).await;
+                rig.settle().await;
+            }
+        }
+        for sql in OVER_JOINS {
+            assert_eq!(counted(&rig, sql, "segments_computed").await, 0, "{sql}");
+        }
+        let used = "SELECT count(DISTINCT text) FROM system.partials WHERE text LIKE '% of t with d%' \
+                    AND uses > 0";
+        let used = rig.ask(used).await.unwrap();
+        assert_eq!(used.batches[0].column(0).as_primitive::<Int64Type>().value(0), 6);
+        for values in ["(3, 'n3')", "(2, 'again')", "(6, 'n6')"] {
+            both(&rig, &format!("INSERT INTO d VALUES {values}")).await;
+            for sql in OVER_JOINS {
+                for _ in 0..2 {
+                    rig.same(sql).await;
+                    rig.settle().await;
+                }
+            }
+            rig.append(batch(ROWS + 1_000..ROWS + 1_040)).await;
         }
     });
 }

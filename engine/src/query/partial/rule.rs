@@ -121,7 +121,7 @@ impl PhysicalOptimizerRule for StorePartials {
         let is_only_node = !options.is_some_and(|options| options.other_nodes);
         plan.transform_up(|node| {
             let new = match (node.downcast_ref(), node.downcast_ref()) {
-                (Some(aggregate), _) => match self.store(aggregate, is_only_node, config)? {
+                (Some(aggregate), _) => match self.store(aggregate, config)? {
                     None if !is_only_node => in_same_order(aggregate)?,
                     stored => stored,
                 },
@@ -139,7 +139,6 @@ impl StorePartials {
     fn store(
         &self,
         aggregate: &AggregateExec,
-        takes_joins: bool,
         config: &ConfigOptions,
     ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let is_single = match aggregate.mode() {
@@ -150,7 +149,7 @@ impl StorePartials {
         if aggregate.limit_options().is_some() || !self.is_storable(aggregate) {
             return Ok(None);
         }
-        let takes = Takes { joins: takes_joins, carried: false };
+        let takes = Takes { joins: true, carried: false };
         let Some(input) = segment_wise(aggregate.input(), takes)? else { return Ok(None) };
         let Some(scan) = scan_below(&input) else { return Ok(None) };
         if scan.rows() == 0 || is_single && scan.groups.len() != 1 {

@@ -349,16 +349,22 @@ impl Run {
             record.would_be_ns += ns_alone;
         });
         let at_ms = node.clock.now_ms();
-        let calls = stored.calls.iter().map(|call| CallRecord {
-            at_ms,
-            query: self.query,
-            node: node.id,
-            rows_stored: call.rows,
-            rows_fresh: 0,
-            rows_fresh_stored: 0,
-            ns: 0,
-            bytes: 0,
-            ..call.clone()
+        let view = node.replica(&self.partition_of(segment)).map(|replica| replica.view());
+        let held = view.as_ref().and_then(|view| view.segments.get(&segment.segment.id));
+        let calls = stored.calls.iter().map(|call| {
+            let is_fresh = held.is_some_and(|held| held.is_first_ask(call.expression));
+            let rows_fresh = if is_fresh { call.rows } else { 0 };
+            CallRecord {
+                at_ms,
+                query: self.query,
+                node: node.id,
+                rows_stored: call.rows,
+                rows_fresh,
+                rows_fresh_stored: rows_fresh,
+                ns: 0,
+                bytes: 0,
+                ..call.clone()
+            }
         });
         self.nodes.own.calls.offer(calls.collect());
         let rows_max = self.context.session_config().batch_size().max(1);
