@@ -122,6 +122,8 @@ pub enum PartitionMessage {
     Written(u64, Option<Arc<SpillFile>>),
     /// Event: what is on disk was read for a new segment that has its rows now; `None` if it was gone.
     Followed(u64, Option<Box<Offer>>),
+    /// Event: what is pinned and found no room may find it now.
+    LookAgain,
     /// Command: compute and store what is missing; reply with what it took.
     Precompute(Wanted, RpcReplyPort<Outcome>),
     /// Event: that has ended, and all that it offered came before this; whoever asked is told.
@@ -271,6 +273,7 @@ impl Actor for Partition {
             PartitionMessage::ReadBack(offer) => state.on_read_back(*offer),
             PartitionMessage::Written(ticket, file) => state.on_written(ticket, file),
             PartitionMessage::Followed(ticket, offer) => state.on_followed(ticket, offer),
+            PartitionMessage::LookAgain => state.look_again(),
             PartitionMessage::Precompute(wanted, reply) => state.on_precompute(wanted, reply),
             PartitionMessage::Precomputed(outcome, reply) => drop(reply.send(outcome)),
             PartitionMessage::Worthless(expression) => drop(state.drop_outputs(Some(expression))),

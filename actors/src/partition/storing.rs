@@ -10,6 +10,7 @@
 //! one round end, then all offers that waited are looked at again. What gives way and what comes are
 //! exchanged in one go, so nothing goes unless what it goes for finds room.
 
+mod again;
 mod follow;
 mod taken;
 
@@ -171,6 +172,11 @@ impl PartitionState {
             }
             Room::Later => {
                 self.storing.waiting.push(Waiting { coming, bytes: new.bytes, rounds });
+            }
+            // What is pinned gives way to nothing but what queries read at the moment.
+            Room::None if new.worth.is_infinite() && rounds < ROUNDS_MAX => {
+                self.storing.waiting.push(Waiting { coming, bytes: new.bytes, rounds });
+                self.wait_a_moment();
             }
             Room::None => self.give_to_disk(&coming, new),
         }
@@ -429,22 +435,6 @@ impl PartitionState {
             None => drop(self.storing.refused.insert((segment, Stored::Output(expression)))),
         }
         self.ended(&ticket);
-    }
-
-    /// A write is over: one more place in the queue, or one step nearer to the end of the round.
-    fn ended(&mut self, ticket: &Ticket) {
-        if ticket.gives_way.is_none() {
-            self.args.reference.free();
-        }
-        if self.storing.is_round_on() {
-            return;
-        }
-        for Waiting { coming, rounds, .. } in std::mem::take(&mut self.storing.waiting) {
-            self.take(coming, rounds + 1);
-        }
-        if self.storing.waiting.is_empty() {
-            self.storing.refused.clear();
-        }
     }
 
     fn put_file(&self, segment: SegmentId, expression: ExpressionId, file: Arc<SpillFile>) {

@@ -10,7 +10,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use arrow::util::pretty::pretty_format_batches;
 use foreshard::Engine;
-use foreshard_actors::partition::Held;
+use foreshard_actors::partition::{Held, StoredOutput};
 use foreshard_actors::spill::Spill;
 use foreshard_udfs::{Card, CostClass};
 
@@ -76,6 +76,14 @@ impl Spilling {
         let segments = || views.iter().flat_map(|view| view.segments.values());
         let on_disk = segments().map(|held| held.only_on_disk().count()).sum();
         (segments().map(|held| held.outputs.len()).sum(), on_disk)
+    }
+
+    /// All that is in memory, as a query that reads it holds it.
+    fn outputs(&self) -> Vec<StoredOutput> {
+        let view = self.rig.nodes()[0].replicas();
+        let views: Vec<_> = view.values().map(|handle| handle.replica.view()).collect();
+        let segments = views.iter().flat_map(|view| view.segments.values());
+        segments.flat_map(|held| held.outputs.values().cloned()).collect()
     }
 
     /// Files that the view names.
@@ -349,7 +357,12 @@ fn a_pinned_output_stays_and_those_of_new_rows_are_pinned_too() {
         assert_eq!(spilling.number(pinned).await, 7, "it took the place of another");
         ask_others(4).await;
         assert_eq!(spilling.evaluated().await, 0);
+        let read: Vec<StoredOutput> = spilling.outputs();
         spilling.rig.ask("UPDATE t SET y = 0 WHERE id = 7").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(spilling.number(pinned).await, 6, "all that could give way is read");
+        drop(read);
+        eventually("it stays over new segments", || spilling.held().0 == 8).await;
         spilling.rig.settle().await;
         assert_eq!(spilling.number(pinned).await, 7, "it stays over new segments");
         ask_others(4).await;

@@ -25,6 +25,9 @@ const HELD_UP: Duration = Duration::from_millis(500);
 /// How often calls are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
+/// When they are looked at after threads were lent or have come back.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
 /// How often the runtime is nudged while it starts.
 const NUDGE_EVERY: Duration = Duration::from_micros(100);
 
@@ -50,12 +53,14 @@ fn start() -> io::Result<Runtime> {
     let watcher = thread::Builder::new().name("foreshard-watch".to_owned());
     watcher.spawn(move || {
         // Whoever is woken without need may be put on the core of another, and be late for the next query.
+        let mut kept_back = SPARES;
         loop {
             let held_up = longer_than(HELD_UP).min(SPARES);
-            if spares.lend(held_up) || held_up > 0 {
+            let is_changing = spares.look(held_up, &mut kept_back);
+            if is_changing || held_up > 0 {
                 nudge(&handle);
             }
-            thread::sleep(LOOK_EVERY);
+            thread::sleep(if is_changing { LOOK_AGAIN } else { LOOK_EVERY });
         }
     })?;
     Ok(runtime)
@@ -93,13 +98,22 @@ struct Spares {
     lent: Mutex<usize>,
     more: Condvar,
     fewer: watch::Sender<usize>,
-    /// How many have been, the first time.
+    /// How often one has been: whoever is has tasks in its queue, maybe, that others can take only if they
+    /// look for some.
     kept_back: AtomicUsize,
 }
 
 impl Spares {
     fn lent(&self) -> MutexGuard<'_, usize> {
         self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lends a thread for each that is held up. Whether anything changed since `seen` was written: then
+    /// tasks may wait behind a thread that is kept back again, and nobody was told.
+    fn look(&self, held_up: usize, seen: &mut usize) -> bool {
+        let kept_back = self.kept_back.load(Ordering::Acquire);
+        let is_back = std::mem::replace(seen, kept_back) != kept_back;
+        self.lend(held_up) || is_back
     }
 
     /// Lets the runtime have so many of them; whether it had another number before.
@@ -115,8 +129,8 @@ impl Spares {
     /// Blocks a thread of the runtime, any of them, unless more than `number` are lent.
     async fn keep_back(self: Arc<Self>, number: usize) {
         let mut fewer = self.fewer.subscribe();
-        self.kept_back.fetch_add(1, Ordering::AcqRel);
         loop {
+            self.kept_back.fetch_add(1, Ordering::AcqRel);
             self.block(number);
             // The sender lives in self, so there is always an answer.
             drop(fewer.wait_for(|lent| *lent <= number).await);
@@ -159,6 +173,40 @@ mod tests {
         });
         assert!(is_answered, "a spare thread was lent");
         drop(sender);
+        spares.lend(SPARES);
+        runtime.shutdown_background();
+    }
+
+    #[test]
+    fn no_task_waits_behind_a_thread_that_is_kept_back_again() {
+        let (runtime, spares) = runtime().unwrap();
+        let mut kept_back = SPARES;
+        for turn in 0..2_000 {
+            spares.look(SPARES, &mut kept_back);
+            nudge(runtime.handle());
+            let (answer, answered) = sync_channel(SPARES);
+            for _ in 0..SPARES / 2 {
+                let answer = answer.clone();
+                drop(runtime.spawn(async move {
+                    tokio::task::yield_now().await;
+                    answer.send(()).is_ok()
+                }));
+            }
+            spares.look(0, &mut kept_back);
+            for _ in 0..SPARES / 2 {
+                let answer = answer.clone();
+                drop(runtime.spawn(async move { answer.send(()).is_ok() }));
+            }
+            for task in 0..SPARES / 2 * 2 {
+                let is_answered = (0..400).any(|_| {
+                    if spares.look(0, &mut kept_back) {
+                        nudge(runtime.handle());
+                    }
+                    answered.recv_timeout(LOOK_AGAIN).is_ok()
+                });
+                assert!(is_answered, "turn {turn}: {task} of the tasks ran");
+            }
+        }
         spares.lend(SPARES);
         runtime.shutdown_background();
     }
