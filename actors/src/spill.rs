@@ -1,4 +1,4 @@
-//! Outputs that gave way from memory and are worth a place on the local disk.
+//! Outputs that gave way from memory and are worth a place on the local disk, or in an object store.
 //!
 //! ```text
 //! partition --write--> spill --file--> replica's view --read--> query
@@ -9,12 +9,13 @@
 //! it gone computes again; nothing here is an error to a query. The budget counts every byte from before
 //! it is written until after it is removed.
 
+mod bucket;
 mod encode;
 mod folder;
+mod place;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,13 +23,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use foreshard_policy::admit::{Admission, Stored};
 use foreshard_policy::disk::ReadCost;
 use foreshard_policy::ids::{ExpressionId, SegmentId};
+use object_store::ObjectStore;
 use tokio::sync::Semaphore;
 
 use crate::partition::OutputValues;
 use crate::pins::Pins;
 use crate::ports::SharedClock;
+use crate::spill::bucket::Bucket;
 use crate::spill::encode::{decode, encode};
 use crate::spill::folder::Folder;
+use crate::spill::place::Place;
+
+pub use crate::spill::bucket::{BucketError, is_url};
 
 /// Files that are written at the same time: each is in memory twice meanwhile.
 const WRITES_AT_ONCE: usize = 1;
@@ -53,7 +59,7 @@ pub struct ToSpill {
     pub uses: Arc<AtomicU64>,
 }
 
-/// The spill of one process: all its nodes share the folder and the budget.
+/// The spill of one process: all its nodes share the place and the budget.
 pub struct Spill {
     shared: Arc<Shared>,
     pins: Arc<Pins>,
@@ -64,7 +70,7 @@ pub struct Spill {
 
 /// What files outlive the spill with: the last one closes the folder.
 struct Shared {
-    folder: Folder,
+    place: Place,
     bytes_max: u64,
     state: Mutex<State>,
     /// Apart from the state: actors ask for it, and must not wait for a disk.
@@ -84,8 +90,8 @@ struct State {
 
 impl fmt::Debug for Spill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let folder = self.shared.folder.path().display();
-        write!(f, "Spill({} of {} bytes in {folder})", self.bytes(), self.bytes_max())
+        let (bytes, bytes_max) = (self.bytes(), self.bytes_max());
+        write!(f, "Spill({bytes} of {bytes_max} bytes in {})", self.shared.place)
     }
 }
 
@@ -104,6 +110,16 @@ impl Shared {
     fn cost(&self) -> MutexGuard<'_, ReadCost> {
         self.cost.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Deletes files, and gives the bytes of each back when it is deleted. Nobody waits for the state
+    /// meanwhile.
+    fn delete(&self, files: impl IntoIterator<Item = Ended>) {
+        for file in files {
+            self.place.delete(&file.name);
+            let mut state = self.state();
+            state.bytes = state.bytes.saturating_sub(file.bytes);
+        }
+    }
 }
 
 /// Values of one output in a file. It is removed when nobody holds this any more.
@@ -111,7 +127,7 @@ impl Shared {
 pub struct SpillFile {
     key: Key,
     table: Arc<str>,
-    path: PathBuf,
+    name: String,
     bytes: u64,
     checksum: blake3::Hash,
     rows: usize,
@@ -125,7 +141,7 @@ pub struct SpillFile {
 }
 
 impl SpillFile {
-    /// Bytes on disk.
+    /// Bytes of the file.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
@@ -155,10 +171,10 @@ impl SpillFile {
         self.is_gone.load(Ordering::Relaxed)
     }
 
-    /// Where it is, for tests that break it.
+    /// Where it is on the local disk, for tests that break it.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> Option<PathBuf> {
+        Some(self.shared.place.folder()?.join(&self.name))
     }
 
     /// Says whether the same values are in memory, too: then they are the first to go from the disk.
@@ -166,28 +182,24 @@ impl SpillFile {
         self.is_in_memory.store(is_in_memory, Ordering::Relaxed);
     }
 
-    /// Removes the file, once, and gives its bytes back.
-    fn remove(&self, state: &mut State) {
+    /// Ends the file, once; what is to be deleted then.
+    fn end(&self, state: &mut State) -> Option<Ended> {
         if self.is_gone.swap(true, Ordering::Relaxed) {
-            return;
+            return None;
         }
-        delete(&self.path);
-        state.bytes = state.bytes.saturating_sub(self.bytes);
         let is_this = |file: &Weak<Self>| std::ptr::eq(file.as_ptr(), self);
         if state.files.get(&self.key).is_some_and(is_this) {
             state.files.remove(&self.key);
             state.counted.remove(&self.key);
         }
+        Some(Ended { name: self.name.clone(), bytes: self.bytes })
     }
 }
 
-/// A file that is not there any more is as good as removed.
-fn delete(path: &Path) {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        tracing::warn!(path = %path.display(), %error, "spilled output not removed");
-    }
+/// A file that nobody finds any more, and that is still there.
+struct Ended {
+    name: String,
+    bytes: u64,
 }
 
 impl Drop for SpillFile {
@@ -195,12 +207,11 @@ impl Drop for SpillFile {
         if self.is_gone.swap(true, Ordering::Relaxed) {
             return;
         }
-        let (path, bytes, key) = (std::mem::take(&mut self.path), self.bytes, self.key);
+        let (name, bytes, key) = (std::mem::take(&mut self.name), self.bytes, self.key);
         let shared = Arc::clone(&self.shared);
         let remove = move || {
-            delete(&path);
+            shared.delete([Ended { name, bytes }]);
             let mut state = shared.state();
-            state.bytes = state.bytes.saturating_sub(bytes);
             if state.files.get(&key).is_some_and(|file| file.strong_count() == 0) {
                 state.files.remove(&key);
                 state.counted.remove(&key);
@@ -225,22 +236,68 @@ impl Spill {
         pins: Arc<Pins>,
         clock: SharedClock,
     ) -> std::io::Result<Self> {
-        let folder = Folder::open(folder)?;
-        let shared =
-            Arc::new(Shared { folder, bytes_max, state: Mutex::default(), cost: Mutex::default() });
+        let place = Place::Folder(Folder::open(folder)?);
+        Ok(Self::at(place, ReadCost::default(), bytes_max, pins, clock))
+    }
+
+    /// Spills to the object store that `url` names (`s3://bucket/folder`), at most `bytes_max` at a time;
+    /// removes what ended processes left there.
+    ///
+    /// # Errors
+    /// If the URL names no store, or nothing can be written there.
+    pub async fn open_url(
+        url: &str,
+        bytes_max: u64,
+        pins: Arc<Pins>,
+        clock: SharedClock,
+    ) -> Result<Self, BucketError> {
+        let bucket = Bucket::open_url(url).await?;
+        Ok(Self::at(Place::Bucket(bucket), ReadCost::of_store(), bytes_max, pins, clock))
+    }
+
+    /// The same below `prefix` of a store that is there.
+    ///
+    /// # Errors
+    /// If nothing can be written there.
+    pub async fn open_store(
+        store: Arc<dyn ObjectStore>,
+        prefix: object_store::path::Path,
+        bytes_max: u64,
+        pins: Arc<Pins>,
+        clock: SharedClock,
+    ) -> Result<Self, BucketError> {
+        let bucket = Bucket::open(store, prefix).await?;
+        Ok(Self::at(Place::Bucket(bucket), ReadCost::of_store(), bytes_max, pins, clock))
+    }
+
+    fn at(
+        place: Place,
+        cost: ReadCost,
+        bytes_max: u64,
+        pins: Arc<Pins>,
+        clock: SharedClock,
+    ) -> Self {
+        let (state, cost) = (Mutex::default(), Mutex::new(cost));
+        let shared = Arc::new(Shared { place, bytes_max, state, cost });
         let turns = Semaphore::new(WRITES_AT_ONCE);
-        Ok(Self { shared, pins, clock, turns, numbers: AtomicU64::new(0) })
+        Self { shared, pins, clock, turns, numbers: AtomicU64::new(0) }
     }
 
     /// Removes all files and their folder: what was in them is gone, and nothing is written any more.
-    pub fn close(&self) {
+    pub async fn close(self: &Arc<Self>) {
+        let this = Arc::clone(self);
+        drop(tokio::task::spawn_blocking(move || this.close_now()).await);
+    }
+
+    fn close_now(&self) {
         let mut state = self.shared.state();
         state.is_closed = true;
         let files: Vec<Arc<SpillFile>> = state.files.values().filter_map(Weak::upgrade).collect();
-        files.iter().for_each(|file| file.remove(&mut state));
+        let ended: Vec<Ended> = files.iter().filter_map(|file| file.end(&mut state)).collect();
         // No file may be let go of for the last time while the state is locked.
         drop(state);
-        self.shared.folder.remove();
+        self.shared.delete(ended);
+        self.shared.place.remove();
     }
 
     /// Bytes that are on disk, or about to be.
@@ -255,10 +312,10 @@ impl Spill {
         self.shared.bytes_max
     }
 
-    /// The folder of this process's files.
+    /// The folder of this process's files, if they are on the local disk.
     #[must_use]
-    pub fn folder(&self) -> &Path {
-        self.shared.folder.path()
+    pub fn folder(&self) -> Option<&Path> {
+        self.shared.place.folder()
     }
 
     /// What reading back takes, as measured so far.
@@ -293,20 +350,19 @@ impl Spill {
             return None;
         }
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
-        let path = self.shared.folder.path().join(format!("{number}.arrow"));
-        if let Err(error) = std::fs::write(&path, &bytes) {
-            tracing::warn!(path = %path.display(), %error, "output not spilled");
-            delete(&path);
-            let mut state = self.shared.state();
-            state.bytes = state.bytes.saturating_sub(size);
+        let name = format!("{number}.arrow");
+        let checksum = blake3::hash(&bytes);
+        if let Err(error) = self.shared.place.write(&name, bytes) {
+            tracing::warn!(name, place = %self.shared.place, %error, "output not spilled");
+            self.shared.delete([Ended { name, bytes: size }]);
             return None;
         }
         let file = Arc::new(SpillFile {
             key,
             table: output.table,
-            path,
+            name,
             bytes: size,
-            checksum: blake3::hash(&bytes),
+            checksum,
             rows: output.values.rows(),
             rows_known: output.values.rows_known(),
             is_packed: output.values.is_packed(),
@@ -318,13 +374,12 @@ impl Spill {
         });
         let mut state = self.shared.state();
         let before = state.files.insert(key, Arc::downgrade(&file)).and_then(|it| it.upgrade());
-        if let Some(before) = before {
-            before.remove(&mut state);
-        }
+        let before = before.and_then(|before| before.end(&mut state));
         state.counted.insert(key, file.uses.load(Ordering::Relaxed));
         let stored = state.files.len();
         state.admission.set_stored(stored);
         drop(state);
+        self.shared.delete(before);
         Some(file)
     }
 
@@ -360,11 +415,12 @@ impl Spill {
                 drop(state);
                 return false;
             };
-            for file in files.iter().filter(|file| gone.contains(&file.key)) {
-                file.remove(&mut state);
-            }
-            state.bytes += bytes;
+            let gone = files.iter().filter(|file| gone.contains(&file.key));
+            let ended: Vec<Ended> = gone.filter_map(|file| file.end(&mut state)).collect();
             drop(state);
+            self.shared.delete(ended);
+            // Nobody else takes room: one output is written at a time.
+            self.shared.state().bytes += bytes;
             return true;
         }
         state.bytes += bytes;
@@ -387,8 +443,10 @@ impl Spill {
         if values.is_some() {
             self.shared.cost().measured(file.bytes, ns);
         } else if !file.is_gone() {
-            tracing::warn!(path = %file.path.display(), "spilled output is broken and is dropped");
-            file.remove(&mut self.shared.state());
+            let (name, place) = (&file.name, &self.shared.place);
+            tracing::warn!(name, %place, "spilled output is broken and is dropped");
+            let ended = file.end(&mut self.shared.state());
+            self.shared.delete(ended);
         }
         values
     }
@@ -396,9 +454,7 @@ impl Spill {
 
 /// The values in a file, if it holds what was written.
 fn contents(file: &SpillFile) -> Option<OutputValues> {
-    let mut bytes = Vec::with_capacity(usize::try_from(file.bytes).ok()?);
-    let open = std::fs::File::open(&file.path).ok()?;
-    open.take(file.bytes + 1).read_to_end(&mut bytes).ok()?;
+    let bytes = file.shared.place.read(&file.name, file.bytes)?;
     if bytes.len() as u64 != file.bytes || blake3::hash(&bytes) != file.checksum {
         return None;
     }

@@ -6,14 +6,14 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use datafusion::catalog::CatalogProviderList;
 use datafusion::catalog::MemoryCatalogProviderList;
-use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::logical_expr::async_udf::AsyncScalarUDF;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use foreshard_actors::expressions::Expressions;
 use foreshard_actors::loop_handle::{LoopArgs, LoopHandle, Ticks};
+use foreshard_actors::node::ProcessMemory;
 use foreshard_actors::ports::{Cluster, NodeProvider, SharedClock, SystemClock};
-use foreshard_actors::spill::Spill;
+use foreshard_actors::spill::{Spill, is_url};
 use foreshard_policy::ids::NodeId;
 use foreshard_udfs::{AsyncOptions, Card, Functions};
 use tokio::sync::Semaphore;
@@ -125,18 +125,19 @@ impl EngineBuilder {
         let expressions = Arc::new(Expressions::default());
         let channels = Channels::default();
         let budget = node_budget(&self.config);
-        let spill = spill(&self.config, self.keep_state, &expressions, Arc::clone(&clock))?;
+        let memory = Arc::new(ProcessMemory::new(self.config.memory_bytes()));
+        let spill = spill(&self.config, self.keep_state, &expressions, Arc::clone(&clock)).await?;
         let members = Arc::new(Members::new(
             Arc::clone(&catalog),
             expressions,
             channels.clone(),
             Arc::clone(&clock),
-            budget,
+            (budget, Arc::clone(&memory)),
         ));
         if let Some(spill) = spill {
             members.spill_to(spill);
         }
-        let runtime = runtime(&self.config)?;
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(memory).build_arc()?;
         let mut args = LoopArgs::new(
             self.config.loop_config().clone(),
             Arc::clone(&members) as Arc<dyn Cluster>,
@@ -204,23 +205,21 @@ fn node_budget(config: &Config) -> NodeBudget {
     }
 }
 
-/// The disk for outputs that find no room in memory, if there is to be one.
-pub(crate) fn spill(
+/// The disk, or the object store, for outputs that find no room in memory, if there is to be one.
+pub(crate) async fn spill(
     config: &Config,
     keeps_state: bool,
     expressions: &Expressions,
     clock: SharedClock,
 ) -> Result<Option<Arc<Spill>>, EngineError> {
-    let Some(folder) = config.spill_folder(keeps_state) else { return Ok(None) };
-    let pins = Arc::clone(&expressions.pins);
-    let spill = Spill::open(&folder, config.limits().spill_bytes(), pins, clock)
-        .map_err(|source| EngineError::Unwritable { path: folder, source })?;
+    let Some(place) = config.spill_place(keeps_state) else { return Ok(None) };
+    let (pins, bytes_max) = (Arc::clone(&expressions.pins), config.limits().spill_bytes());
+    let spill = match is_url(&place) {
+        true => Spill::open_url(&place.to_string_lossy(), bytes_max, pins, clock).await?,
+        false => Spill::open(&place, bytes_max, pins, clock)
+            .map_err(|source| EngineError::Unwritable { path: place, source })?,
+    };
     Ok(Some(Arc::new(spill)))
-}
-
-fn runtime(config: &Config) -> Result<Arc<RuntimeEnv>, EngineError> {
-    let pool = Arc::new(FairSpillPool::new(config.memory_bytes()));
-    Ok(RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?)
 }
 
 fn schemas(

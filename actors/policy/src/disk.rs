@@ -1,7 +1,13 @@
-//! Whether an output that finds no room in memory is worth its bytes on a local disk.
+//! Whether an output that finds no room in memory is worth its bytes on a local disk or in an object store.
 
 /// Nanoseconds that it takes to open a file and to hand over to a thread that may wait, whatever its size.
 const NS_PER_FILE: f64 = 200_000.0;
+
+/// Nanoseconds that an object store takes to answer, before anything was measured.
+const NS_PER_OBJECT_UNKNOWN: f64 = 30_000_000.0;
+
+/// Weight of the newest measurement of how long a store takes to answer.
+const OBJECT_WEIGHT: f64 = 0.2;
 
 /// Nanoseconds that reading, checking and decoding a byte takes before anything was measured.
 const NS_PER_BYTE_UNKNOWN: f64 = 1.0;
@@ -15,31 +21,46 @@ const BYTES_MEASURED_MIN: u64 = 65_536;
 /// Bytes of a file from which on a measurement counts in full: a quarter of the average.
 const BYTES_OF_FULL_WEIGHT: f64 = 1_048_576.0;
 
-/// What it takes to read values back from a disk, as measured so far.
+/// What it takes to read values back, as measured so far.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ReadCost {
+    ns_per_file: f64,
     ns_per_byte: f64,
+    /// Whether what a file takes whatever its size is measured, too: of a local disk it is known.
+    is_of_store: bool,
 }
 
 impl Default for ReadCost {
     fn default() -> Self {
-        Self { ns_per_byte: NS_PER_BYTE_UNKNOWN }
+        Self { ns_per_file: NS_PER_FILE, ns_per_byte: NS_PER_BYTE_UNKNOWN, is_of_store: false }
     }
 }
 
 impl ReadCost {
+    /// What is expected of an object store of which nothing was read so far.
+    #[must_use]
+    pub fn of_store() -> Self {
+        let ns_per_file = NS_PER_OBJECT_UNKNOWN;
+        Self { ns_per_file, ns_per_byte: NS_PER_BYTE_UNKNOWN, is_of_store: true }
+    }
+
     /// Nanoseconds that reading a file of `bytes` is expected to take.
     #[must_use]
     pub fn ns(&self, bytes: u64) -> f64 {
-        NS_PER_FILE + self.ns_per_byte * bytes as f64
+        self.ns_per_file + self.ns_per_byte * bytes as f64
     }
 
-    /// Takes note that reading a file of `bytes` took `ns`, unless it is too small to tell.
+    /// Takes note that reading a file of `bytes` took `ns`. A small one tells how long a store takes to
+    /// answer, and nothing of a local disk; a large one tells what a byte takes.
     pub fn measured(&mut self, bytes: u64, ns: u64) {
         if bytes < BYTES_MEASURED_MIN {
+            if self.is_of_store {
+                let now = (ns as f64 - self.ns_per_byte * bytes as f64).max(NS_PER_FILE);
+                self.ns_per_file += OBJECT_WEIGHT * (now - self.ns_per_file);
+            }
             return;
         }
-        let now = (ns as f64 - NS_PER_FILE).max(0.0) / bytes as f64;
+        let now = (ns as f64 - self.ns_per_file).max(0.0) / bytes as f64;
         let weight = 0.25 * (bytes as f64 / BYTES_OF_FULL_WEIGHT).min(1.0);
         self.ns_per_byte += weight * (now - self.ns_per_byte);
     }
@@ -87,6 +108,17 @@ mod tests {
         assert!(!cost.is_worth_it(ns, bytes), "{cost:?}");
         (0..40).for_each(|_| cost.measured(bytes, 2_000_000));
         assert!(cost.is_worth_it(ns, bytes), "{cost:?}");
+    }
+
+    #[test]
+    fn a_store_is_worth_asking_for_what_takes_longer_than_its_answer() {
+        let mut cost = ReadCost::of_store();
+        assert!(!cost.is_worth_it(20_000_000, 8_192), "twenty milliseconds");
+        assert!(cost.is_worth_it(200_000_000, 8_192));
+        (0..40).for_each(|_| cost.measured(8_192, 2_000_000));
+        assert!(cost.is_worth_it(20_000_000, 8_192), "it answers within two: {cost:?}");
+        (0..40).for_each(|_| cost.measured(8_192, 900_000_000));
+        assert!(!cost.is_worth_it(200_000_000, 8_192), "it got slow: {cost:?}");
     }
 
     #[test]

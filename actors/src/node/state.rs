@@ -2,18 +2,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use datafusion::execution::memory_pool::{
-    MemoryConsumer, MemoryPool, MemoryReservation, UnboundedMemoryPool,
-};
+use datafusion::execution::memory_pool::MemoryReservation;
 use foreshard_policy::ids::{NodeId, PartitionId};
 use tokio::sync::watch;
 
 use crate::calls::CallSink;
 use crate::expressions::Expressions;
+use crate::node::memory::{NodeMemory, ProcessMemory};
 use crate::node::permits::Permits;
 use crate::partition::{Flights, PartitionRef, Replica};
 use crate::ports::SharedClock;
@@ -60,9 +59,7 @@ pub struct NodeState {
     pub permits: Permits,
     /// Where outputs go that find no room in memory; `None` if they go for good.
     pub spill: Option<Arc<Spill>>,
-    memory: Arc<dyn MemoryPool>,
-    charging: Mutex<()>,
-    memory_bytes_max: AtomicU64,
+    memory: Arc<NodeMemory>,
     store_policy: ArcSwap<StorePolicy>,
     replicas: ArcSwap<HashMap<PartitionId, ReplicaHandle>>,
     draining: AtomicBool,
@@ -97,6 +94,8 @@ pub struct NodeStateArgs {
     pub clock: SharedClock,
     /// Tasks that may compute functions at the same time; at least 1.
     pub cpu_permits: u32,
+    /// The memory of the process, of which the node keeps a part.
+    pub memory: Arc<ProcessMemory>,
     /// Bytes of resident segments and stored outputs.
     pub memory_bytes_max: u64,
     /// When outputs are stored.
@@ -127,9 +126,7 @@ impl NodeState {
             clock: args.clock,
             permits: Permits::new(args.cpu_permits.max(1)),
             spill: args.spill,
-            memory: Arc::new(UnboundedMemoryPool::default()),
-            charging: Mutex::default(),
-            memory_bytes_max: AtomicU64::new(args.memory_bytes_max),
+            memory: NodeMemory::new(args.memory, args.memory_bytes_max),
             store_policy: ArcSwap::from_pointee(args.store_policy),
             replicas: ArcSwap::default(),
             draining: AtomicBool::new(false),
@@ -203,29 +200,25 @@ impl NodeState {
         bytes: u64,
         make_room: impl FnOnce() -> bool,
     ) -> Option<Arc<MemoryReservation>> {
-        // Looked at and grown in one go: two that race must not both find the same room.
-        let _charging = self.charging.lock().unwrap_or_else(PoisonError::into_inner);
-        if !make_room() {
-            return None;
-        }
-        if self.memory_bytes().saturating_add(bytes) > self.memory_bytes_max() {
-            return None;
-        }
-        let reservation = MemoryConsumer::new(what).register(&self.memory);
-        reservation.try_grow(usize::try_from(bytes).ok()?).ok()?;
-        Some(Arc::new(reservation))
+        self.memory.charge(what, bytes, make_room)
+    }
+
+    /// Bytes that must be given back before `more` can be charged, if `leaving` are given back anyway.
+    #[must_use]
+    pub(crate) fn bytes_lacking(&self, more: u64, leaving: u64) -> u64 {
+        self.memory.lacking(more, leaving)
     }
 
     /// Bytes charged now.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        self.memory.reserved() as u64
+        self.memory.used()
     }
 
     /// Bytes that may be charged.
     #[must_use]
     pub fn memory_bytes_max(&self) -> u64 {
-        self.memory_bytes_max.load(Ordering::Relaxed)
+        self.memory.max()
     }
 
     /// Tasks that may compute functions at the same time.
@@ -237,7 +230,7 @@ impl NodeState {
     /// Sets what the node may use from now on. Fewer permits take effect as tasks give theirs back;
     /// a smaller memory budget stops further charges but takes nothing away.
     pub fn set_budget(&self, cpu_permits: u32, memory_bytes_max: u64) {
-        self.memory_bytes_max.store(memory_bytes_max, Ordering::Relaxed);
+        self.memory.set_max(memory_bytes_max);
         self.permits.set_max(cpu_permits.max(1));
     }
 

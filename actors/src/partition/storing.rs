@@ -290,8 +290,7 @@ impl PartitionState {
         let ahead: u64 = self.storing.waiting.iter().map(|waiting| waiting.bytes).sum();
         let leaving: u64 =
             self.storing.writing.values().filter_map(|ticket| ticket.gives_way).sum();
-        let wanted = node.memory_bytes().saturating_add(ahead).saturating_add(new.bytes);
-        let lacking = wanted.saturating_sub(leaving).saturating_sub(node.memory_bytes_max());
+        let lacking = node.bytes_lacking(ahead.saturating_add(new.bytes), leaving);
         let terms = Terms { expressions: &node.expressions, disk };
         let Some(victims) = self.worth.make_room(&view, terms, new.worth, lacking) else {
             return Room::None;

@@ -4,6 +4,8 @@ use arrow::array::{AsArray, Int64Array};
 use arrow::datatypes::Int64Type;
 use proptest::prelude::*;
 
+use object_store::ObjectStore;
+
 use super::*;
 use crate::ports::SystemClock;
 
@@ -37,7 +39,7 @@ fn output(id: u128, rows: usize, ns: u64) -> ToSpill {
 
 /// Bytes of all files that are there.
 fn on_disk(spill: &Spill) -> u64 {
-    let files = std::fs::read_dir(spill.folder()).unwrap();
+    let files = std::fs::read_dir(spill.folder().unwrap()).unwrap();
     files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
 }
 
@@ -62,7 +64,7 @@ async fn values_come_back_and_their_file_goes_with_the_last_who_holds_it() {
         tokio::task::yield_now().await;
     }
     assert_eq!(on_disk(&rig.spill), 0);
-    let folder = rig.spill.folder().to_owned();
+    let folder = rig.spill.folder().unwrap().to_owned();
     drop(rig.spill);
     assert!(!folder.exists());
 }
@@ -87,7 +89,7 @@ async fn a_file_that_is_not_what_was_written_is_no_output_and_goes() {
     for broken in breaks {
         let rig = rig(1 << 20);
         let file = rig.spill.write(output(1, 1_000, DEAR)).await.unwrap();
-        broken(file.path());
+        broken(&file.path().unwrap());
         assert!(!is_back(&rig, &file, 1_000).await);
         assert!(file.is_gone());
         assert_eq!((rig.spill.bytes(), on_disk(&rig.spill)), (0, 0));
@@ -131,7 +133,7 @@ async fn what_is_as_quick_to_compute_is_not_written_and_what_is_there_not_again(
 #[tokio::test]
 async fn a_disk_that_takes_nothing_is_no_error_and_costs_no_budget() {
     let rig = rig(1 << 20);
-    std::fs::remove_dir_all(rig.spill.folder()).unwrap();
+    std::fs::remove_dir_all(rig.spill.folder().unwrap()).unwrap();
     assert!(rig.spill.write(output(1, 1_000, DEAR)).await.is_none());
     assert_eq!(rig.spill.bytes(), 0);
     assert!(rig.base.path().exists());
@@ -158,4 +160,29 @@ proptest! {
             prop_assert_eq!(live.map(|file| file.bytes()).sum::<u64>(), rig.spill.bytes());
         }
     }
+}
+
+#[tokio::test]
+async fn an_object_store_takes_outputs_like_a_disk_within_the_budget() {
+    let store = Arc::new(object_store::memory::InMemory::new());
+    let prefix = object_store::path::Path::from("spill");
+    let clock = Arc::new(SystemClock);
+    let spill = Spill::open_store(store.clone(), prefix, 20_000, Arc::default(), clock).await;
+    let spill = Arc::new(spill.unwrap());
+    let first = spill.write(output(1, 1_000, DEAR)).await.unwrap();
+    let second = spill.write(output(2, 1_000, 9 * DEAR)).await.unwrap();
+    let values = spill.read(&second).await.unwrap().values().unwrap();
+    assert!(values.as_primitive::<Int64Type>().values().iter().copied().eq(0..1_000));
+    let third = spill.write(output(3, 1_000, 2 * DEAR)).await.unwrap();
+    assert!(first.is_gone() && !second.is_gone() && !third.is_gone(), "the cheapest gave way");
+    assert!(spill.bytes() <= 20_000 && spill.bytes() == second.bytes() + third.bytes());
+    assert!(spill.write(output(4, 1_000, 10_000_000)).await.is_none(), "computed as quickly");
+    drop(third);
+    while spill.bytes() > second.bytes() {
+        tokio::task::yield_now().await;
+    }
+    spill.close().await;
+    assert!(second.is_gone() && spill.write(output(5, 1_000, DEAR)).await.is_none());
+    let left: Vec<_> = futures::TryStreamExt::try_collect(store.list(None)).await.unwrap();
+    assert_eq!(left.len(), 0, "{left:?}");
 }

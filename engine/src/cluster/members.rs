@@ -16,7 +16,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use foreshard_actors::calls::CallSink;
 use foreshard_actors::expressions::Expressions;
-use foreshard_actors::node::{NodeState, StorePolicy, Tables};
+use foreshard_actors::node::{NodeState, ProcessMemory, StorePolicy, Tables};
 use foreshard_actors::ports::{Outcome, SharedClock};
 use foreshard_actors::spill::Spill;
 use foreshard_actors::table::{Committed, TableStore};
@@ -66,6 +66,8 @@ pub struct Members {
     /// Where nodes of this process open their ports; none as long as nobody may join.
     host: OnceLock<IpAddr>,
     budget: ArcSwap<NodeBudget>,
+    /// The memory of the process, of which its nodes keep parts.
+    memory: Arc<ProcessMemory>,
     members: ArcSwap<BTreeMap<NodeId, Member>>,
     placement: ArcSwap<Placement>,
     change: tokio::sync::Mutex<()>,
@@ -85,7 +87,7 @@ impl Members {
         expressions: Arc<Expressions>,
         channels: Channels,
         clock: SharedClock,
-        budget: NodeBudget,
+        (budget, memory): (NodeBudget, Arc<ProcessMemory>),
     ) -> Self {
         Self {
             catalog,
@@ -97,6 +99,7 @@ impl Members {
             spill: OnceLock::new(),
             host: OnceLock::new(),
             budget: ArcSwap::from_pointee(budget),
+            memory,
             members: ArcSwap::default(),
             placement: ArcSwap::default(),
             change: tokio::sync::Mutex::default(),
@@ -399,7 +402,7 @@ impl Members {
             member.place.stop().await;
         }
         if let Some(spill) = self.spill() {
-            spill.close();
+            spill.close().await;
         }
     }
 

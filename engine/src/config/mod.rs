@@ -143,7 +143,7 @@ section! {
     Config (prefix "") {
         /// Folder of managed tables, learned weights and the prompt's history.
         "data-dir" data_dir with_data_dir: PathBuf => &Path = PathBuf::from("./foreshard-data"), "", Bound::NotEmpty;
-        /// Folder of stored outputs that find no room in memory, which are gone with the process; if it is empty, `spill` in the data folder of an engine that keeps its state, and none otherwise.
+        /// Folder, or URL of an object store (`s3://bucket/folder`), of stored outputs that find no room in memory, which are gone with the process; if it is empty, `spill` in the data folder of an engine that keeps its state, and none otherwise.
         "spill-dir" spill_dir with_spill_dir: PathBuf => &Path = PathBuf::new(), "", Bound::Any;
         /// In-process nodes at start.
         "nodes" nodes with_nodes: u32 => u32 = 1, "nodes", Bound::Within(1, 1_024);
@@ -151,7 +151,7 @@ section! {
         "partitions" partitions with_partitions: usize => usize = cores(), "partitions", Bound::Within(1, 1_024);
         /// Partitions of a table that CREATE TABLE makes, by the hash of its first column that has one.
         "table-partitions" table_partitions with_table_partitions: u32 => u32 = 1, "partitions", Bound::Within(1, 4_096);
-        /// Memory of one node for running queries: sorts, joins, groups.
+        /// Memory of one process for running queries: sorts, joins, groups. They also use what its nodes leave free of `loop.allocate.memory-bytes`.
         "memory-bytes" memory_bytes with_memory_bytes: usize => usize = 1 << 30, "bytes", Bound::Within(1 << 20, 1 << 50);
     }
     sections {
@@ -211,7 +211,7 @@ impl Config {
     /// Where stored outputs go that find no room in memory, for an engine that keeps its state or one that
     /// does not; `None` if they go for good.
     #[must_use]
-    pub fn spill_folder(&self, keeps_state: bool) -> Option<PathBuf> {
+    pub fn spill_place(&self, keeps_state: bool) -> Option<PathBuf> {
         let own = self.spill_dir();
         let folder = match own.as_os_str().is_empty() {
             false => own.to_owned(),

@@ -119,6 +119,8 @@ facts! {
         "FS-STORE-20"     422   InvalidArgument    "22000"   false,
         "FS-STORE-21"     500   Internal           "58000"   false,
         "FS-STORE-22"     500   Unknown            "40003"   false,
+        "FS-SPILL-1"      400   InvalidArgument    "22023"   false,
+        "FS-SPILL-2"      503   Unavailable        "58030"   true,
         "FS-LOOP-1"       500   Internal           "58000"   false,
         "FS-LOOP-2"       503   Unavailable        "57P03"   true,
         "FS-LOOP-3"       500   DeadlineExceeded   "58000"   false,
@@ -179,6 +181,7 @@ mod tests {
             "actors/src/partitioning.rs",
             "engine/src/cluster/members/error.rs",
             "engine/src/cluster/place.rs",
+            "actors/src/spill/bucket.rs",
             "actors/src/store/error.rs",
             "udfs/src/error.rs",
         ];

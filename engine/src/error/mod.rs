@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use datafusion::error::DataFusionError;
 use foreshard_actors::loop_handle::LoopError;
+use foreshard_actors::spill::BucketError;
 use foreshard_actors::store::StoreError;
 use foreshard_udfs::FunctionError;
 
@@ -263,6 +264,9 @@ pub enum EngineError {
     /// An error of a table's store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// There is no object store for stored outputs that find no room in memory.
+    #[error(transparent)]
+    Spill(#[from] BucketError),
     /// An error of a registered function.
     #[error(transparent)]
     Function(#[from] FunctionError),
@@ -301,6 +305,7 @@ impl EngineError {
         match self {
             Self::Setting(error) => error.code(),
             Self::Store(error) => error.code(),
+            Self::Spill(error) => error.code(),
             Self::Function(error) => error.code(),
             Self::Loop(error) => error.code(),
             Self::Cluster(error) => error.code(),
@@ -314,6 +319,7 @@ impl EngineError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Store(error) => error.is_retryable(),
+            Self::Spill(error) => error.is_retryable(),
             Self::Function(error) => error.is_retryable(),
             other => other.facts().retryable,
         }

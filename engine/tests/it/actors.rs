@@ -9,7 +9,7 @@ use foreshard::Engine;
 use foreshard_actors::board::Role;
 use foreshard_actors::calls::CallSink;
 use foreshard_actors::expressions::{Expressions, FunctionExpression};
-use foreshard_actors::node::{NodeState, NodeStateArgs, StorePolicy, Tables};
+use foreshard_actors::node::{NodeState, NodeStateArgs, ProcessMemory, StorePolicy, Tables};
 use foreshard_actors::partition::{
     OFFERS_MAX, Offer, OutputValues, Partition, PartitionArgs, PartitionRef, Replica,
 };
@@ -212,6 +212,7 @@ fn an_offer_to_a_full_queue_is_refused_and_a_drained_one_takes_more() {
             calls: CallSink::new(1),
             clock: Arc::new(SystemClock),
             cpu_permits: 1,
+            memory: Arc::new(ProcessMemory::new(0)),
             memory_bytes_max: 1 << 20,
             store_policy: StorePolicy { enabled: true, ns_per_row_min: 0 },
             spill: None,

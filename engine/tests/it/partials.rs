@@ -134,6 +134,35 @@ fn first_rows_by_a_function_are_stored() {
 }
 
 #[test]
+fn first_rows_by_a_column_are_stored_where_the_sort_leaves_out_no_segment() {
+    let stored = [
+        "SELECT id, y FROM t ORDER BY y DESC, id LIMIT 5",
+        "SELECT y, id FROM t WHERE x > 3 ORDER BY 1, 2 DESC LIMIT 7 OFFSET 3",
+    ];
+    runtime::run(async move {
+        for (nodes, partitions) in [(1, 1), (1, 4), (3, 4)] {
+            let rig = Rig::start(nodes, partitions).await;
+            for sql in stored {
+                stores(&rig, sql, 6).await;
+            }
+            rig.append(batch(ROWS..ROWS + 50)).await;
+            for sql in stored {
+                stores(&rig, sql, 7).await;
+            }
+            // The sort tells the scan that newer segments have all of the first rows, or which rows are
+            // not worth a call.
+            for sql in [
+                "SELECT id FROM t ORDER BY id DESC LIMIT 5",
+                "SELECT f(x) FROM t ORDER BY y, id LIMIT 5",
+            ] {
+                rig.same(sql).await;
+                assert!(!rig.plan(sql).await.contains("PartialReuse"), "{sql}");
+            }
+        }
+    });
+}
+
+#[test]
 fn first_rows_of_a_segment_are_its_own_whatever_others_have() {
     runtime::run(async {
         for (nodes, partitions) in [(1, 1), (1, 4), (3, 2)] {

@@ -32,10 +32,14 @@ struct Spilling {
     folder: tempfile::TempDir,
 }
 
-/// A function that is worth a file: a tenth of a millisecond for each row.
-fn slow(name: &str, times: i64) -> (Card, datafusion::logical_expr::ScalarUDF, Arc<AtomicU64>) {
+/// A function that is worth a file: a tenth of a millisecond for each row, or more.
+fn slow(
+    name: &str,
+    times: i64,
+    sleep: Duration,
+) -> (Card, datafusion::logical_expr::ScalarUDF, Arc<AtomicU64>) {
     of_int(name, move |value| {
-        std::thread::sleep(Duration::from_micros(50));
+        std::thread::sleep(sleep);
         Ok(Some(value * times))
     })
 }
@@ -43,11 +47,19 @@ fn slow(name: &str, times: i64) -> (Card, datafusion::logical_expr::ScalarUDF, A
 impl Spilling {
     async fn start(spill_bytes: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let ((card, udf, rows), (other_card, other, _)) = (slow("slow", 2), slow("other", 3));
-        let settings = [
-            ("spill-dir", folder.path().to_str().unwrap()),
-            ("limits.spill-bytes", &spill_bytes.to_string()),
-        ];
+        let place = folder.path().to_str().unwrap().to_owned();
+        Self::start_at(&place, Duration::from_micros(50), folder, spill_bytes).await
+    }
+
+    async fn start_at(
+        place: &str,
+        sleep: Duration,
+        folder: tempfile::TempDir,
+        spill_bytes: u64,
+    ) -> Self {
+        let ((card, udf, rows), (other_card, other, _)) =
+            (slow("slow", 2, sleep), slow("other", 3, sleep));
+        let settings = [("spill-dir", place), ("limits.spill-bytes", &spill_bytes.to_string())];
         let more = vec![(card, udf), (other_card, other)];
         let rig = Rig::start_with(1, 1, &settings, more).await;
         rig.nodes()[0].set_budget(2, MEMORY_BYTES);
@@ -124,7 +136,7 @@ impl Spilling {
     }
 
     fn files(&self) -> Vec<std::path::PathBuf> {
-        let files = std::fs::read_dir(self.spill().folder()).unwrap();
+        let files = std::fs::read_dir(self.spill().folder().unwrap()).unwrap();
         files.map(|file| file.unwrap().path()).collect()
     }
 
@@ -263,7 +275,7 @@ fn files_go_with_their_rows_their_table_and_their_function() {
             }
         }
         let spilling = Spilling::spilled().await;
-        let (_, udf, _) = slow("slow", 5);
+        let (_, udf, _) = slow("slow", 5, Duration::from_micros(50));
         let card = Card::immutable("slow", "1", CostClass::Dear, "made for tests", "slow(1)");
         spilling.rig.engine.register_function(card, udf).unwrap();
         spilling.disk_is_empty("redefined").await;
@@ -397,6 +409,37 @@ fn a_pin_that_does_not_fit_is_refused_with_what_it_takes() {
 }
 
 #[test]
+fn what_finds_no_room_in_memory_comes_back_from_an_object_store() {
+    runtime::run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let place = url::Url::from_directory_path(folder.path()).unwrap();
+        // An object store takes longer to answer than a disk, until it was asked.
+        let sleep = Duration::from_micros(500);
+        let spilling = Spilling::start_at(place.as_str(), sleep, folder, 1 << 20).await;
+        assert!(spilling.spill().folder().is_none());
+        assert_eq!(spilling.evaluated().await, ROWS as u64);
+        spilling.holds(6).await;
+        for turn in 0..3 {
+            assert_eq!(spilling.evaluated().await, 0, "turn {turn}");
+            spilling.holds(6).await;
+        }
+        let own = || std::fs::read_dir(spilling.folder.path()).unwrap();
+        let prefix = own().next().unwrap().unwrap().path();
+        let (mut broken, names) = (0, std::fs::read_dir(&prefix).unwrap());
+        for file in names.map(|name| name.unwrap().path()) {
+            if file.extension().is_some() {
+                std::fs::write(file, "no output").unwrap();
+                broken += 1;
+            }
+        }
+        assert!(broken >= 4, "{broken}");
+        assert!(spilling.evaluated().await > 0, "what is broken is computed again, and right");
+        spilling.rig.engine.clone().shutdown().await.unwrap();
+        assert!(!prefix.join("alive").exists(), "all is removed at the end");
+    });
+}
+
+#[test]
 fn an_engine_spills_where_it_keeps_its_state_or_is_told_to() {
     runtime::run(async {
         let folder = tempfile::tempdir().unwrap();
@@ -414,13 +457,16 @@ fn an_engine_spills_where_it_keeps_its_state_or_is_told_to() {
         std::fs::write(base.join("left/1.arrow"), "left by a process that was killed").unwrap();
         std::fs::write(base.join("left.lock"), "").unwrap();
         let on = start(true, &[]).await.unwrap();
-        assert!(on.members().spill().unwrap().folder().starts_with(&base));
+        assert!(on.members().spill().unwrap().folder().unwrap().starts_with(&base));
         assert!(!base.join("left").exists(), "it is removed at the start");
         on.shutdown().await.unwrap();
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         let error = start(false, &[("spill-dir", file.to_str().unwrap())]).await.unwrap_err();
         assert!(error.to_string().contains("file"), "{error}");
+        let error = start(false, &[("spill-dir", "teapot://bucket/x")]).await.unwrap_err();
+        assert_eq!(error.code(), "FS-SPILL-2");
+        assert!(error.to_string().contains("teapot://bucket/x"), "{error}");
     });
 }
 
@@ -428,7 +474,7 @@ fn an_engine_spills_where_it_keeps_its_state_or_is_told_to() {
 fn the_folder_is_gone_with_the_engine() {
     runtime::run(async {
         let Spilling { rig, folder, .. } = Spilling::spilled().await;
-        let own = rig.engine.members().spill().unwrap().folder().to_owned();
+        let own = rig.engine.members().spill().unwrap().folder().unwrap().to_owned();
         assert!(own.exists());
         rig.engine.clone().shutdown().await.unwrap();
         drop(rig);

@@ -28,6 +28,7 @@ impl Members {
             calls: self.calls.get().cloned().unwrap_or_else(|| CallSink::new(1)),
             clock: Arc::clone(&self.clock),
             cpu_permits: budget.cpu_permits,
+            memory: Arc::clone(&self.memory),
             memory_bytes_max: budget.memory_bytes_max,
             store_policy: budget.store_policy,
             spill: self.spill.get().cloned(),

@@ -5,7 +5,7 @@
 //! over `PartitionScanExec`. After: `PartialReuseExec` over the same without the round-robin; an
 //! `AggregateExec(Single)` is taken apart into a partial and a final one first.
 //!
-//! Before: `SortExec(fetch=3)` over the same, where functions are called for it.
+//! Before: `SortExec(fetch=3)` over the same, where it sorts by functions or none are called at all.
 //! After: `SortExec(fetch=3)` over `PartialReuseExec` over `SortExec(fetch=3)` over the same.
 //!
 //! What it must not change: the rows that are aggregated, and which function is called on which row.
@@ -186,7 +186,7 @@ impl StorePartials {
         )?)))
     }
 
-    /// First rows of what functions give: the first rows of each segment are stored, and sorted again.
+    /// First rows: those of each segment are stored, and sorted again.
     fn store_first(
         &self,
         sort: &SortExec,
@@ -199,11 +199,8 @@ impl StorePartials {
         let takes = Takes { joins: false, carried: false };
         let Some(input) = segment_wise(sort.input(), takes)? else { return Ok(None) };
         let Some(scan) = scan_below(&input) else { return Ok(None) };
-        // Without a function, reading the rows is as cheap as looking for their state; and a sort by a column
-        // tells the scan which rows to leave out before functions are called on them.
         let is_alone = !sort.preserve_partitioning() && scan.groups.len() != 1;
-        let key = &sort.expr().first().expr;
-        if scan.rows() == 0 || is_alone || !contains_storable(&over_table(key, &input)?) {
+        if scan.rows() == 0 || is_alone || !is_worth_sorting(sort, scan, &input)? {
             return Ok(None);
         }
         let first = |input| {
@@ -240,6 +237,22 @@ impl StorePartials {
         let (shape, pattern) = (shape(partial)?, pattern(partial, tables)?);
         Ok(Some(Arc::new(Fragment { id, shape, text: text.into(), pattern })))
     }
+}
+
+/// Whether the first rows of each segment spare more than what a sort tells the scan below it. A sort by a
+/// column leaves out rows before functions are called on them, and segments before they are opened; a sort by
+/// a function leaves out nothing, and one over segments that hold rows of the whole range nearly nothing.
+fn is_worth_sorting(
+    sort: &SortExec,
+    scan: &PartitionScanExec,
+    input: &Arc<dyn ExecutionPlan>,
+) -> Result<bool> {
+    if contains_storable(&over_table(&sort.expr().first().expr, input)?) {
+        return Ok(true);
+    }
+    let below = sort.input();
+    let leaves_out = scan_below(below).is_none_or(|scan| !scan.dynamic.is_empty());
+    Ok(!leaves_out && !scan.has_function_work())
 }
 
 /// What names the answer of `plan`, which reads one table by `scan`: the plan without its segments, with the

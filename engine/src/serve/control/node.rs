@@ -9,11 +9,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use foreshard_actors::calls::CallSink;
 use foreshard_actors::expressions::Expressions;
-use foreshard_actors::node::{NodeHandle, NodeState, NodeStateArgs, StorePolicy, Tables};
+use foreshard_actors::node::{
+    NodeHandle, NodeState, NodeStateArgs, ProcessMemory, StorePolicy, Tables,
+};
 use foreshard_actors::ports::SystemClock;
 use foreshard_policy::ids::NodeId;
 use foreshard_udfs::{Functions, call_threads};
@@ -111,7 +112,9 @@ impl Membership {
         let calls = CallSink::default();
         let forwarding = forward(&calls).await.map_err(|error| cannot(address, error))?;
         let expressions = Arc::<Expressions>::default();
-        let spill = crate::builder::spill(config, false, &expressions, Arc::new(SystemClock))?;
+        let clock = Arc::new(SystemClock);
+        let spill = crate::builder::spill(config, false, &expressions, clock).await?;
+        let memory = Arc::new(ProcessMemory::new(config.memory_bytes()));
         let state = Arc::new(NodeState::new(NodeStateArgs {
             id: NodeId(welcome.node),
             tables: Arc::clone(&tables) as Arc<dyn Tables>,
@@ -119,6 +122,7 @@ impl Membership {
             calls,
             clock: Arc::new(SystemClock),
             cpu_permits: settings.cpu_permits,
+            memory: Arc::clone(&memory),
             memory_bytes_max: settings.memory_bytes_max,
             store_policy: StorePolicy {
                 enabled: settings.stores,
@@ -126,12 +130,11 @@ impl Membership {
             },
             spill,
         }));
-        let pool = Arc::new(FairSpillPool::new(config.memory_bytes()));
         let parts = WorkerParts {
             functions: Arc::clone(&functions),
             queries: Arc::clone(&queries),
             channels: channels.clone(),
-            runtime: RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?,
+            runtime: RuntimeEnvBuilder::new().with_memory_pool(memory).build_arc()?,
             query_bytes_max: config.query_bytes_max(),
             // There is one node in this process, and no cluster but the coordinator's.
             members: Weak::new(),
