@@ -1,6 +1,6 @@
 //! Every coming tick is like the last one: the yardstick.
 
-use super::{FitReport, ForecastError, Member, Quantiles, Window};
+use super::{FitReport, ForecastError, Member, Quantiles, Series, Window};
 
 /// Ticks that the width of the interval is measured on.
 const BAND_TICKS: usize = 256;
@@ -20,16 +20,20 @@ impl Member for Naive {
         "naive"
     }
 
-    fn fit(&mut self, _: &Window, _: u32) -> Result<FitReport, ForecastError> {
+    fn fit(&mut self, _: &Window<'_>, _: &[usize], _: u32) -> Result<FitReport, ForecastError> {
         Ok(FitReport::default())
     }
 
     fn forecast(
-        &self,
-        window: &Window,
-        horizon: usize,
+        &mut self,
+        window: &Window<'_>,
+        horizons: &[usize],
     ) -> Result<Vec<Vec<Quantiles>>, ForecastError> {
-        Ok(window.series.iter().map(|calls| repeat_last(calls, horizon)).collect())
+        let one = |series: &Series<'_>| {
+            let calls = counts(series);
+            horizons.iter().map(|ahead| repeat_last(&calls, *ahead)).collect()
+        };
+        Ok(window.series.iter().map(one).collect())
     }
 
     fn save(&self) -> Result<Vec<u8>, ForecastError> {
@@ -50,11 +54,14 @@ pub(super) fn stateless(member: &'static str, state: &[u8]) -> Result<(), Foreca
     Err(ForecastError::State { member, reason })
 }
 
-/// The last value for every coming tick; zero if there is none.
-pub(super) fn repeat_last(calls: &[f64], horizon: usize) -> Vec<Quantiles> {
-    let last = calls.last().copied().unwrap_or(0.0);
-    let dispersion = dispersion(calls, 1);
-    (1..=horizon).map(|ahead| band(last, dispersion * ahead as f64)).collect()
+/// The last value; zero if there is none.
+pub(super) fn repeat_last(calls: &[f64], ahead: usize) -> Quantiles {
+    band(calls.last().copied().unwrap_or(0.0), dispersion(calls, 1) * ahead as f64)
+}
+
+/// The newest calls of a series, as many as the members of a few ticks look at.
+pub(super) fn counts(series: &Series<'_>) -> Vec<f64> {
+    series.logs.iter().map(|log| log.exp_m1()).collect()
 }
 
 /// How much more than Poisson noise a series differs from itself `lag` ticks ago; 1 is Poisson.
@@ -81,22 +88,28 @@ pub(super) fn band(centre: f64, dispersion: f64) -> Quantiles {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forecast::Past;
+    use crate::ids::Tick;
 
-    fn window(calls: &[f64]) -> Window {
-        Window { at: crate::ids::Tick(9), season_ticks: None, series: vec![calls.to_vec()] }
+    fn forecast(calls: &[f64], horizons: &[usize]) -> Vec<Quantiles> {
+        let past = Past::new(calls.iter().copied());
+        let series = [past.series(calls.len(), 1, &[])];
+        let window = Window { at: Tick(9), tick_ms: 1_000, epoch_ms: 0, series: &series };
+        Naive.forecast(&window, horizons).unwrap().remove(0)
     }
 
     #[test]
     fn the_last_value_is_repeated_and_gets_less_certain_with_the_distance() {
-        let all = Naive.forecast(&window(&[4.0, 9.0, 5.0, 7.0]), 3).unwrap();
-        assert_eq!(all[0].iter().map(|tick| tick.q50).collect::<Vec<_>>(), [7.0; 3]);
-        assert!(all[0][2].q90 > all[0][0].q90 && all[0][2].q10 < all[0][0].q10);
+        let all = forecast(&[4.0, 9.0, 5.0, 7.0], &[1, 2, 3]);
+        assert!(all.iter().all(|tick| (tick.q50 - 7.0).abs() < 1e-9));
+        assert!(all[2].q90 > all[0].q90 && all[2].q10 < all[0].q10);
     }
 
     #[test]
     fn a_constant_series_is_certain_and_an_empty_one_is_idle() {
-        assert_eq!(Naive.forecast(&window(&[3.0; 9]), 1).unwrap(), [[Quantiles::exactly(3.0)]]);
-        assert_eq!(Naive.forecast(&window(&[]), 1).unwrap(), [[Quantiles::exactly(0.0)]]);
+        let constant = forecast(&[3.0; 9], &[1])[0];
+        assert!((constant.q10 - 3.0).abs() < 1e-9 && (constant.q90 - 3.0).abs() < 1e-9);
+        assert_eq!(forecast(&[], &[1]), [Quantiles::exactly(0.0)]);
     }
 
     #[test]

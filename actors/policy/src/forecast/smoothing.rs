@@ -1,7 +1,7 @@
 //! Level and damped trend, followed at the speed that would have been best so far.
 
-use super::naive::{band, stateless};
-use super::{FitReport, ForecastError, Member, Quantiles, Window};
+use super::naive::{band, counts, stateless};
+use super::{FitReport, ForecastError, Member, Quantiles, Series, Window};
 
 /// Ticks that are smoothed over.
 const TICKS_MAX: usize = 256;
@@ -28,16 +28,21 @@ impl Member for Smoothing {
         "smoothing"
     }
 
-    fn fit(&mut self, _: &Window, _: u32) -> Result<FitReport, ForecastError> {
+    fn fit(&mut self, _: &Window<'_>, _: &[usize], _: u32) -> Result<FitReport, ForecastError> {
         Ok(FitReport::default())
     }
 
     fn forecast(
-        &self,
-        window: &Window,
-        horizon: usize,
+        &mut self,
+        window: &Window<'_>,
+        horizons: &[usize],
     ) -> Result<Vec<Vec<Quantiles>>, ForecastError> {
-        Ok(window.series.iter().map(|calls| smooth(calls, horizon)).collect())
+        let last = horizons.last().copied().unwrap_or(0);
+        let one = |series: &Series<'_>| {
+            let all = smooth(&counts(series), last);
+            horizons.iter().filter_map(|ahead| all.get(ahead - 1).copied()).collect()
+        };
+        Ok(window.series.iter().map(one).collect())
     }
 
     fn save(&self) -> Result<Vec<u8>, ForecastError> {
