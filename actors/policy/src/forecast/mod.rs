@@ -3,13 +3,20 @@
 //! A [`Member`] is one way to forecast; all of them see the same [`Window`] and answer with
 //! [`Quantiles`]. The ensemble weighs them by what they were worth so far.
 
+mod direct;
 pub mod ensemble;
+mod features;
+mod kernel;
 pub mod naive;
 pub mod period;
+mod ridge;
 pub mod seasonal;
 pub mod smoothing;
+pub mod sparse;
 mod window;
 
+pub use kernel::KernelMember;
+pub use ridge::RidgeMember;
 use serde::{Deserialize, Serialize};
 pub use window::{Past, Series, Window};
 
