@@ -8,6 +8,7 @@ pub mod naive;
 pub mod period;
 pub mod seasonal;
 pub mod smoothing;
+pub mod trees;
 
 use serde::{Deserialize, Serialize};
 
