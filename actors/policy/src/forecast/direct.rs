@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::features::{Clock, WIDTH, push_row};
+use super::features::{Clock, SEASONS_MAX, WIDTH, push_row};
 use super::{FitReport, ForecastError, Member, Quantiles, Series, Window};
 
 /// A regression from rows of numbers to one number.
@@ -22,6 +22,9 @@ pub trait Regression: Clone + Default + Send + Serialize + DeserializeOwned {
     /// Most series with models of their own.
     const OWN_MAX: usize;
 
+    /// Share of the past, its newest part, that is learned from.
+    const NEWEST: f64 = 1.0;
+
     /// Learns from `rows` of [`WIDTH`] numbers each, oldest first, and as many `targets`.
     fn learn(rows: &[f32], targets: &[f64]) -> Self;
 
@@ -31,6 +34,9 @@ pub trait Regression: Clone + Default + Send + Serialize + DeserializeOwned {
 
 /// Fewest rows that a model is learned from.
 const ROWS_MIN: usize = 40;
+
+/// Newest rows that are learned from however long the past is.
+const ROWS_NEWEST_MIN: usize = 2_000;
 
 /// Rows whose misses tell the width of the interval.
 const MISSES_MAX: usize = 2_000;
@@ -62,24 +68,13 @@ struct Sample {
 }
 
 impl Sample {
-    /// Adds every `stride`-th origin of a series whose target is known, oldest first.
-    fn add(&mut self, window: &Window<'_>, series: &Series<'_>, ahead: usize, stride: usize) {
+    /// Adds the rows of a series for origins so many ticks back, oldest first.
+    fn add(&mut self, window: &Window<'_>, series: &Series<'_>, ahead: usize, backs: &[usize]) {
         let clock = Clock::new(window, series.len());
-        // The first ticks know nothing of what came before them.
-        let first = oldest_origin(series, ahead);
-        let mut back = series.len().saturating_sub(first + 1) / stride.max(1) * stride.max(1);
-        back = back.max(ahead);
-        back -= (back - ahead) % stride.max(1);
-        loop {
+        for back in backs.iter().copied() {
             let past = series.before(back);
-            if !past.is_empty() {
-                push_row(&mut self.rows, &past, clock.before(back), ahead);
-                self.targets.push(series.log(back - ahead) - past.log(0));
-            }
-            match back.checked_sub(stride.max(1)) {
-                Some(next) if next >= ahead => back = next,
-                _ => break,
-            }
+            push_row(&mut self.rows, &past, clock.before(back), ahead);
+            self.targets.push(series.log(back - ahead) - past.log(0));
         }
     }
 
@@ -99,11 +94,26 @@ impl Sample {
     }
 }
 
-/// First position whose row is worth learning from: one season in, if seasons are known.
-fn oldest_origin(series: &Series<'_>, ahead: usize) -> usize {
-    let season = series.seasons.iter().take(2).copied().max().unwrap_or(0);
+/// How many ticks back the origins lie that are learned from, oldest first: all whose target is
+/// known, or `rows_max` of them, the denser the newer.
+///
+/// The first season is left out, since its rows know nothing of what came before.
+fn origins(series: &Series<'_>, ahead: usize, rows_max: usize, newest: f64) -> Vec<usize> {
+    let season = series.seasons.iter().take(SEASONS_MAX).copied().max().unwrap_or(0);
     let wanted = if season > 0 { ahead.div_ceil(season) * season + 1 } else { 24 };
-    wanted.min(series.len() / 3)
+    let first = wanted.min(series.len() / 3);
+    let usable = series.len().saturating_sub(first + ahead);
+    let usable = ((usable as f64 * newest) as usize).max(usable.min(ROWS_NEWEST_MIN));
+    if usable <= rows_max {
+        return (ahead..ahead + usable).rev().collect();
+    }
+    let place = |row: usize| {
+        let share = (row as f64 + 0.5) / rows_max as f64;
+        ahead + (usable as f64 * share * share) as usize
+    };
+    let mut backs: Vec<usize> = (0..rows_max).rev().map(place).collect();
+    backs.dedup();
+    backs
 }
 
 impl<R: Regression> Direct<R> {
@@ -117,8 +127,8 @@ impl<R: Regression> Direct<R> {
         for series in own.iter().map(|place| &window.series[*place]) {
             let of = |ahead: &usize| {
                 let mut sample = Sample::default();
-                let origins = series.len().saturating_sub(ahead + oldest_origin(series, *ahead));
-                sample.add(window, series, *ahead, origins.div_ceil(R::ROWS_MAX).max(1));
+                let backs = origins(series, *ahead, R::ROWS_MAX, R::NEWEST);
+                sample.add(window, series, *ahead, &backs);
                 sample.model(*ahead)
             };
             let found: Vec<Model<R>> = horizons.iter().filter_map(of).collect();
@@ -134,15 +144,14 @@ impl<R: Regression> Direct<R> {
     }
 
     fn share(&self, window: &Window<'_>, places: &[usize], ahead: usize) -> Option<Model<R>> {
-        let total: usize = places.iter().map(|place| window.series[*place].len()).sum();
-        let stride = total.div_ceil(R::ROWS_MAX).max(1);
         let mut sample = Sample::default();
         // With more series than rows, some series lend none.
-        for place in places.iter().step_by((places.len() / R::ROWS_MAX).max(1)) {
+        let lending = places.iter().step_by((places.len() / R::ROWS_MAX).max(1));
+        let each = (R::ROWS_MAX / lending.len().max(1)).max(1);
+        for place in lending {
             let series = &window.series[*place];
-            if series.len() > ahead {
-                sample.add(window, series, ahead, stride);
-            }
+            let backs = origins(series, ahead, each, R::NEWEST);
+            sample.add(window, series, ahead, &backs);
         }
         sample.model(ahead)
     }

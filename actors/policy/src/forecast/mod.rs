@@ -3,6 +3,7 @@
 //! A [`Member`] is one way to forecast; all of them see the same [`Window`] and answer with
 //! [`Quantiles`]. The ensemble weighs them by what they were worth so far.
 
+mod boosting;
 mod direct;
 pub mod ensemble;
 mod features;
@@ -13,8 +14,10 @@ mod ridge;
 pub mod seasonal;
 pub mod smoothing;
 pub mod sparse;
+pub mod trees;
 mod window;
 
+pub use boosting::{NewTreesMember, TreesMember};
 pub use kernel::KernelMember;
 pub use ridge::RidgeMember;
 use serde::{Deserialize, Serialize};

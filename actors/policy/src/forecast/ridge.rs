@@ -6,17 +6,21 @@ use super::direct::{Direct, Regression};
 use super::features::WIDTH;
 
 /// Penalties that are tried, per row learned from.
-const PENALTIES: [f64; 4] = [1e-4, 1e-3, 1e-2, 1e-1];
+const PENALTIES: [f64; 4] = [1e-3, 1e-2, 1e-1, 0.5];
 
 /// Share of the rows, the newest, on which the penalty is chosen.
 const HELD_OUT: f64 = 0.2;
+
+/// Part of the noise of a logarithm, as a variance, that does not shrink with the level.
+const NOISE: f64 = 0.02;
 
 /// Furthest that a number of a row counts from its mean, in deviations.
 const FAR_MAX: f64 = 6.0;
 
 /// Ridge regression on lags, seasonal lags, means and calendar terms.
 ///
-/// The penalty is chosen on the newest fifth of the rows, then all rows are learned from.
+/// The penalty is chosen on the newest fifth of the rows, and whether busy ticks, whose logarithms
+/// are less noisy, weigh more; then all rows are learned from.
 ///
 /// # Cost
 /// A fit of `n` rows takes `n * width^2` multiplications; an answer takes `width`.
@@ -47,24 +51,30 @@ impl Regression for Ridge {
         let (means, scales) = moments(rows, count);
         let first = ((1.0 - HELD_OUT) * count as f64) as usize;
         let (older, newer) = rows.split_at(first * WIDTH);
-        let old = Normal::of(older, &targets[..first], &means, &scales);
-        let mut all = Normal::of(newer, &targets[first..], &means, &scales);
         let loss = |ridge: &Self| -> f64 {
             let pairs = newer.chunks_exact(WIDTH).zip(&targets[first..]);
             pairs.map(|(row, target)| (ridge.answer(row) - target).abs()).sum()
         };
         let reach = targets.iter().fold(0.0_f64, |reach, target| reach.max(target.abs()));
-        let solved = |normal: &Normal, penalty: f64| {
-            let (weights, intercept) = normal.solve(penalty);
-            Self { means: means.clone(), scales: scales.clone(), weights, intercept, reach }
-        };
-        let penalty = PENALTIES
-            .into_iter()
-            .map(|penalty| (penalty, loss(&solved(&old, penalty))))
-            .min_by(|a, b| a.1.total_cmp(&b.1))
-            .map_or(PENALTIES[1], |(penalty, _)| penalty);
-        all.add(&old);
-        solved(&all, penalty)
+        let mut best: Option<(f64, Self)> = None;
+        for by_level in [false, true] {
+            let of = |rows, targets| Normal::of(rows, targets, &means, &scales, by_level);
+            let old = of(older, &targets[..first]);
+            let mut all = of(newer, &targets[first..]);
+            all.add(&old);
+            for penalty in PENALTIES {
+                let solved = |normal: &Normal| {
+                    let (weights, intercept) = normal.solve(penalty);
+                    let (means, scales) = (means.clone(), scales.clone());
+                    Self { means, scales, weights, intercept, reach }
+                };
+                let loss = loss(&solved(&old));
+                if best.as_ref().is_none_or(|(least, _)| loss < *least) {
+                    best = Some((loss, solved(&all)));
+                }
+            }
+        }
+        best.map(|(_, ridge)| ridge).unwrap_or_default()
     }
 
     fn answer(&self, row: &[f32]) -> f64 {
@@ -111,23 +121,29 @@ struct Normal {
 }
 
 impl Normal {
-    fn of(rows: &[f32], targets: &[f64], means: &[f64], scales: &[f64]) -> Self {
+    /// The first number of a row is the logarithm of the level.
+    fn of(rows: &[f32], targets: &[f64], means: &[f64], scales: &[f64], by_level: bool) -> Self {
         let mut products = vec![0.0; WIDTH * WIDTH];
         let (mut with_target, mut sums) = (vec![0.0; WIDTH], vec![0.0; WIDTH]);
         let mut z = vec![0.0; WIDTH];
+        let (mut count, mut sum) = (0.0, 0.0);
         for (row, target) in rows.chunks_exact(WIDTH).zip(targets) {
+            let noise = NOISE + (-f64::from(row[0])).exp();
+            let weight = if by_level { (NOISE + 1.0) / noise } else { 1.0 };
+            count += weight;
+            sum += weight * target;
             for (((z, value), mean), scale) in z.iter_mut().zip(row).zip(means).zip(scales) {
                 *z = ((f64::from(*value) - mean) * scale).clamp(-FAR_MAX, FAR_MAX);
             }
             for (i, zi) in z.iter().enumerate() {
+                let zi = zi * weight;
                 with_target[i] += zi * target;
                 sums[i] += zi;
                 let line = &mut products[i * WIDTH..=i * WIDTH + i];
                 line.iter_mut().zip(&z).for_each(|(product, zj)| *product += zi * zj);
             }
         }
-        let count = targets.len() as f64;
-        Self { products, with_target, sums, target: targets.iter().sum(), count }
+        Self { products, with_target, sums, target: sum, count }
     }
 
     fn add(&mut self, other: &Self) {
