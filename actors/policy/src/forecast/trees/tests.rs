@@ -157,7 +157,8 @@ fn leaves_are_as_few_and_as_large_as_asked_for() {
     for (tree, root) in booster.roots.iter().enumerate() {
         let mut rows = std::collections::BTreeMap::<u32, u32>::new();
         for row in matrix.iter() {
-            *rows.entry(booster.leaf(*root, row).to_bits()).or_default() += 1;
+            let leaves = booster.leaves(std::iter::once((*root, row)));
+            *rows.entry(leaves[0].to_bits()).or_default() += 1;
         }
         assert!(rows.len() <= config.leaves, "tree {tree} has {} leaves", rows.len());
         assert!(rows.values().all(|rows| *rows >= 30), "tree {tree}: {rows:?}");
@@ -174,26 +175,28 @@ fn a_stored_booster_predicts_the_same() {
     assert_eq!(read.predict_all(&matrix), booster.predict_all(&matrix));
 }
 
+type Change = fn(&mut serde_json::Value);
+
 #[test]
 fn a_stored_booster_that_was_changed_is_refused_with_a_reason() {
     let (matrix, targets) = data(12, 200, 2, |row, _| f64::from(row[0]));
     let config = BoosterConfig { trees: 2, ..quick() };
     let booster = Booster::fit(&matrix, &targets, &config).unwrap();
     let stored = serde_json::to_value(&booster).unwrap();
-    let refusal = |change: &dyn Fn(&mut serde_json::Value)| {
+    let refusal = |change: Change| {
         let mut changed = stored.clone();
         change(&mut changed);
         serde_json::from_value::<Booster>(changed).unwrap_err().to_string()
     };
-    let cases: [(&dyn Fn(&mut serde_json::Value), &str); 8] = [
-        (&|it| it["version"] = 9.into(), "of another version"),
-        (&|it| it["features"] = 0.into(), "number of features out of bounds"),
-        (&|it| it["features"] = 1.into(), "feature out of bounds"),
-        (&|it| it["lefts"][0] = 100_000.into(), "child out of bounds"),
-        (&|it| it["lefts"][3] = 1.into(), "child out of bounds"),
-        (&|it| it["roots"][1] = 100_000.into(), "root out of bounds"),
-        (&|it| it["thresholds"] = vec![0.5].into(), "columns differ in length"),
-        (&|it| it["base"] = 1e300.into(), "base is not finite"),
+    let cases: [(Change, &str); 8] = [
+        (|it| it["version"] = 9.into(), "of another version"),
+        (|it| it["features"] = 0.into(), "number of features out of bounds"),
+        (|it| it["features"] = 1.into(), "feature out of bounds"),
+        (|it| it["lefts"][0] = 100_000.into(), "child out of bounds"),
+        (|it| it["lefts"][3] = 1.into(), "child out of bounds"),
+        (|it| it["roots"][1] = 100_000.into(), "root out of bounds"),
+        (|it| it["thresholds"] = vec![0.5].into(), "columns differ in length"),
+        (|it| it["base"] = 1e300.into(), "base is not finite"),
     ];
     for (change, reason) in cases {
         let said = refusal(change);
