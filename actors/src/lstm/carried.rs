@@ -134,3 +134,67 @@ fn age(at: u64, id: u64, width: usize) -> usize {
 fn start(at: u64, age: usize) -> u64 {
     at.wrapping_add(1).wrapping_sub(age as u64)
 }
+
+#[cfg(test)]
+mod tests {
+    use foreshard_policy::forecast::Past;
+    use foreshard_policy::ids::Tick;
+
+    use super::*;
+    use crate::lstm::LstmConfig;
+    use crate::lstm::net::Net;
+
+    const WIDTH: usize = 12;
+
+    fn shown(carried: &mut Carried, ticks: usize, ids: &[u64]) -> Vec<f32> {
+        let past = Past::new((0..200).map(|t| f64::from(t * t % 11)));
+        let series: Vec<_> = ids.iter().map(|id| past.series(ticks, *id, &[])).collect();
+        let at = Tick(ticks as u64 - 1);
+        let window = Window { at, tick_ms: 1_000, epoch_ms: 0, series: &series };
+        let net = Net::new(&LstmConfig { hidden: 5, ..LstmConfig::default() }, &[1]).unwrap();
+        let places: Vec<usize> = (0..ids.len()).collect();
+        carried.shown(&net.cell().unwrap(), &window, &places, WIDTH).unwrap()
+    }
+
+    #[test]
+    fn a_state_that_was_carried_is_the_one_that_is_computed_afresh() {
+        let mut carried = Carried::default();
+        let mut ticks = 1;
+        // One by one, the same tick again, and with gaps, from the very first tick on.
+        for gap in [0, 1, 1, 1, 0, 3, 1, 2, 9, 1, 1, 1, 1, 1, 1, 1, 1, 40, 1] {
+            ticks += gap;
+            let fresh = shown(&mut Carried::default(), ticks, &[3, 4, 9]);
+            assert_eq!(shown(&mut carried, ticks, &[3, 4, 9]), fresh, "after {ticks} ticks");
+        }
+    }
+
+    #[test]
+    fn states_follow_their_series_and_not_their_places() {
+        let mut carried = Carried::default();
+        shown(&mut carried, 50, &[3, 4, 9]);
+        let turned = shown(&mut carried, 51, &[9, 3]);
+        assert_eq!(turned, shown(&mut Carried::default(), 51, &[9, 3]));
+    }
+
+    #[test]
+    fn a_tick_costs_one_step_and_now_and_then_half_a_window() {
+        let mut carried = Carried::default();
+        let past = Past::new((0..200).map(f64::from));
+        let mut steps = Vec::new();
+        for ticks in 100..124 {
+            let series = past.series(ticks, 5, &[]);
+            steps.push(carried.gap(ticks as u64 - 1, &series, WIDTH));
+            shown(&mut carried, ticks, &[5]);
+        }
+        assert!(steps[6..].iter().all(|steps| [1, WIDTH / 2 + 1].contains(steps)), "{steps:?}");
+        assert_eq!(steps[6..18].iter().filter(|steps| **steps == 1).count(), 10);
+    }
+
+    #[test]
+    fn states_of_series_that_are_gone_are_dropped() {
+        let mut carried = Carried::default();
+        shown(&mut carried, 50, &[3, 4, 9]);
+        carried.retain(&[3, 9]);
+        assert_eq!(carried.kept.len(), 2);
+    }
+}

@@ -181,3 +181,73 @@ fn seen(rows: Rows) -> Rows {
     }
     kept
 }
+
+#[cfg(test)]
+mod tests {
+    use foreshard_policy::forecast::Past;
+    use foreshard_policy::ids::Tick;
+
+    use super::*;
+
+    /// Lessons of a series whose every tick tells its number, and of a short one.
+    fn with_lessons(ticks: usize, see: impl FnOnce(&Lessons<'_>)) {
+        let pasts = [Past::new((0..ticks).map(|t| (t as f64).exp_m1())), Past::new([1.0; 9])];
+        let series = [pasts[0].series(ticks, 1, &[7]), pasts[1].series(9, 2, &[])];
+        let at = Tick(ticks as u64 - 1);
+        let window = Window { at, tick_ms: 1_000, epoch_ms: 0, series: &series };
+        let config = LstmConfig { window: 10, batch: 40, ..LstmConfig::default() };
+        see(&Lessons::new(&window, vec![0, 1], &config, &[1, 5]).unwrap());
+    }
+
+    #[test]
+    fn what_is_checked_by_is_never_learned_from() {
+        with_lessons(300, |lessons| {
+            assert_eq!(lessons.places, [0], "the other one is too short");
+            let series = lessons.window.series[0];
+            for (part, newest) in [(Part::Learned, 270), (Part::Checked, 300)] {
+                let mut rows = vec![Rows::default(); 2];
+                for back in 0..290 {
+                    lessons.push_row(&series, back, part, &mut rows);
+                }
+                for (rows, horizon) in rows.iter().zip([1, 5]) {
+                    let seen = (0..290).filter(|back| rows.weights[*back] > 0.0);
+                    let targets: Vec<usize> = seen.map(|back| 299 - back + horizon).collect();
+                    let newest_seen = targets.iter().max().copied();
+                    assert_eq!(newest_seen, Some(newest - 1));
+                    let oldest = targets.iter().min().copied().unwrap();
+                    assert!((oldest >= 270) == (part == Part::Checked), "{oldest}");
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn rows_lie_by_time_asked_and_then_by_window() {
+        with_lessons(300, |lessons| {
+            let batch = lessons.batch(3);
+            assert_eq!(batch.ticks.len(), 10);
+            assert!(batch.ticks.iter().all(|ticks| ticks.len() == 40 * PER_TICK));
+            assert_eq!(batch.asked.last(), Some(&9));
+            assert!(batch.asked.iter().all(|position| *position >= 5));
+            for rows in &batch.heads {
+                assert_eq!(rows.targets.len(), 40 * batch.asked.len());
+                assert_eq!(rows.weights.len(), rows.targets.len());
+            }
+            assert_eq!(batch.heads[0].inputs, lessons.batch(3).heads[0].inputs);
+            assert_ne!(batch.heads[0].inputs, lessons.batch(4).heads[0].inputs);
+        });
+    }
+
+    #[test]
+    fn the_linear_parts_get_only_rows_with_a_target() {
+        with_lessons(120, |lessons| {
+            let (learned, checked) = lessons.linear();
+            for rows in learned.iter().chain(&checked) {
+                assert!(!rows.targets.is_empty());
+                assert!(rows.weights.iter().all(|weight| *weight > 0.0));
+                let inputs = rows.targets.len() * crate::lstm::inputs::PER_HORIZON;
+                assert_eq!(rows.inputs.len(), inputs);
+            }
+        });
+    }
+}

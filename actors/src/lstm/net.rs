@@ -303,3 +303,47 @@ fn shapes(hidden: usize, heads: usize) -> Vec<(Shape, f32)> {
     }
     shapes
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_network_keeps_its_forget_gates_open() {
+        let net = Net::new(&LstmConfig { hidden: 6, ..LstmConfig::default() }, &[1]).unwrap();
+        let bias = &net.values().unwrap()[OF_CELL - 1];
+        assert!(bias[6..12].iter().all(|bias| *bias == 1.0));
+        assert!(bias[..6].iter().chain(&bias[12..]).all(|bias| *bias == 0.0));
+    }
+
+    #[test]
+    fn quantiles_are_in_order_whatever_the_inputs() {
+        let mut net = Net::new(&LstmConfig { hidden: 6, ..LstmConfig::default() }, &[1]).unwrap();
+        net.scalings[0].inverse.fill(1.0);
+        net.set_linear(0, &[3.0; PER_HORIZON], [0.1, 0.0, 40.0]).unwrap();
+        for value in [-1e9, -1.0, 0.0, 0.3, 1e9] {
+            let rows = net.quantiles(0, &[0.5; 6], &mut [value; PER_HORIZON]).unwrap();
+            assert!(rows[0].is_sorted() && rows[0].iter().all(|q| q.is_finite()), "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn the_linear_part_and_the_starts_are_those_that_were_set() {
+        let mut net = Net::new(&LstmConfig { hidden: 6, ..LstmConfig::default() }, &[1]).unwrap();
+        let mut values = net.values().unwrap();
+        values[OF_CELL + 2].fill(0.0); // Nothing from the hidden layer.
+        net = net.with_values(values).unwrap();
+        net.scalings[0].inverse.fill(1.0);
+        net.scalings[0].target = 2.0;
+        let mut linear = [0.0; PER_HORIZON];
+        linear[4] = 0.5;
+        net.set_linear(0, &linear, [0.25, 0.3, 1.5]).unwrap();
+        let mut inputs = [0.0; PER_HORIZON];
+        inputs[4] = 3.0;
+        let [q10, q50, q90] = net.quantiles(0, &[0.7; 6], &mut inputs).unwrap()[0];
+        let wanted = [2.0 * (1.75 - 0.3), 3.5, 2.0 * (1.75 + 1.5)];
+        for (q, wanted) in [q10, q50, q90].into_iter().zip(wanted) {
+            assert!((q - wanted).abs() < 1e-4, "{q} {wanted}");
+        }
+    }
+}

@@ -124,3 +124,100 @@ fn clip(gradients: &mut [Vec<f32>], norm_max: f64) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lstm::inputs::{PER_HORIZON, PER_TICK};
+    use crate::lstm::net::Rows;
+
+    fn config() -> LstmConfig {
+        LstmConfig { hidden: 4, ..LstmConfig::default() }
+    }
+
+    fn batch() -> Batch {
+        let number = |i: usize| ((i * 37 % 19) as f32 - 9.0) / 9.0;
+        let rows = Rows {
+            inputs: (0..6 * PER_HORIZON).map(number).collect(),
+            targets: (0..6).map(number).collect(),
+            weights: vec![1.0; 6],
+        };
+        Batch {
+            ticks: (0..5).map(|t| (0..3 * PER_TICK).map(|i| number(i + t)).collect()).collect(),
+            asked: vec![2, 4],
+            heads: vec![rows],
+        }
+    }
+
+    /// A network whose inputs all count.
+    fn net() -> Net {
+        let mut net = Net::new(&config(), &[1]).unwrap();
+        net.scalings[0].inverse.fill(1.0);
+        net
+    }
+
+    #[test]
+    fn every_weight_learns_from_every_step() {
+        let net = net();
+        let before = net.values().unwrap();
+        let settings = LstmConfig { weight_decay: 0.0, ..config() };
+        Optimizer::new(&net).unwrap().step(&net, &settings, &mut batch()).unwrap();
+        for (var, (before, after)) in before.iter().zip(net.values().unwrap()).enumerate() {
+            assert_ne!(*before, after, "variable {var}");
+        }
+    }
+
+    #[test]
+    fn a_step_goes_downhill_as_adamw_asks_for() {
+        let net = net();
+        let settings = config();
+        let before = net.values().unwrap();
+        let mut optimizer = Optimizer::new(&net).unwrap();
+        let gradients: Vec<Vec<f32>> =
+            before.iter().map(|values| vec![0.5; values.len()]).collect();
+        optimizer.apply(&net, &settings, &gradients).unwrap();
+        // With equal gradients the first step is the learning rate, whatever their size.
+        let rate = learning_rate(&settings, 0) as f32;
+        for (var, (before, after)) in before.iter().zip(net.values().unwrap()).enumerate() {
+            let decay = if net.decays(var) { rate * settings.weight_decay as f32 } else { 0.0 };
+            let wanted = before[0] * (1.0 - decay) - rate;
+            assert!((after[0] - wanted).abs() < 1e-6, "variable {var}: {} {wanted}", after[0]);
+        }
+        let loss = |net: &Net| net.scored(&mut batch()).unwrap()[0];
+        let start = loss(&net);
+        for _ in 0..40 {
+            optimizer.step(&net, &settings, &mut batch()).unwrap();
+        }
+        assert!(loss(&net) < 0.8 * start, "{start} {}", loss(&net));
+    }
+
+    #[test]
+    fn a_long_gradient_is_scaled_down_and_a_short_one_left_alone() {
+        let gradients = [vec![3.0_f32], vec![4.0]];
+        for (norm_max, wanted) in [(10.0, [3.0, 4.0]), (2.5, [1.5, 2.0])] {
+            let mut clipped = gradients.to_vec();
+            clip(&mut clipped, norm_max).unwrap();
+            assert_eq!([clipped[0][0], clipped[1][0]], wanted);
+        }
+        assert!(clip(&mut [vec![f32::NAN]], 1.0).is_err());
+    }
+
+    #[test]
+    fn a_loss_that_is_no_number_changes_nothing() {
+        let net = net();
+        let before = net.values().unwrap();
+        let mut optimizer = Optimizer::new(&net).unwrap();
+        let mut broken = batch();
+        broken.heads[0].targets[0] = f32::NAN;
+        assert!(optimizer.step(&net, &config(), &mut broken).is_err());
+        assert_eq!(net.values().unwrap(), before);
+        assert_eq!(optimizer.steps, 0);
+    }
+
+    #[test]
+    fn the_learning_rate_rises_and_falls_and_stays_above_zero() {
+        let rate = |steps| learning_rate(&config(), steps) / config().learning_rate;
+        assert!(rate(0) < 0.1 && rate(30) > 0.8);
+        assert!((rate(200) - 0.5).abs() < 0.01 && rate(1 << 40) == RATE_SHARE_MIN);
+    }
+}

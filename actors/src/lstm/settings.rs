@@ -121,3 +121,30 @@ fn is_small((product, elements): (usize, usize)) -> bool {
 fn setting(name: &'static str, value: f64, bound: &'static str) -> ForecastError {
     ForecastError::Setting { name, value, bound }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_out_of_bounds_is_named_and_big_tensors_are_refused() {
+        let error = LstmConfig { window: 1, ..LstmConfig::default() }.checked().unwrap_err();
+        assert_eq!(error.to_string(), "lstm.window is 1; it must be 2 to 2048");
+        let error = LstmConfig { learning_rate: f64::NAN, ..LstmConfig::default() };
+        let error = error.checked().unwrap_err();
+        assert!(error.to_string().starts_with("lstm.learning-rate is NaN"), "{error}");
+        let wide = LstmConfig { hidden: 100, batch: 256, ..LstmConfig::default() };
+        assert!(wide.checked().unwrap_err().to_string().contains("more than one thread"));
+        LstmConfig::default().checked().unwrap();
+    }
+
+    #[test]
+    fn the_widest_network_gets_batches_that_stay_on_one_thread() {
+        let widest = policy::LstmConfig::default().with_hidden(127).unwrap();
+        let config = LstmConfig::for_settings(&widest).checked().unwrap();
+        assert!((1..20).contains(&config.batch), "{config:?}");
+        let more = LstmConfig { batch: config.batch + 1, ..config.clone() };
+        assert!(more.checked().is_err());
+        assert!(config.rows_max() >= config.batch);
+    }
+}
