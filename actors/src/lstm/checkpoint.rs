@@ -96,7 +96,8 @@ fn tensors(training: &Training) -> candle_core::Result<Vec<Named>> {
     }
     for (set, net) in [("best", &training.best), ("live", &training.live)] {
         for (head, scaling) in net.scalings.iter().enumerate() {
-            let values = [&scaling.mean[..], &scaling.inverse, &[scaling.target]].concat();
+            let values =
+                [&scaling.mean[..], &scaling.inverse, &scaling.stretch, &[scaling.target]].concat();
             all.push((format!("{set}.scaling.{head}"), vec![values.len()], values));
         }
     }
@@ -158,10 +159,10 @@ fn training(
 
 fn scaling(tensors: &HashMap<String, Tensor>, name: &str) -> Result<Scaling, ForecastError> {
     let inputs = super::inputs::PER_HORIZON;
-    let mut mean = floats(tensors, name, &[2 * inputs + 1])?;
-    let target = mean.split_off(2 * inputs).into_iter().sum();
+    let mut mean = floats(tensors, name, &[2 * inputs + 3])?;
+    let rest = mean.split_off(2 * inputs);
     let inverse = mean.split_off(inputs);
-    Ok(Scaling { mean, inverse, target })
+    Ok(Scaling { mean, inverse, stretch: [rest[0], rest[1]], target: rest[2] })
 }
 
 fn floats(

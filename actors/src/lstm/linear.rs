@@ -47,7 +47,12 @@ fn scaling(rows: &Rows) -> Scaling {
     let inverse = mean.iter().zip(&square).map(inverse).collect();
     let size = rows.targets.iter().map(|target| f64::from(*target).powi(2)).sum::<f64>() / n;
     let target = (size.sqrt() as f32).max(1e-3);
-    Scaling { mean: mean.iter().map(|mean| *mean as f32).collect(), inverse, target }
+    Scaling {
+        mean: mean.iter().map(|mean| *mean as f32).collect(),
+        inverse,
+        target,
+        stretch: [1.0; 2],
+    }
 }
 
 /// Weights of the median, and where median and spreads start.

@@ -109,13 +109,17 @@ impl Lstm {
             return Ok(FitReport::default());
         };
         // Worked on beside the present one, which stays if this fails.
-        let mut training = match &self.training {
-            Some(training) if training.best.horizons == heads => training.independent()?,
-            _ => Training::start(&self.config, &lessons, window.at)?,
+        let present = self.training.as_ref().filter(|training| training.best.horizons == heads);
+        let known = present.map(|training| training.standing.improvements);
+        let mut training = match present {
+            Some(training) => training.independent()?,
+            None => Training::start(&self.config, &lessons, window.at)?,
         };
         let report = training.learn(&self.config, &lessons, window.at, steps_max)?;
+        if known != Some(training.standing.improvements) {
+            self.carried.clear();
+        }
         self.training = Some(training);
-        self.carried.clear();
         Ok(report)
     }
 

@@ -37,6 +37,8 @@ pub struct Standing {
     /// Pinball loss of the weights in use over that of the last value, by horizon, at the last
     /// check; above one, the network is worse than no network.
     pub losses: Vec<f32>,
+    /// Times that better weights were taken into use.
+    pub improvements: u64,
     /// Checks in a row that found nothing better.
     pub worse: u32,
     /// Times that learning got worse and went back to the best weights.
@@ -58,7 +60,8 @@ impl Training {
     /// A fresh network whose linear parts are fitted, in use at once.
     pub(super) fn start(config: &LstmConfig, lessons: &Lessons<'_>, at: Tick) -> Result<Self> {
         let live = fresh(config, lessons)?;
-        let best = live.with_values(live.values()?)?;
+        let mut best = live.with_values(live.values()?)?;
+        best.stretch(lessons.checks())?;
         let optimizer = Optimizer::new(&live)?;
         let ticks = lessons.ticks() as u64;
         let losses = checked(&best, lessons)?;
@@ -68,6 +71,7 @@ impl Training {
             ticks,
             started_ticks: ticks,
             losses,
+            improvements: 0,
             worse: 0,
             reverts: 0,
             frozen_since: None,
@@ -131,11 +135,13 @@ impl Training {
 
     /// Takes the average of the weights under training into use, if it is better on what is newest.
     fn check(&mut self, lessons: &Lessons<'_>) -> Result<()> {
-        let average = self.live.with_values(self.optimizer.average.clone())?;
+        let mut average = self.live.with_values(self.optimizer.average.clone())?;
         let (new, old) = (checked(&average, lessons)?, checked(&self.best, lessons)?);
         let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len().max(1) as f32;
         if mean(&new) < mean(&old) {
+            average.stretch(lessons.checks())?;
             (self.best, self.standing.losses, self.standing.worse) = (average, new, 0);
+            self.standing.improvements += 1;
         } else {
             self.standing.losses = old;
             self.standing.worse += 1;
