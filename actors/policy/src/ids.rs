@@ -142,6 +142,21 @@ pub struct SeriesKey {
     pub partition: PartitionId,
 }
 
+impl SeriesKey {
+    /// A number that is the same for the same key on every machine, by FNV-1a: for state that is
+    /// kept by series.
+    #[must_use]
+    pub fn id(&self) -> u64 {
+        let expression = self.expression.0.to_le_bytes();
+        let ordinal = self.partition.ordinal.to_le_bytes();
+        let parts =
+            [self.function.as_bytes(), &expression, self.partition.table.as_bytes(), &ordinal];
+        parts.into_iter().flatten().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+    }
+}
+
 impl fmt::Display for SeriesKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} on {}", self.function, self.partition)

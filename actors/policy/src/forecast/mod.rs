@@ -3,13 +3,25 @@
 //! A [`Member`] is one way to forecast; all of them see the same [`Window`] and answer with
 //! [`Quantiles`]. The ensemble weighs them by what they were worth so far.
 
+mod boosting;
+mod direct;
 pub mod ensemble;
+mod features;
+mod kernel;
 pub mod naive;
 pub mod period;
+mod ridge;
 pub mod seasonal;
 pub mod smoothing;
+pub mod sparse;
+pub mod trees;
+mod window;
 
+pub use boosting::{NewTreesMember, TreesMember};
+pub use kernel::KernelMember;
+pub use ridge::RidgeMember;
 use serde::{Deserialize, Serialize};
+pub use window::{Past, Series, Window};
 
 use crate::ids::{SeriesKey, Tick};
 
@@ -130,18 +142,6 @@ impl Forecast {
     }
 }
 
-/// The past that a member may look at: calls per tick, and nothing after [`at`](Self::at).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Window {
-    /// The last tick that is known.
-    pub at: Tick,
-    /// Ticks after which the load repeats, if a period was found or configured.
-    pub season_ticks: Option<usize>,
-    /// Series by position; each oldest tick first, the last value belonging to [`at`](Self::at).
-    /// Series may differ in length; every value is finite and not negative.
-    pub series: Vec<Vec<f64>>,
-}
-
 /// What a fit did.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct FitReport {
@@ -204,25 +204,41 @@ impl ForecastError {
 }
 
 /// One way to forecast all series.
+///
+/// Members work on logarithms of calls (see [`Series::logs`]) and answer in calls. They must give the
+/// same answers for the same calls of `fit` and `forecast`, and must never keep a tick that is later
+/// than the window they were shown.
 pub trait Member: Send {
     /// Short name, as it stands in `system.forecasts`.
     fn name(&self) -> &'static str;
 
-    /// Learns from `window` with at most `steps_max` training steps.
+    /// Learns from `window`, for forecasts `horizons` ticks ahead (ascending, each at least one),
+    /// with at most `steps_max` training steps. Called now and then, not each tick; members that
+    /// need no training steps may learn even if `steps_max` is zero.
     ///
     /// # Errors
     /// [`ForecastError::Numeric`] if training fails; the member then keeps its former state.
-    fn fit(&mut self, window: &Window, steps_max: u32) -> Result<FitReport, ForecastError>;
+    fn fit(
+        &mut self,
+        window: &Window<'_>,
+        horizons: &[usize],
+        steps_max: u32,
+    ) -> Result<FitReport, ForecastError>;
 
-    /// Expected calls per tick of each series of `window` for the next `horizon` ticks: outer by
-    /// series, inner nearest tick first. A member that knows nothing yet answers by the last value.
+    /// Expected calls of each series of `window`: outer by series, inner one for each of `horizons`
+    /// (ticks ahead, ascending, each at least one; mostly those of the last fit). The inner list is
+    /// empty for a series that the member has nothing of its own to say about: too short, too
+    /// seldom called, not among the costliest, not fitted yet.
+    ///
+    /// Called once per tick with growing windows, so state may be carried from tick to tick by
+    /// [`Series::id`]; a window may also be shown again, or ticks may be left out.
     ///
     /// # Errors
     /// [`ForecastError::Numeric`] if the numeric library fails.
     fn forecast(
-        &self,
-        window: &Window,
-        horizon: usize,
+        &mut self,
+        window: &Window<'_>,
+        horizons: &[usize],
     ) -> Result<Vec<Vec<Quantiles>>, ForecastError>;
 
     /// What must be kept to forecast the same after a restart.

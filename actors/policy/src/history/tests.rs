@@ -63,10 +63,10 @@ fn a_stored_output_does_not_hide_the_load_that_it_serves() {
 fn a_window_ends_where_it_is_asked_to_and_a_gap_is_zero_calls() {
     let view = history(&LoopConfig::default(), &[0, 2, 0, 0, 5, 1]).view();
     assert_eq!(view.at, Tick(6));
-    assert_eq!(view.window(Tick(6)).series, [[0.0, 2.0, 0.0, 0.0, 5.0, 1.0]]);
-    assert_eq!(view.window(Tick(4)).series, [[0.0, 2.0, 0.0, 0.0]]);
-    assert_eq!(view.window(Tick(0)).series, [[0.0; 0]]);
-    assert_eq!(view.window(Tick(99)).at, Tick(6));
+    assert_eq!(view.calls(Tick(6)), [[0.0, 2.0, 0.0, 0.0, 5.0, 1.0]]);
+    assert_eq!(view.calls(Tick(4)), [[0.0, 2.0, 0.0, 0.0]]);
+    assert_eq!(view.calls(Tick(0)), [[0.0; 0]]);
+    assert_eq!(view.calls(Tick(99)), view.calls(Tick(6)));
     assert_eq!(view.series[0].calls_at(Tick(5)), 5.0);
     assert_eq!(view.series[0].calls_until(Tick(5), 4), 7.0);
     assert_eq!(view.series[0].calls_now(Tick(6), 3), 2.0);
@@ -78,8 +78,8 @@ fn later_calls_do_not_change_a_view() {
     let view = history.view();
     history.record(&call("embed", 0, 1, 1));
     history.close_tick();
-    assert_eq!(view.window(Tick(9)).series, [[1.0, 1.0]]);
-    assert_eq!(history.view().window(Tick(9)).series, [[1.0, 1.0, 1.0]]);
+    assert_eq!(view.calls(Tick(9)), [[1.0, 1.0]]);
+    assert_eq!(history.view().calls(Tick(9)), [[1.0, 1.0, 1.0]]);
 }
 
 #[test]
@@ -102,8 +102,8 @@ fn ticks_beyond_the_limit_are_forgotten() {
     let config = LoopConfig::default().with_history_ticks_max(16).unwrap();
     let calls: Vec<u32> = (1..=40).collect();
     let history = history(&config, &calls);
-    let window = history.view().window(Tick(40));
-    assert_eq!(window.series, [(25..=40).map(f64::from).collect::<Vec<_>>()]);
+    let calls = history.view().calls(Tick(40));
+    assert_eq!(calls, [(25..=40).map(f64::from).collect::<Vec<_>>()]);
     assert_eq!(history.buckets, 16);
 }
 
@@ -127,7 +127,7 @@ fn the_time_a_process_was_down_counts_as_no_calls() {
     history.advance_to(Tick(5));
     history.advance_to(Tick(2));
     assert_eq!(history.now(), Tick(5));
-    assert_eq!(history.view().window(Tick(4)).series, [[3.0, 0.0, 0.0, 0.0]]);
+    assert_eq!(history.view().calls(Tick(4)), [[3.0, 0.0, 0.0, 0.0]]);
     assert!((history.stats(&key("embed", 0)).unwrap().calls_per_tick.mean - 0.75).abs() < 1e-9);
 }
 
@@ -166,7 +166,7 @@ proptest! {
         history.close_tick();
         loaded.close_tick();
         let (a, b) = (history.view(), loaded.view());
-        prop_assert_eq!(a.window(a.at), b.window(b.at));
+        prop_assert_eq!(a.calls(a.at), b.calls(b.at));
         prop_assert_eq!(history.buckets, loaded.buckets);
         for ((key_a, stats_a), (key_b, stats_b)) in history.iter().zip(loaded.iter()) {
             prop_assert_eq!(key_a, key_b);

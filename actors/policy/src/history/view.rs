@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use super::series::{Buckets, SeriesStats};
-use crate::forecast::Window;
 use crate::ids::{SeriesKey, Tick};
 
-/// Values of a [`Window`] over all series; with more series each gets a shorter past.
+/// Values of [`HistoryView::calls`] over all series; with more series each gets a shorter past.
 const CELLS_MAX: usize = 4_000_000;
 
-/// Shortest past that a series gets in a [`Window`], however many series there are.
+/// Shortest past that a series gets in [`HistoryView::calls`], however many series there are.
 const TICKS_MIN: usize = 64;
 
 /// One series of a [`HistoryView`].
@@ -80,13 +79,13 @@ impl SeriesView {
 
 impl HistoryView {
     /// Calls per tick of every series up to `at` and not a tick further, in the order of
-    /// [`series`](Self::series). Ticks before the first call of a series count as zero calls.
+    /// [`series`](Self::series), oldest tick first. Ticks before the first call of a series count as
+    /// zero calls.
     #[must_use]
-    pub fn window(&self, at: Tick) -> Window {
+    pub fn calls(&self, at: Tick) -> Vec<Vec<f64>> {
         let ticks = (CELLS_MAX / self.series.len().max(1)).max(TICKS_MIN);
         let at = at.min(self.at);
-        let series = self.series.iter().map(|series| series.calls(at, ticks, self.oldest));
-        Window { at, season_ticks: self.season_ticks, series: series.collect() }
+        self.series.iter().map(|series| series.calls(at, ticks, self.oldest)).collect()
     }
 
     /// One series.

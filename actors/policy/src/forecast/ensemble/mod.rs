@@ -19,9 +19,9 @@ pub use turn::{invert, repeat_current};
 
 use super::naive::Naive;
 use super::period::find_season;
-use super::seasonal::{Seasonal, knows_season};
+use super::seasonal::{Profile, Which};
 use super::smoothing::Smoothing;
-use super::{FitReport, Forecast, ForecastError, Member, Quantiles, Window};
+use super::{FitReport, Forecast, ForecastError, Member, Past, Quantiles, Series, Window};
 use crate::config::LoopConfig;
 use crate::history::{HistoryView, Rolling, SeriesView};
 use crate::ids::{SeriesKey, Tick};
@@ -105,8 +105,11 @@ impl Ensemble {
     /// The statistical members of this crate, and `more` (for example an LSTM).
     #[must_use]
     pub fn new(config: &LoopConfig, more: Vec<Box<dyn Member>>) -> Self {
-        let mut members: Vec<Box<dyn Member>> =
-            vec![Box::new(Naive), Box::new(Seasonal), Box::new(Smoothing)];
+        let mut members: Vec<Box<dyn Member>> = vec![
+            Box::new(Naive),
+            Box::new(Profile(Which::Shortest)),
+            Box::new(Smoothing::default()),
+        ];
         members.extend(more);
         Self {
             config: config.clone(),
@@ -131,11 +134,14 @@ impl Ensemble {
         view: &HistoryView,
         steps_max: u32,
     ) -> Vec<(&'static str, Result<FitReport, ForecastError>)> {
-        let mut window = view.window(view.at);
-        self.look_for_season(view, &window);
-        window.season_ticks = self.season_ticks();
+        let calls = view.calls(view.at);
+        self.look_for_season(view, &calls);
+        let (seasons, pasts) = (Vec::from_iter(self.season_ticks()), pasts(calls));
+        let series = all_series(view, &pasts, &seasons);
+        let window = window(view, &series);
+        let horizons: Vec<usize> = (1..=self.config.horizon_ticks()).collect();
         let members = self.members.iter_mut();
-        members.map(|member| (member.name(), member.fit(&window, steps_max))).collect()
+        members.map(|member| (member.name(), member.fit(&window, &horizons, steps_max))).collect()
     }
 
     /// Scores the forecasts whose ticks are over, which moves weights, intervals and trust.
@@ -199,20 +205,21 @@ impl Ensemble {
         horizon: usize,
     ) -> Result<Forecast, ForecastError> {
         let horizon = horizon.max(1);
-        let mut window = view.window(view.at);
-        window.season_ticks = self.season_ticks();
+        let (seasons, pasts) = (Vec::from_iter(self.season_ticks()), pasts(view.calls(view.at)));
+        let series = all_series(view, &pasts, &seasons);
+        let window = window(view, &series);
         let answers = self.ask(&window, horizon)?;
         let horizons = [1, horizon.div_ceil(2), horizon];
         let mut pending = Vec::new();
         let mut forecasts = Vec::new();
         for (position, series) in view.series.iter().enumerate() {
-            let awake = self.awake(&answers, position, &window);
+            let awake = self.awake(&answers, position);
             let (said, weights) = self.mix_series(series, position, &answers, &awake, horizons);
             forecasts.push(turn::describe(
                 view,
                 series,
                 &self.config,
-                window.season_ticks,
+                seasons.first().copied(),
                 said.iter().map(|said| said.quantiles).collect(),
                 self.members.iter().map(|m| m.name().to_owned()).zip(weights).collect(),
             ));
@@ -228,7 +235,7 @@ impl Ensemble {
             series: forecasts,
             trusted: self.is_trusted(),
             skill: self.skill(),
-            season_ticks: window.season_ticks,
+            season_ticks: seasons.first().copied(),
         })
     }
 
@@ -245,12 +252,13 @@ impl Ensemble {
         loss.count >= TRUST_TICKS_MIN && loss.mean <= loss_naive.mean * (1.0 + 1e-9) + 1e-6
     }
 
-    fn ask(&self, window: &Window, horizon: usize) -> Result<Answers, ForecastError> {
+    fn ask(&mut self, window: &Window<'_>, horizon: usize) -> Result<Answers, ForecastError> {
+        let horizons: Vec<usize> = (1..=horizon).collect();
         let mut failure = None;
         let answers: Answers = self
             .members
-            .iter()
-            .map(|member| match member.forecast(window, horizon) {
+            .iter_mut()
+            .map(|member| match member.forecast(window, &horizons) {
                 Ok(answer) => Some(answer),
                 Err(error) => {
                     failure = Some(error);
@@ -265,16 +273,10 @@ impl Ensemble {
     }
 
     /// Which members have something of their own to say about a series.
-    fn awake(&self, answers: &Answers, position: usize, window: &Window) -> Vec<bool> {
-        let ticks = window.series[position].len();
-        let season = window.season_ticks.is_some_and(|season| knows_season(ticks, season));
-        let mut awake: Vec<bool> = answers
-            .iter()
-            .map(|answer| answer.as_ref().is_some_and(|answer| answer.len() > position))
-            .collect();
-        let others = awake.iter().enumerate().any(|(member, awake)| member != SEASONAL && *awake);
-        awake[SEASONAL] &= season || !others;
-        awake
+    fn awake(&self, answers: &Answers, position: usize) -> Vec<bool> {
+        let said =
+            |answer: &Vec<Vec<Quantiles>>| answer.get(position).is_some_and(|s| !s.is_empty());
+        answers.iter().map(|answer| answer.as_ref().is_some_and(said)).collect()
     }
 
     fn mix_series(
@@ -332,8 +334,8 @@ impl Ensemble {
         self.pending.push_back(Pending { at: view.at, horizons, series });
     }
 
-    fn look_for_season(&mut self, view: &HistoryView, window: &Window) {
-        let ticks = window.series.iter().map(Vec::len).max().unwrap_or(0);
+    fn look_for_season(&mut self, view: &HistoryView, calls: &[Vec<f64>]) {
+        let ticks = calls.iter().map(Vec::len).max().unwrap_or(0);
         let seen = self.learned.season_ticks_seen;
         let grown = (view.at.0 as usize).abs_diff(seen) > (ticks / 8).max(8);
         if self.config.season_ticks().is_some() || !grown {
@@ -341,14 +343,27 @@ impl Ensemble {
         }
         self.learned.season_ticks_seen = view.at.0 as usize;
         let mut total = vec![0.0; ticks];
-        for series in &window.series {
+        for series in calls {
             total.iter_mut().rev().zip(series.iter().rev()).for_each(|(sum, calls)| *sum += calls);
         }
-        let mut busiest: Vec<_> = window.series.iter().collect();
+        let mut busiest: Vec<_> = calls.iter().collect();
         busiest.sort_by(|a, b| b.iter().sum::<f64>().total_cmp(&a.iter().sum::<f64>()));
         self.learned.season = find_season(&total)
             .or_else(|| busiest.into_iter().take(SEASON_SERIES).find_map(|one| find_season(one)));
     }
+}
+
+fn pasts(calls: Vec<Vec<f64>>) -> Vec<Past> {
+    calls.into_iter().map(Past::new).collect()
+}
+
+fn all_series<'a>(view: &HistoryView, pasts: &'a [Past], seasons: &'a [usize]) -> Vec<Series<'a>> {
+    let ids = view.series.iter().map(|series| series.key.id());
+    ids.zip(pasts).map(|(id, past)| past.series(past.len(), id, seasons)).collect()
+}
+
+fn window<'a>(view: &HistoryView, series: &'a [Series<'a>]) -> Window<'a> {
+    Window { at: view.at, tick_ms: view.tick_ms, epoch_ms: 0, series }
 }
 
 /// The scored horizon that is nearest to `ahead`.

@@ -158,22 +158,22 @@ impl Member for Scripted {
     fn name(&self) -> &'static str {
         self.0
     }
-    fn fit(&mut self, _: &Window, _: u32) -> Result<FitReport, ForecastError> {
+    fn fit(&mut self, _: &Window<'_>, _: &[usize], _: u32) -> Result<FitReport, ForecastError> {
         match self.1 {
             Some(_) => Ok(FitReport::default()),
             None => Err(ForecastError::Numeric { member: self.0, reason: "diverged".into() }),
         }
     }
     fn forecast(
-        &self,
-        window: &Window,
-        horizon: usize,
+        &mut self,
+        window: &Window<'_>,
+        horizons: &[usize],
     ) -> Result<Vec<Vec<Quantiles>>, ForecastError> {
         let Some(calls) = self.1 else {
             return Err(ForecastError::Numeric { member: self.0, reason: "diverged".into() });
         };
         let ticks =
-            (1..=horizon as u64).map(|ahead| Quantiles::exactly(calls(window.at.0 + ahead)));
+            horizons.iter().map(|ahead| Quantiles::exactly(calls(window.at.0 + *ahead as u64)));
         let ticks: Vec<_> = ticks.collect();
         Ok(vec![ticks; window.series.len()])
     }
