@@ -3,6 +3,7 @@
 //! A [`Member`] is one way to forecast; all of them see the same [`Window`] and answer with
 //! [`Quantiles`]. The ensemble weighs them by what they were worth so far.
 
+pub mod drift;
 pub mod ensemble;
 pub mod naive;
 pub mod period;
