@@ -5,6 +5,7 @@
 
 mod boosting;
 mod direct;
+pub mod drift;
 pub mod ensemble;
 mod features;
 mod kernel;
