@@ -3,13 +3,19 @@
 //! A [`Member`] is one way to forecast; all of them see the same [`Window`] and answer with
 //! [`Quantiles`]. The ensemble weighs them by what they were worth so far.
 
+pub mod announced;
+mod concurrency;
 pub mod ensemble;
+pub mod function;
+mod moments;
 pub mod naive;
 pub mod period;
 pub mod seasonal;
 pub mod smoothing;
 mod window;
 
+pub use concurrency::concurrency;
+pub use moments::Moments;
 use serde::{Deserialize, Serialize};
 pub use window::{Past, Series, Window};
 
@@ -31,6 +37,12 @@ impl Quantiles {
     #[must_use]
     pub fn exactly(calls: f64) -> Self {
         Self { q10: calls, q50: calls, q90: calls }
+    }
+
+    /// The same with `factor` times as many calls.
+    #[must_use]
+    pub fn times(&self, factor: f64) -> Self {
+        Self { q10: self.q10 * factor, q50: self.q50 * factor, q90: self.q90 * factor }
     }
 
     /// The mean of a distribution with these quantiles, by Swanson's rule.
@@ -84,6 +96,10 @@ pub struct SeriesForecast {
     pub calls_now: f64,
     /// Calls expected within one season, or within the known past if there is no season.
     pub calls_season: f64,
+    /// Whether somebody announced what is to come in one of the ticks; the announced factor is in
+    /// [`calls`](Self::calls).
+    #[serde(default)]
+    pub announced: bool,
 }
 
 impl SeriesForecast {
