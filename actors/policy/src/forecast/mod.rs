@@ -12,11 +12,13 @@ pub mod naive;
 pub mod period;
 pub mod seasonal;
 pub mod smoothing;
+mod trust;
 mod window;
 
 pub use concurrency::concurrency;
 pub use moments::Moments;
 use serde::{Deserialize, Serialize};
+pub use trust::reason;
 pub use window::{Past, Series, Window};
 
 use crate::ids::{SeriesKey, Tick};
