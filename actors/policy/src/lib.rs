@@ -31,6 +31,7 @@ pub mod history;
 pub mod ids;
 pub mod invariant;
 pub mod predicates;
+pub mod random;
 pub mod repeats;
 pub mod reshape;
 pub mod score;

@@ -1,210 +1,330 @@
-//! What the network sees of a series: standardised logarithms, the phase, and former seasons.
+//! What the network sees of a series: standardised logarithms, phases, and former seasons.
+//!
+//! A [`View`] is a series as it was at the end of one tick; it cannot show anything later. All
+//! values are differences or phases, divided by the deviation of the series' own past, so that one
+//! network serves quiet and busy series alike.
 
-use foreshard_policy::forecast::Quantiles;
-use foreshard_policy::ids::Tick;
+use std::f64::consts::TAU;
 
-use super::LstmConfig;
+use foreshard_policy::forecast::{Series, Window};
 
-/// Numbers per tick of the window: level, difference to former seasons, sine and cosine of the phase.
-pub(super) const PER_TICK: usize = 4;
+/// Numbers per tick, for the recurrent cell.
+pub(super) const PER_TICK: usize = 14;
 
-/// Numbers per window besides the seasonal changes: change of level, level, whether a season is known.
-pub(super) const PER_WINDOW: usize = 3;
+/// Numbers per horizon, for its head.
+pub(super) const PER_HORIZON: usize = LAGS.len() + MEANS.len() + 6 + STATIC + 12 + SEASONS * 20;
 
-/// Former seasons that are averaged.
-const SEASONS_MAX: usize = 3;
+/// Ticks back that the heads see.
+const LAGS: [usize; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 20, 24];
+
+/// Newest ticks whose means the heads see.
+const MEANS: [usize; 6] = [3, 6, 12, 30, 60, 180];
+
+/// Seasons of a series that are looked at, the strongest.
+const SEASONS: usize = 2;
+
+/// Features of a series that do not change, as far as they are known.
+const STATIC: usize = 4;
+
+/// Former seasons that are averaged, few and many.
+const FEW: usize = 3;
+const MANY: usize = 7;
+
+/// Ticks over which the mean change from tick to tick is taken, short and long.
+const RESTLESS: [usize; 2] = [8, 32];
+
+/// Fewest ticks that mean and deviation are taken over, and the values that a deviation is estimated
+/// from: more cost time for each tick of each window.
+const SCALE_TICKS_MIN: usize = 256;
+const SCALE_VALUES: usize = 64;
 
 /// Least deviation, in `log1p` units, that a series is divided by: keeps a constant one finite.
-const DEVIATION_MIN: f64 = 0.1;
+const DEVIATION_MIN: f64 = 0.05;
 
-/// Most standard deviations that an input or target is away from the mean.
+/// Most deviations that an input is away from zero.
 const FAR_MAX: f64 = 8.0;
 
-/// One series in `log1p`, with the running sums that standardise it without looking ahead.
-pub(super) struct Normal<'a> {
-    counts: &'a [f64],
-    logs: Vec<f64>,
-    sums: Vec<f64>,
-    squares: Vec<f64>,
-    last: Tick,
-    season: Option<usize>,
+/// Logarithm by which a forecast may exceed the newest value and the usual range.
+const RISE_MAX: f64 = 2.0;
+
+const DAY_MS: i64 = 24 * 3_600 * 1_000;
+const WEEK_MS: i64 = 7 * DAY_MS;
+
+/// One series as it was at the end of one tick.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View<'a> {
+    series: Series<'a>,
+    /// Of the newest tick.
+    tick: u64,
+    clock_ms: i64,
+    tick_ms: i64,
+    now: f64,
+    mean: f64,
+    deviation: f64,
 }
 
-impl<'a> Normal<'a> {
-    /// `counts` oldest first, the last one belonging to tick `last`.
-    pub(super) fn new(counts: &'a [f64], last: Tick, season: Option<usize>) -> Self {
-        let logs: Vec<f64> = counts.iter().map(|c| finite(*c).ln_1p()).collect();
-        let mut sums = Vec::with_capacity(logs.len());
-        let mut squares = Vec::with_capacity(logs.len());
-        let (mut sum, mut square) = (0.0, 0.0);
-        for log in &logs {
-            sum += log;
-            square += log * log;
-            sums.push(sum);
-            squares.push(square);
+impl<'a> View<'a> {
+    /// `series` of `window`, `back` ticks before the window's last one.
+    pub(super) fn new(window: &Window<'_>, series: &Series<'a>, back: usize) -> Self {
+        let series = series.before(back);
+        let tick_ms = i64::try_from(window.tick_ms).unwrap_or(i64::MAX);
+        let before = i64::try_from(back).unwrap_or(i64::MAX).saturating_mul(tick_ms);
+        let (mean, deviation) = scale(&series);
+        Self {
+            series,
+            tick: window.at.0.wrapping_sub(back as u64),
+            clock_ms: window.clock_ms(0).saturating_sub(before),
+            tick_ms,
+            now: series.log(0),
+            mean,
+            deviation,
         }
-        let season = season.filter(|season| *season > 1 && *season < logs.len());
-        Self { counts, logs, sums, squares, last, season }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.counts.len()
-    }
-
-    /// Mean and deviation of everything up to and with `end`.
-    fn scale(&self, end: usize) -> (f64, f64) {
-        let n = (end + 1) as f64;
-        let mean = self.sums[end] / n;
-        let variance = (self.squares[end] / n - mean * mean).max(0.0);
-        (mean, variance.sqrt().max(DEVIATION_MIN))
-    }
-
-    /// Mean over up to three former seasons of the tick `ahead` after `at`, known at `end`.
-    fn seasonal(&self, at: usize, ahead: usize, end: usize) -> Option<f64> {
-        let season = self.season?;
-        let target = at + ahead;
-        let (mut sum, mut n) = (0.0, 0.0);
-        let mut back = season;
-        while back <= target && n < SEASONS_MAX as f64 {
-            // A horizon longer than the season must not look at ticks that are still to come.
-            if target - back <= end && target - back < self.logs.len() {
-                sum += self.logs[target - back];
-                n += 1.0;
-            }
-            back += season;
+    /// What the recurrent cell sees of the newest tick: [`PER_TICK`] numbers.
+    pub(super) fn tick(&self, out: &mut Vec<f32>) {
+        let start = out.len();
+        let series = &self.series;
+        self.push(out, self.now - self.mean);
+        self.push(out, self.now - series.log(1));
+        self.push(out, series.mean(0, 6) - series.mean(0, 60));
+        self.push(out, self.restless(RESTLESS[0]));
+        for place in 0..SEASONS {
+            let season = self.season(place);
+            let change = season.map_or(0.0, |season| self.now - series.log(season));
+            self.push(out, change);
+            self.phase(out, season, 0, 1);
         }
-        (n > 0.0).then(|| sum / n)
+        self.calendar(out, 0, 1);
+        debug_assert_eq!(out.len() - start, PER_TICK);
     }
 
-    fn phase(&self, at: usize) -> (f64, f64) {
-        let Some(season) = self.season else { return (0.0, 0.0) };
-        let season = season as u64;
-        let behind = (self.logs.len() - 1 - at) as u64;
-        // Ticks before the first one wrap round; only the phase matters.
-        let tick = (self.last.0 % season + season - behind % season) % season;
-        (std::f64::consts::TAU * tick as f64 / season as f64).sin_cos()
-    }
-
-    /// Back from standardised changes to counts, with the quantiles in order.
-    pub(super) fn counts(&self, changes: &[f32]) -> Quantiles {
-        let end = self.len() - 1;
-        let (_, deviation) = self.scale(end);
-        let top = self.logs.iter().copied().fold(0.0, f64::max) + 2.0;
-        let mut q = [0.0; 3];
-        for (q, change) in q.iter_mut().zip(changes) {
-            let log = self.logs[end] + finite_or_zero(f64::from(*change)) * deviation;
-            *q = log.clamp(0.0, top).exp_m1();
+    /// What the head of a horizon sees: [`PER_HORIZON`] numbers.
+    pub(super) fn ahead(&self, horizon: usize, out: &mut Vec<f32>) {
+        let start = out.len();
+        let series = &self.series;
+        for lag in LAGS {
+            self.push(out, series.log(lag) - self.now);
         }
-        q.sort_by(f64::total_cmp);
-        Quantiles { q10: q[0], q50: q[1], q90: q[2] }
-    }
-}
-
-fn finite(count: f64) -> f64 {
-    if count.is_finite() { count.max(0.0) } else { 0.0 }
-}
-
-fn finite_or_zero(value: f64) -> f64 {
-    if value.is_finite() { value } else { 0.0 }
-}
-
-/// The inputs of a batch, row by row; every step of the window is its own buffer.
-///
-/// One buffer per step, because slicing one big tensor in a loop makes the backward pass quadratic.
-pub(super) struct Inputs {
-    /// `window` buffers of `rows * PER_TICK`.
-    pub(super) ticks: Vec<Vec<f32>>,
-    /// `rows * (horizon + PER_WINDOW)`.
-    pub(super) ahead: Vec<f32>,
-    /// `rows * horizon` standardised changes from the last value.
-    pub(super) targets: Vec<f32>,
-    /// Windows in the batch.
-    pub(super) rows: usize,
-    horizon: usize,
-}
-
-impl Inputs {
-    pub(super) fn new(config: &LstmConfig) -> Self {
-        let ticks = vec![Vec::with_capacity(config.batch * PER_TICK); config.window];
-        Self { ticks, ahead: Vec::new(), targets: Vec::new(), rows: 0, horizon: config.horizon }
+        for ticks in MEANS {
+            self.push(out, series.mean(0, ticks) - self.now);
+        }
+        self.push(out, self.now - self.mean);
+        for ticks in RESTLESS {
+            self.push(out, self.restless(ticks));
+        }
+        // The deviation of a Poisson count, in logarithms.
+        self.push(out, (-0.5 * series.mean(0, 6)).exp());
+        out.extend([(self.mean / 4.0) as f32, self.deviation.ln() as f32]);
+        let fixed = series.features.iter().copied().chain(std::iter::repeat(0.0));
+        out.extend(fixed.take(STATIC).map(|x| if x.is_finite() { x } else { 0.0 }));
+        self.calendar(out, horizon, 3);
+        for place in 0..SEASONS {
+            let season = self.season(place);
+            self.phase(out, season, horizon, 3);
+            self.seasonal(out, season, horizon);
+        }
+        debug_assert_eq!(out.len() - start, PER_HORIZON);
     }
 
-    pub(super) fn clear(&mut self) {
-        self.ticks.iter_mut().for_each(Vec::clear);
-        self.ahead.clear();
-        self.targets.clear();
-        self.rows = 0;
+    /// Logarithm `ticks` after the newest tick less the newest, in deviations; `after` is the series
+    /// with those ticks.
+    pub(super) fn target(&self, after: &Series<'_>) -> f32 {
+        ((after.log(0) - self.now) / self.deviation) as f32
     }
 
-    /// Adds the window of `series` that ends with position `end`; what lies before it is zero.
-    pub(super) fn push(&mut self, series: &Normal<'_>, end: usize) {
-        let (mean, deviation) = series.scale(end);
-        let scaled = |value: f64| (value / deviation).clamp(-FAR_MAX, FAR_MAX) as f32;
-        let width = self.ticks.len();
-        for (step, row) in self.ticks.iter_mut().enumerate() {
-            let Some(at) = (end + step + 1).checked_sub(width) else {
-                row.extend([0.0; PER_TICK]);
+    /// Back from a change in deviations to calls.
+    pub(super) fn calls(&self, change: f32) -> f64 {
+        let change = if change.is_finite() { f64::from(change) } else { 0.0 };
+        let top = self.now.max(self.mean + 3.0 * self.deviation) + RISE_MAX;
+        (self.now + change * self.deviation).clamp(0.0, top).exp_m1()
+    }
+
+    fn push(&self, out: &mut Vec<f32>, difference: f64) {
+        out.push((difference / self.deviation).clamp(-FAR_MAX, FAR_MAX) as f32);
+    }
+
+    /// The season at `place`, once a whole one is known.
+    fn season(&self, place: usize) -> Option<usize> {
+        let season = self.series.seasons.get(place).copied();
+        season.filter(|season| *season > 1 && *season < self.series.len())
+    }
+
+    /// Mean change from tick to tick, whichever direction.
+    fn restless(&self, ticks: usize) -> f64 {
+        let change = |back| (self.series.log(back) - self.series.log(back + 1)).abs();
+        (0..ticks).map(change).sum::<f64>() / ticks as f64
+    }
+
+    /// Sine and cosine of the first `harmonics` of the phase `ahead` ticks after the newest.
+    fn phase(&self, out: &mut Vec<f32>, season: Option<usize>, ahead: usize, harmonics: usize) {
+        let Some(season) = season else {
+            return out.extend(std::iter::repeat_n(0.0, 2 * harmonics));
+        };
+        let tick = self.tick.wrapping_add(ahead as u64) % season as u64;
+        waves(out, tick as f64 / season as f64, harmonics);
+    }
+
+    /// Hour of the day and day of the week: what a whole number of seasons may not tell.
+    fn calendar(&self, out: &mut Vec<f32>, ahead: usize, harmonics: usize) {
+        let known_ms = (self.series.len() as i64).saturating_mul(self.tick_ms);
+        let ahead_ms = (ahead as i64).saturating_mul(self.tick_ms);
+        let at_ms = self.clock_ms.saturating_add(ahead_ms);
+        for (length_ms, ticks_min) in [(DAY_MS, 4), (WEEK_MS, 7)] {
+            if self.tick_ms.saturating_mul(ticks_min) > length_ms || known_ms < 2 * length_ms {
+                out.extend(std::iter::repeat_n(0.0, 2 * harmonics));
                 continue;
-            };
-            let log = series.logs[at];
-            let off_season = series.seasonal(at, 0, at).map_or(0.0, |s| log - s);
-            let (sin, cos) = series.phase(at);
-            row.extend([scaled(log - mean), scaled(off_season), sin as f32, cos as f32]);
+            }
+            waves(out, at_ms.rem_euclid(length_ms) as f64 / length_ms as f64, harmonics);
         }
-        let now = series.logs[end];
-        for ahead in 1..=self.horizon {
-            let change = series.seasonal(end, ahead, end).map_or(0.0, |s| s - now);
-            self.ahead.push(scaled(change));
-        }
-        let level_change = series.seasonal(end, 0, end).map_or(0.0, |s| now - s);
-        let known = if series.season.is_some() { 1.0 } else { 0.0 };
-        self.ahead.extend([scaled(level_change), (mean / FAR_MAX) as f32, known]);
-        self.rows += 1;
     }
 
-    /// Adds what came after `end`; there must be `horizon` more ticks.
-    pub(super) fn push_target(&mut self, series: &Normal<'_>, end: usize) {
-        let (_, deviation) = series.scale(end);
-        let now = series.logs[end];
-        for ahead in 1..=self.horizon {
-            let change = (series.logs[end + ahead] - now) / deviation;
-            self.targets.push(change.clamp(-FAR_MAX, FAR_MAX) as f32);
-        }
+    /// The target's time in former seasons, against the newest tick and against its own time.
+    fn seasonal(&self, out: &mut Vec<f32>, season: Option<usize>, ahead: usize) {
+        const PER_SEASON: usize = 14;
+        let Some(season) = season else {
+            return out.extend(std::iter::repeat_n(0.0, PER_SEASON));
+        };
+        let series = &self.series;
+        // Seasons back to the newest one in which the target's time is known, and that time.
+        let back = ahead.div_ceil(season) * season;
+        let target = back - ahead;
+        let known = |back: usize| if back < series.len() { series.log(back) } else { self.now };
+        let reach = (season / 96).max(1);
+        let smooth = |back: usize| series.mean(back.saturating_sub(reach), 2 * reach + 1);
+        let mean = |times: usize, of: &dyn Fn(usize) -> f64| {
+            let fits = |time: &usize| *time == 0 || back + time * season < series.len();
+            let (sum, n) = (0..times)
+                .filter(fits)
+                .fold((0.0, 0.0), |(sum, n), time| (sum + of(time * season), n + 1.0));
+            sum / n
+        };
+        let differences = [
+            known(target) - self.now,
+            known(target + 1) - self.now,
+            known(target.saturating_sub(1)) - self.now,
+            known(target + season) - self.now,
+            known(target + 2 * season) - self.now,
+            known(back) - self.now,
+            known(back + season) - self.now,
+            smooth(target) - self.now,
+            mean(FEW, &|time| smooth(target + time)) - self.now,
+            mean(FEW, &|time| smooth(target + time) - smooth(back + time)),
+            mean(MANY, &|time| smooth(target + time)) - self.now,
+            mean(MANY, &|time| smooth(target + time) - smooth(back + time)),
+            series.mean(0, season) - self.now,
+        ];
+        differences.iter().for_each(|difference| self.push(out, *difference));
+        out.push(1.0);
     }
+}
+
+fn waves(out: &mut Vec<f32>, phase: f64, harmonics: usize) {
+    for harmonic in 1..=harmonics {
+        let (sin, cos) = (TAU * phase * harmonic as f64).sin_cos();
+        out.extend([sin as f32, cos as f32]);
+    }
+}
+
+/// Mean and deviation of the newest ticks: at least two of the longest season.
+///
+/// The deviation is that of values spread evenly over those ticks, and over the phases of any season.
+fn scale(series: &Series<'_>) -> (f64, f64) {
+    let longest = series.seasons.iter().take(SEASONS).copied().max().unwrap_or(0);
+    let ticks = (2 * longest).max(SCALE_TICKS_MIN).min(series.len()).max(1);
+    let mean = series.mean(0, ticks);
+    let golden = 0.618_033_988_749_894_9;
+    let values = SCALE_VALUES.min(ticks);
+    let square = |value: usize| {
+        let back = if values == ticks {
+            value
+        } else {
+            ((value as f64 * golden).fract() * ticks as f64) as usize
+        };
+        (series.log(back) - mean).powi(2)
+    };
+    let variance = (0..values).map(square).sum::<f64>() / values as f64;
+    (mean, variance.sqrt().max(DEVIATION_MIN))
 }
 
 #[cfg(test)]
 mod tests {
+    use foreshard_policy::forecast::Past;
+    use foreshard_policy::ids::Tick;
+
     use super::*;
 
+    fn window<'a>(at: u64, series: &'a [Series<'a>]) -> Window<'a> {
+        Window { at: Tick(at), tick_ms: 3_600_000, epoch_ms: 7 * 3_600_000, series }
+    }
+
+    fn numbers(view: &View<'_>) -> Vec<f32> {
+        let mut out = Vec::new();
+        view.tick(&mut out);
+        [1, 5, 9, 30].into_iter().for_each(|horizon| view.ahead(horizon, &mut out));
+        assert_eq!(out.len(), PER_TICK + 4 * PER_HORIZON);
+        assert!(out.iter().all(|number| number.is_finite()), "{out:?}");
+        out
+    }
+
     #[test]
-    fn a_window_shows_nothing_of_what_comes_after_its_end() {
-        let config = LstmConfig { window: 12, horizon: 9, ..LstmConfig::default() };
-        let past: Vec<f64> = (0..40).map(|t| f64::from(t % 6)).collect();
-        let mut poisoned = past.clone();
-        poisoned[30..].fill(1e9);
-        let inputs = |counts: &[f64]| {
-            let mut inputs = Inputs::new(&config);
-            inputs.push(&Normal::new(counts, Tick(39), Some(6)), 29);
-            (inputs.ticks, inputs.ahead)
-        };
-        assert_eq!(inputs(&past), inputs(&poisoned));
+    fn a_view_shows_nothing_of_what_came_later() {
+        let calls = |t: usize| ((t * 7) % 13 + t % 6) as f64;
+        let past = Past::new((0..600).map(calls));
+        let poisoned = Past::new((0..600).map(|t| if t <= 499 { calls(t) } else { 1e9 }));
+        let [whole, poisoned] = [&past, &poisoned].map(|past| past.series(600, 1, &[6, 24]));
+        let short = past.series(500, 1, &[6, 24]);
+        let then = numbers(&View::new(&window(499, &[]), &short, 0));
+        assert_eq!(then, numbers(&View::new(&window(599, &[]), &whole, 100)));
+        assert_eq!(then, numbers(&View::new(&window(599, &[]), &poisoned, 100)));
     }
 
     #[test]
     fn a_phase_belongs_to_the_tick_and_not_to_the_length_of_the_series() {
-        let counts = [1.0; 30];
-        let long = Normal::new(&counts, Tick(100), Some(7));
-        let short = Normal::new(&counts[..20], Tick(100), Some(7));
-        assert_eq!(long.phase(29), short.phase(19));
-        assert_eq!(long.phase(22), short.phase(19));
+        let past = Past::new((0..400).map(|_| 1.0));
+        let phase = |at: u64, known: usize, ahead: usize| {
+            let mut out = Vec::new();
+            let series = past.series(known, 1, &[7]);
+            View::new(&window(at, &[]), &series, 0).phase(&mut out, Some(7), ahead, 2);
+            out
+        };
+        assert_eq!(phase(350, 300, 0), phase(350, 200, 0));
+        assert_eq!(phase(350, 300, 3), phase(353, 300, 0));
+        assert_ne!(phase(350, 300, 3), phase(350, 300, 0));
     }
 
     #[test]
-    fn a_count_that_is_no_number_is_taken_for_zero() {
-        let counts = [f64::NAN, f64::INFINITY, -3.0, 4.0, 0.0, 1.0, 2.0, 3.0];
-        let series = Normal::new(&counts, Tick(7), None);
-        let q = series.counts(&[f32::NAN, 0.5, -0.5]);
-        assert!(q.q10 <= q.q50 && q.q50 <= q.q90 && q.q90.is_finite(), "{q:?}");
+    fn hours_and_weekdays_count_once_they_were_seen_twice() {
+        let past = Past::new((0..400).map(|_| 1.0));
+        let calendar = |known: usize, ahead: usize| {
+            let mut out = Vec::new();
+            let series = past.series(known, 1, &[]);
+            View::new(&window(399, &[]), &series, 0).calendar(&mut out, ahead, 1);
+            out
+        };
+        assert_eq!(calendar(47, 0), [0.0; 4]);
+        assert!(calendar(48, 0)[..2] != [0.0; 2] && calendar(48, 0)[2..] == [0.0; 2]);
+        assert_eq!(calendar(400, 0)[..2], calendar(400, 24)[..2]);
+        assert_ne!(calendar(400, 0)[2..], calendar(400, 24)[2..]);
+    }
+
+    #[test]
+    fn calls_come_back_from_the_change_that_was_the_target() {
+        let past = Past::new((0..300).map(|t| f64::from(t % 10)));
+        let whole = past.series(300, 1, &[10]);
+        let view = View::new(&window(299, &[]), &whole, 4);
+        let change = view.target(&whole.before(1));
+        assert!((view.calls(change) - whole.before(1).last()).abs() < 1e-5);
+        assert!(view.calls(f32::NAN).is_finite() && view.calls(f32::MAX) < 1e4);
+        assert_eq!(view.calls(f32::MIN), 0.0);
+    }
+
+    #[test]
+    fn series_of_any_length_are_seen() {
+        let past = Past::new((0..40).map(f64::from));
+        for known in 0..40 {
+            let series = past.series(known, 1, &[5, 12]);
+            numbers(&View::new(&window(39, &[]), &series, 0));
+        }
     }
 }

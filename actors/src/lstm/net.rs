@@ -1,292 +1,349 @@
-//! The network: candle's LSTM cell, a linear head for all horizons and quantiles, and its trainer.
+//! The network: one recurrent cell for all series, and a head per horizon.
+//!
+//! A head adds a linear part, which reads the inputs of its horizon, and a small hidden layer, which
+//! also reads the state of the cell. It answers a median and two spreads that cannot be negative, so
+//! its quantiles are always in order.
 
-use std::collections::HashMap;
-
-use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Shape, Tensor, Var};
-use candle_nn::rnn::{LSTM, LSTMConfig, RNN};
-use candle_nn::{AdamW, Optimizer, ParamsAdamW, VarBuilder};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::LstmConfig;
-use super::inputs::{Inputs, PER_TICK, PER_WINDOW};
+use super::cell::{Sequence, Weights};
+use super::inputs::{PER_HORIZON, PER_TICK};
 
 /// Quantiles that the network answers with, as it was trained.
 pub(super) const QUANTILES: [f32; 3] = [0.1, 0.5, 0.9];
 
-/// Names that candle's cell asks for.
-const CELL: [&str; 3] = ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0"];
-/// Names of the head.
-const HEAD: [&str; 2] = ["head.weight", "head.bias"];
+/// Width of a head's hidden layer.
+const LAYER: usize = 24;
 
-/// Largest start weight of the head: a fresh network forecasts about the last value.
-const HEAD_START: f32 = 0.02;
+/// Most standard deviations that an input of a head is away from its mean.
+const FAR_MAX: f32 = 6.0;
 
-/// Largest matrix product in multiply-adds and largest tensor in elements of one step.
-pub(super) fn largest(config: &LstmConfig) -> (usize, usize) {
-    let (gates, out) = (4 * config.hidden, config.horizon * QUANTILES.len());
-    let features = head_inputs(config);
-    let product = config.batch * (gates * config.hidden.max(PER_TICK)).max(features * out);
-    let elements = (config.batch * gates)
-        .max(config.batch * features.max(out))
-        .max(gates * config.hidden.max(PER_TICK))
-        .max(features * out);
+/// Variables of the cell, and of each head.
+const OF_CELL: usize = 3;
+const OF_HEAD: usize = 5;
+
+/// Places of variables within a head.
+const LINEAR: usize = 3;
+const BIAS: usize = 4;
+
+/// Largest matrix product in multiply-adds and largest tensor in elements for `windows` windows of
+/// which each is asked for a forecast `asked` times.
+pub(super) fn largest(hidden: usize, windows: usize, asked: usize) -> (usize, usize) {
+    let (gates, seen) = (4 * hidden, hidden + PER_HORIZON);
+    let rows = windows * asked;
+    let product = (windows * gates * (hidden + PER_TICK)).max(rows * seen * LAYER);
+    let elements = (windows * gates.max(hidden + PER_TICK)).max(rows * seen).max(gates * hidden);
     (product, elements)
 }
 
-fn head_inputs(config: &LstmConfig) -> usize {
-    config.hidden + config.horizon + PER_WINDOW
+/// How the numbers of one horizon are standardised; found once, when a network starts.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Scaling {
+    /// Of each input.
+    pub(super) mean: Vec<f32>,
+    /// One over the standard deviation of each input; zero for an input that does not vary.
+    pub(super) inverse: Vec<f32>,
+    /// Size of a usual target.
+    pub(super) target: f32,
+}
+
+impl Scaling {
+    /// Nothing is known yet.
+    pub(super) fn none() -> Self {
+        Self { mean: vec![0.0; PER_HORIZON], inverse: vec![0.0; PER_HORIZON], target: 1.0 }
+    }
+
+    /// Standardises rows of [`PER_HORIZON`] inputs in place.
+    pub(super) fn apply(&self, inputs: &mut [f32]) {
+        for row in inputs.chunks_mut(PER_HORIZON) {
+            for ((input, mean), inverse) in row.iter_mut().zip(&self.mean).zip(&self.inverse) {
+                *input = ((*input - mean) * inverse).clamp(-FAR_MAX, FAR_MAX);
+            }
+        }
+    }
+}
+
+/// What a training step learns from. Rows of heads lie by time asked, then by window.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// One buffer of `windows * PER_TICK` per tick.
+    pub(super) ticks: Vec<Vec<f32>>,
+    /// Positions of `ticks` after which forecasts are made, ascending.
+    pub(super) asked: Vec<usize>,
+    /// By horizon.
+    pub(super) heads: Vec<Rows>,
+}
+
+/// Rows of one horizon.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Rows {
+    /// `rows * PER_HORIZON`.
+    pub(super) inputs: Vec<f32>,
+    /// Changes in deviations of the series.
+    pub(super) targets: Vec<f32>,
+    /// Weight of each row in the loss; zero if its target is not to be seen.
+    pub(super) weights: Vec<f32>,
+}
+
+impl Rows {
+    /// Mean pinball loss of forecasting no change, and the weight that it is a mean over.
+    pub(super) fn of_last(&self) -> (f32, f32) {
+        let weighted = self.targets.iter().zip(&self.weights);
+        let sum: f32 = weighted.map(|(target, weight)| 0.5 * target.abs() * weight).sum();
+        let total: f32 = self.weights.iter().sum();
+        (sum / total.max(1.0), total)
+    }
 }
 
 /// Weights and how they are used.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Net {
-    /// Every variable with its name, always in the same order.
-    vars: Vec<(&'static str, Var)>,
-    cell: LSTM,
-    horizon: usize,
+    hidden: usize,
+    /// Ticks ahead of each head, ascending.
+    pub(super) horizons: Vec<usize>,
+    /// By horizon.
+    pub(super) scalings: Vec<Scaling>,
+    /// Of the cell, then of head after head.
+    vars: Vec<Var>,
 }
 
 impl Net {
     /// Draws fresh weights from the seed: candle cannot seed its CPU generator.
-    pub(super) fn new(config: &LstmConfig) -> Result<Self> {
+    pub(super) fn new(config: &LstmConfig, horizons: &[usize]) -> Result<Self> {
         let mut rng = StdRng::seed_from_u64(config.seed);
-        let mut tensors = HashMap::new();
-        for (name, shape, bound) in shapes(config) {
-            let mut values: Vec<f32> =
-                (0..shape.elem_count()).map(|_| rng.random_range(-bound..=bound)).collect();
-            if name == CELL[2] {
-                values.fill(0.0);
-                // Gate order is input, forget, cell, output; an open forget gate lets it remember.
-                values[config.hidden..2 * config.hidden].fill(1.0);
-            }
-            tensors.insert(name.to_string(), Tensor::from_vec(values, shape, &Device::Cpu)?);
+        let values = shapes(config.hidden, horizons.len()).into_iter().map(|(shape, bound)| {
+            (0..shape.elem_count()).map(|_| bound * rng.random_range(-1.0_f32..=1.0)).collect()
+        });
+        let mut values: Vec<Vec<f32>> = values.collect();
+        if let Some(bias) = values.get_mut(OF_CELL - 1) {
+            // An open forget gate lets the cell remember from the start.
+            bias[config.hidden..2 * config.hidden].fill(1.0);
         }
-        Self::from_tensors(config, &tensors)
+        let scalings = vec![Scaling::none(); horizons.len()];
+        Self::from_values(config.hidden, horizons, scalings, values)
     }
 
-    /// Takes weights up; a missing one or a wrong shape is an error.
-    pub(super) fn from_tensors(
-        config: &LstmConfig,
-        tensors: &HashMap<String, Tensor>,
+    /// Takes weights up, in the order of [`values`](Self::values); another number is an error.
+    pub(super) fn from_values(
+        hidden: usize,
+        horizons: &[usize],
+        scalings: Vec<Scaling>,
+        values: Vec<Vec<f32>>,
     ) -> Result<Self> {
-        let mut vars = Vec::new();
-        for (name, shape, _) in shapes(config) {
-            let Some(tensor) = tensors.get(name) else {
-                candle_core::bail!("weight {name} is missing");
-            };
-            if tensor.shape() != &shape || tensor.dtype() != DType::F32 {
-                candle_core::bail!(
-                    "weight {name} is {:?} {:?}; it must be F32 {shape:?}",
-                    tensor.dtype(),
-                    tensor.shape()
-                );
-            }
-            vars.push((name, Var::from_tensor(tensor)?));
+        let shapes = shapes(hidden, horizons.len());
+        if shapes.len() != values.len() {
+            candle_core::bail!("{} variables; there must be {}", values.len(), shapes.len());
         }
-        let named = vars.iter().map(|(name, var)| ((*name).to_string(), var.as_tensor().clone()));
-        let builder = VarBuilder::from_tensors(named.collect(), DType::F32, &Device::Cpu);
-        let cell = LSTM::new(
-            PER_TICK,
-            config.hidden,
-            LSTMConfig { b_hh_init: None, ..LSTMConfig::default() },
-            builder,
-        )?;
-        Ok(Self { vars, cell, horizon: config.horizon })
+        let vars = shapes.into_iter().zip(values).map(|((shape, _), values)| {
+            Var::from_tensor(&Tensor::from_vec(values, shape, &Device::Cpu)?)
+        });
+        let vars = vars.collect::<Result<_>>()?;
+        Ok(Self { hidden, horizons: horizons.to_vec(), scalings, vars })
     }
 
-    /// Every weight with its name, in a fixed order.
-    pub(super) fn vars(&self) -> impl Iterator<Item = (&'static str, &Tensor)> {
-        self.vars.iter().map(|(name, var)| (*name, var.as_tensor()))
+    /// Every variable, in a fixed order.
+    pub(super) fn vars(&self) -> &[Var] {
+        &self.vars
     }
 
-    /// A copy of the weights, for [`restore`](Self::restore).
-    pub(super) fn weights(&self) -> Result<Vec<Tensor>> {
-        self.vars.iter().map(|(_, var)| var.as_tensor().copy()).collect()
+    /// Which variables weight decay is meant for: matrices, but not the linear parts.
+    pub(super) fn decays(&self, var: usize) -> bool {
+        let linear = var >= OF_CELL && (var - OF_CELL) % OF_HEAD == LINEAR;
+        self.vars.get(var).is_some_and(|var| var.rank() == 2) && !linear
     }
 
-    /// Goes back to weights that were copied before.
-    pub(super) fn restore(&self, weights: &[Tensor]) -> Result<()> {
-        self.vars.iter().zip(weights).try_for_each(|((_, var), weight)| var.set(weight))
+    /// The values of every variable.
+    pub(super) fn values(&self) -> Result<Vec<Vec<f32>>> {
+        self.vars.iter().map(|var| var.flatten_all()?.to_vec1()).collect()
     }
 
-    fn var(&self, name: &str) -> Result<&Tensor> {
-        match self.vars.iter().find(|(known, _)| *known == name) {
-            Some((_, var)) => Ok(var.as_tensor()),
-            None => candle_core::bail!("weight {name} is missing"),
+    /// A network of the same shape and scalings with other weights.
+    pub(super) fn with_values(&self, values: Vec<Vec<f32>>) -> Result<Self> {
+        Self::from_values(self.hidden, &self.horizons, self.scalings.clone(), values)
+    }
+
+    /// Replaces the linear part of a head: `[PER_HORIZON]` weights of the median in standardised
+    /// units, and the starts of median and spreads.
+    pub(super) fn set_linear(&self, head: usize, linear: &[f32], starts: [f32; 3]) -> Result<()> {
+        let mut weights = vec![0.0; PER_HORIZON * QUANTILES.len()];
+        for (row, weight) in weights.chunks_mut(QUANTILES.len()).zip(linear) {
+            row[0] = *weight;
         }
+        let bias = [starts[0], unsoftplus(starts[1]), unsoftplus(starts[2])];
+        let vars = self.head(head);
+        vars[LINEAR].set(&Tensor::from_vec(weights, vars[LINEAR].shape(), &Device::Cpu)?)?;
+        vars[BIAS].set(&Tensor::new(&bias, &Device::Cpu)?)
     }
 
-    /// `[rows, horizon * quantiles]`: standardised changes from the last value.
-    fn forward(&self, inputs: &Inputs) -> Result<Tensor> {
-        let mut state = self.cell.zero_state(inputs.rows)?;
-        for tick in &inputs.ticks {
-            let tick = Tensor::from_slice(tick, (inputs.rows, PER_TICK), &Device::Cpu)?;
-            state = self.cell.step(&tick, &state)?;
+    fn head(&self, head: usize) -> &[Var] {
+        &self.vars[OF_CELL + head * OF_HEAD..OF_CELL + (head + 1) * OF_HEAD]
+    }
+
+    /// The cell's weights, for moving states on.
+    pub(super) fn cell(&self) -> Result<Weights> {
+        let [input, recurrent, bias] =
+            [0, 1, 2].map(|var: usize| self.vars[var].flatten_all()?.to_vec1::<f32>());
+        Weights::new(&input?, &recurrent?, &bias?)
+    }
+
+    /// Median, lower and upper spread of one head, `[rows, 3]`, in units of the usual target.
+    /// `inputs` are standardised.
+    fn quantities(&self, head: usize, shown: &Tensor, inputs: &Tensor) -> Result<Tensor> {
+        let vars = self.head(head);
+        let layer = Tensor::cat(&[shown, inputs], 1)?
+            .matmul(&vars[0])?
+            .broadcast_add(&vars[1])?
+            .relu()?
+            .matmul(&vars[2])?;
+        let out = (layer + inputs.matmul(&vars[LINEAR])?)?.broadcast_add(&vars[BIAS])?;
+        let spreads = softplus(&out.narrow(1, 1, 2)?)?;
+        Tensor::cat(&[&out.narrow(1, 0, 1)?, &spreads], 1)
+    }
+
+    /// Mean pinball loss of each head, in units of its usual target.
+    fn losses(&self, batch: &mut Batch) -> Result<Vec<Tensor>> {
+        let sequence =
+            Sequence::new(std::mem::take(&mut batch.ticks), std::mem::take(&mut batch.asked));
+        let shown = self.vars[0].apply_op3(&self.vars[1], &self.vars[2], sequence)?;
+        let mut losses = Vec::with_capacity(self.horizons.len());
+        for (head, (rows, scaling)) in batch.heads.iter_mut().zip(&self.scalings).enumerate() {
+            let n = rows.targets.len();
+            scaling.apply(&mut rows.inputs);
+            rows.targets.iter_mut().for_each(|target| {
+                *target = (*target / scaling.target).clamp(-2.0 * FAR_MAX, 2.0 * FAR_MAX);
+            });
+            let inputs = Tensor::from_slice(&rows.inputs, (n, PER_HORIZON), &Device::Cpu)?;
+            let targets = Tensor::from_slice(&rows.targets, (n, 1), &Device::Cpu)?;
+            let weights = Tensor::from_slice(&rows.weights, (n, 1), &Device::Cpu)?;
+            let total: f32 = rows.weights.iter().sum();
+            let out = self.quantities(head, &shown, &inputs)?;
+            let missed = (targets - out.narrow(1, 0, 1)?)?;
+            let low = (&missed + out.narrow(1, 1, 1)?)?;
+            let high = (&missed - out.narrow(1, 2, 1)?)?;
+            let pinball = (pinball(&low, QUANTILES[0])?
+                + pinball(&missed, QUANTILES[1])?
+                + pinball(&high, QUANTILES[2])?)?;
+            let share = f64::from(1.0 / (3.0 * total.max(1.0)));
+            losses.push(((pinball * weights)?.sum_all()? * share)?);
         }
-        let width = self.horizon + PER_WINDOW;
-        let ahead = Tensor::from_slice(&inputs.ahead, (inputs.rows, width), &Device::Cpu)?;
-        Tensor::cat(&[state.h(), &ahead], 1)?
-            .matmul(self.var(HEAD[0])?)?
-            .broadcast_add(self.var(HEAD[1])?)
+        Ok(losses)
     }
 
-    /// Mean pinball loss over rows, horizons and quantiles.
-    fn loss(&self, inputs: &Inputs) -> Result<Tensor> {
-        let out = self.forward(inputs)?.reshape((inputs.rows, self.horizon, QUANTILES.len()))?;
-        let shape = (inputs.rows, self.horizon, 1);
-        let targets = Tensor::from_slice(&inputs.targets, shape, &Device::Cpu)?;
-        let missed = targets.broadcast_sub(&out)?;
-        let quantiles = Tensor::new(&QUANTILES, &Device::Cpu)?;
-        let under = missed.broadcast_mul(&quantiles)?;
-        let over = missed.broadcast_mul(&(quantiles - 1.0)?)?;
-        under.maximum(&over)?.mean_all()
+    /// Mean over the heads of their losses, for the backward pass.
+    pub(super) fn loss(&self, batch: &mut Batch) -> Result<Tensor> {
+        let losses = self.losses(batch)?;
+        let n = losses.len().max(1) as f64;
+        let zero = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+        losses.into_iter().try_fold(zero, |sum, loss| sum + loss)? / n
     }
 
-    /// Row by row, tick by tick, quantile by quantile.
-    pub(super) fn quantiles(&self, inputs: &Inputs) -> Result<Vec<f32>> {
-        self.forward(inputs)?.detach().flatten_all()?.to_vec1()
+    /// Loss of each head.
+    pub(super) fn scored(&self, batch: &mut Batch) -> Result<Vec<f32>> {
+        self.losses(batch)?.iter().map(Tensor::to_scalar).collect()
     }
-}
 
-/// Name, shape and largest start weight of every variable.
-fn shapes(config: &LstmConfig) -> [(&'static str, Shape, f32); 5] {
-    let (gates, out) = (4 * config.hidden, config.horizon * QUANTILES.len());
-    let start = 1.0 / (config.hidden as f32).sqrt();
-    [
-        (CELL[0], Shape::from((gates, PER_TICK)), start),
-        (CELL[1], Shape::from((gates, config.hidden)), start),
-        (CELL[2], Shape::from(gates), start),
-        (HEAD[0], Shape::from((head_inputs(config), out)), HEAD_START),
-        (HEAD[1], Shape::from(out), HEAD_START),
-    ]
-}
-
-/// AdamW with its moments, and the clipping of gradients.
-#[derive(Debug)]
-pub(super) struct Trainer {
-    optimizer: AdamW,
-    norm_max: f64,
-}
-
-impl Trainer {
-    pub(super) fn new(net: &Net, config: &LstmConfig) -> Result<Self> {
-        let vars = net.vars.iter().map(|(_, var)| var.clone()).collect();
-        let params = ParamsAdamW {
-            lr: config.learning_rate,
-            weight_decay: config.weight_decay,
-            ..ParamsAdamW::default()
+    /// Quantiles of the change, in deviations of the series, for each row of inputs that are not yet
+    /// standardised.
+    pub(super) fn quantiles(
+        &self,
+        head: usize,
+        shown: &[f32],
+        inputs: &mut [f32],
+    ) -> Result<Vec<[f32; 3]>> {
+        let n = inputs.len() / PER_HORIZON;
+        let scaling = &self.scalings[head];
+        scaling.apply(inputs);
+        let inputs = Tensor::from_slice(inputs, (n, PER_HORIZON), &Device::Cpu)?;
+        let shown = Tensor::from_slice(shown, (n, self.hidden), &Device::Cpu)?;
+        let out: Vec<f32> =
+            self.quantities(head, &shown, &inputs)?.detach().flatten_all()?.to_vec1()?;
+        let row = |row: &[f32]| {
+            [row[0] - row[1], row[0], row[0] + row[2]].map(|change| change * scaling.target)
         };
-        Ok(Self { optimizer: AdamW::new(vars, params)?, norm_max: config.gradient_norm_max })
+        Ok(out.chunks_exact(QUANTILES.len()).map(row).collect())
     }
+}
 
-    /// One step; returns the loss before it. A loss or gradient that is no number changes nothing.
-    pub(super) fn step(&mut self, net: &Net, inputs: &Inputs) -> Result<f64> {
-        let loss = net.loss(inputs)?;
-        let value = f64::from(loss.to_scalar::<f32>()?);
-        if !value.is_finite() {
-            candle_core::bail!("loss is {value}");
-        }
-        let mut gradients = loss.backward()?;
-        self.clip(net, &mut gradients)?;
-        self.optimizer.step(&gradients)?;
-        Ok(value)
-    }
+/// Pinball loss of what a quantile missed the target by.
+fn pinball(missed: &Tensor, level: f32) -> Result<Tensor> {
+    let level = f64::from(level);
+    (missed * level)?.maximum(&(missed * (level - 1.0))?)
+}
 
-    fn clip(&self, net: &Net, gradients: &mut GradStore) -> Result<()> {
-        let mut squares = 0.0;
-        for (_, tensor) in net.vars() {
-            if let Some(gradient) = gradients.get(tensor) {
-                squares += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
-            }
-        }
-        let norm = squares.sqrt();
-        if !norm.is_finite() {
-            candle_core::bail!("norm of the gradient is {norm}");
-        }
-        if norm <= self.norm_max {
-            return Ok(());
-        }
-        for (_, tensor) in net.vars() {
-            if let Some(gradient) = gradients.remove(tensor) {
-                gradients.insert(tensor, (gradient * (self.norm_max / norm))?);
-            }
-        }
-        Ok(())
+/// `ln(1 + e^x)`, without overflow.
+fn softplus(x: &Tensor) -> Result<Tensor> {
+    x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
+}
+
+fn unsoftplus(y: f32) -> f32 {
+    let y = y.clamp(1e-3, 20.0);
+    y + (-(-y).exp_m1()).ln()
+}
+
+/// Shape and largest start weight of every variable.
+fn shapes(hidden: usize, heads: usize) -> Vec<(Shape, f32)> {
+    let (gates, seen, out) = (4 * hidden, hidden + PER_HORIZON, QUANTILES.len());
+    let root = |n: usize| 1.0 / (n as f32).sqrt();
+    let mut shapes = vec![
+        (Shape::from((PER_TICK, gates)), root(hidden)),
+        (Shape::from((hidden, gates)), root(hidden)),
+        (Shape::from(gates), 0.0),
+    ];
+    for _ in 0..heads {
+        shapes.extend([
+            (Shape::from((seen, LAYER)), root(seen)),
+            (Shape::from(LAYER), 0.0),
+            (Shape::from((LAYER, out)), 0.02),
+            (Shape::from((PER_HORIZON, out)), 0.0),
+            (Shape::from(out), 0.0),
+        ]);
     }
+    shapes
 }
 
 #[cfg(test)]
 mod tests {
-    use foreshard_policy::ids::Tick;
-
-    use super::super::inputs::Normal;
     use super::*;
-
-    fn batch(config: &LstmConfig) -> Inputs {
-        let counts: Vec<f64> = (0..60).map(|t| f64::from(t % 7) * 3.0).collect();
-        let series = Normal::new(&counts, Tick(59), Some(7));
-        let mut inputs = Inputs::new(config);
-        for end in [20, 30, 40, 50] {
-            inputs.push(&series, end);
-            inputs.push_target(&series, end);
-        }
-        inputs
-    }
-
-    fn norm(net: &Net, gradients: &GradStore) -> f32 {
-        let square = |tensor| {
-            let gradient = gradients.get(tensor).unwrap();
-            gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap()
-        };
-        net.vars().map(|(_, tensor)| square(tensor)).sum::<f32>().sqrt()
-    }
-
-    #[test]
-    fn a_long_gradient_is_scaled_down_and_a_short_one_left_alone() {
-        let config = LstmConfig { window: 10, batch: 4, ..LstmConfig::default() };
-        let net = Net::new(&config).unwrap();
-        let mut gradients = net.loss(&batch(&config)).unwrap().backward().unwrap();
-        let long = norm(&net, &gradients);
-        for (norm_max, expected) in [(long * 2.0, long), (long / 4.0, long / 4.0)] {
-            let settings = LstmConfig { gradient_norm_max: f64::from(norm_max), ..config.clone() };
-            Trainer::new(&net, &settings).unwrap().clip(&net, &mut gradients).unwrap();
-            assert!((norm(&net, &gradients) / expected - 1.0).abs() < 1e-3);
-        }
-    }
-
-    #[test]
-    fn weights_that_were_copied_come_back_bit_by_bit() {
-        let config = LstmConfig { window: 10, batch: 4, ..LstmConfig::default() };
-        let (net, inputs) = (Net::new(&config).unwrap(), batch(&config));
-        let (before, weights) = (net.quantiles(&inputs).unwrap(), net.weights().unwrap());
-        Trainer::new(&net, &config).unwrap().step(&net, &inputs).unwrap();
-        assert_ne!(net.quantiles(&inputs).unwrap(), before);
-        net.restore(&weights).unwrap();
-        assert_eq!(net.quantiles(&inputs).unwrap(), before);
-    }
-
-    #[test]
-    fn every_weight_learns_from_every_step() {
-        let config = LstmConfig { window: 10, batch: 4, ..LstmConfig::default() };
-        let net = Net::new(&config).unwrap();
-        let inputs = batch(&config);
-        let gradients = net.loss(&inputs).unwrap().backward().unwrap();
-        for (name, tensor) in net.vars() {
-            let gradient = gradients.get(tensor).unwrap_or_else(|| panic!("{name}"));
-            let size = gradient.abs().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
-            assert!(size > 0.0, "{name}");
-        }
-    }
 
     #[test]
     fn a_fresh_network_keeps_its_forget_gates_open() {
-        let config = LstmConfig::default();
-        let net = Net::new(&config).unwrap();
-        let bias = net.var(CELL[2]).unwrap().to_vec1::<f32>().unwrap();
-        let hidden = config.hidden;
-        assert!(bias[hidden..2 * hidden].iter().all(|b| *b == 1.0));
-        assert!(bias[..hidden].iter().chain(&bias[2 * hidden..]).all(|b| *b == 0.0));
+        let net = Net::new(&LstmConfig { hidden: 6, ..LstmConfig::default() }, &[1]).unwrap();
+        let bias = &net.values().unwrap()[OF_CELL - 1];
+        assert!(bias[6..12].iter().all(|bias| *bias == 1.0));
+        assert!(bias[..6].iter().chain(&bias[12..]).all(|bias| *bias == 0.0));
+    }
+
+    #[test]
+    fn quantiles_are_in_order_whatever_the_inputs() {
+        let mut net = Net::new(&LstmConfig { hidden: 6, ..LstmConfig::default() }, &[1]).unwrap();
+        net.scalings[0].inverse.fill(1.0);
+        net.set_linear(0, &[3.0; PER_HORIZON], [0.1, 0.0, 40.0]).unwrap();
+        for value in [-1e9, -1.0, 0.0, 0.3, 1e9] {
+            let rows = net.quantiles(0, &[0.5; 6], &mut [value; PER_HORIZON]).unwrap();
+            assert!(rows[0].is_sorted() && rows[0].iter().all(|q| q.is_finite()), "{rows:?}");
+        }
+    }
+
+    #[test]
+    fn the_linear_part_and_the_starts_are_those_that_were_set() {
+        let mut net = Net::new(&LstmConfig { hidden: 6, ..LstmConfig::default() }, &[1]).unwrap();
+        let mut values = net.values().unwrap();
+        values[OF_CELL + 2].fill(0.0); // Nothing from the hidden layer.
+        net = net.with_values(values).unwrap();
+        net.scalings[0].inverse.fill(1.0);
+        net.scalings[0].target = 2.0;
+        let mut linear = [0.0; PER_HORIZON];
+        linear[4] = 0.5;
+        net.set_linear(0, &linear, [0.25, 0.3, 1.5]).unwrap();
+        let mut inputs = [0.0; PER_HORIZON];
+        inputs[4] = 3.0;
+        let [q10, q50, q90] = net.quantiles(0, &[0.7; 6], &mut inputs).unwrap()[0];
+        let wanted = [2.0 * (1.75 - 0.3), 3.5, 2.0 * (1.75 + 1.5)];
+        for (q, wanted) in [q10, q50, q90].into_iter().zip(wanted) {
+            assert!((q - wanted).abs() < 1e-4, "{q} {wanted}");
+        }
     }
 }

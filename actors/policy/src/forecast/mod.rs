@@ -4,19 +4,29 @@
 //! [`Quantiles`]. The ensemble weighs them by what they were worth so far.
 
 pub mod announced;
+mod boosting;
 mod concurrency;
+mod direct;
 pub mod ensemble;
+mod features;
 pub mod function;
+mod kernel;
 mod moments;
 pub mod naive;
 pub mod period;
+mod ridge;
 pub mod seasonal;
 pub mod smoothing;
+pub mod sparse;
+pub mod trees;
 mod trust;
 mod window;
 
+pub use boosting::{NewTreesMember, TreesMember};
 pub use concurrency::concurrency;
+pub use kernel::KernelMember;
 pub use moments::Moments;
+pub use ridge::RidgeMember;
 use serde::{Deserialize, Serialize};
 pub use trust::reason;
 pub use window::{Past, Series, Window};

@@ -1,17 +1,19 @@
 //! Every coming tick is like the last one: the yardstick.
 
+use super::direct::from_logs;
 use super::{FitReport, ForecastError, Member, Quantiles, Series, Window};
 
-/// Ticks that the width of the interval is measured on.
-const BAND_TICKS: usize = 256;
+/// Past ticks on which the width of an interval is measured, spread over four times as many.
+const WIDTH_SAMPLES: usize = 48;
 
-/// Distance of the 10 % and 90 % quantiles of a normal distribution from its mean, in deviations.
-pub(super) const DEVIATIONS_80: f64 = 1.2816;
+/// Distance of the 10 % and 90 % quantiles from the middle, in mean absolute misses, for noise
+/// between normal and Laplace.
+const MISSES_80: f64 = 1.6;
 
 /// Repeats the last value of each series.
 ///
-/// The interval grows with the root of the distance and of the level, by how much more than Poisson
-/// noise the series moved from tick to tick. An idle series is expected to stay idle.
+/// The interval is as wide as the series moved at that distance before. An idle series is expected
+/// to stay idle.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Naive;
 
@@ -30,8 +32,9 @@ impl Member for Naive {
         horizons: &[usize],
     ) -> Result<Vec<Vec<Quantiles>>, ForecastError> {
         let one = |series: &Series<'_>| {
-            let calls = counts(series);
-            horizons.iter().map(|ahead| repeat_last(&calls, *ahead)).collect()
+            let last = series.log(0);
+            let tick = |ahead: &usize| around(last, miss(series, *ahead, |past| past.log(0)));
+            horizons.iter().map(tick).collect()
         };
         Ok(window.series.iter().map(one).collect())
     }
@@ -54,35 +57,28 @@ pub(super) fn stateless(member: &'static str, state: &[u8]) -> Result<(), Foreca
     Err(ForecastError::State { member, reason })
 }
 
-/// The last value; zero if there is none.
-pub(super) fn repeat_last(calls: &[f64], ahead: usize) -> Quantiles {
-    band(calls.last().copied().unwrap_or(0.0), dispersion(calls, 1) * ahead as f64)
+/// Quantiles around a logarithm that is missed by `miss` on average.
+pub(super) fn around(centre: f64, miss: f64) -> Quantiles {
+    from_logs(centre - MISSES_80 * miss, centre, centre + MISSES_80 * miss)
 }
 
-/// The newest calls of a series, as many as the members of a few ticks look at.
-pub(super) fn counts(series: &Series<'_>) -> Vec<f64> {
-    series.logs.iter().map(|log| log.exp_m1()).collect()
-}
-
-/// How much more than Poisson noise a series differs from itself `lag` ticks ago; 1 is Poisson.
-pub(super) fn dispersion(calls: &[f64], lag: usize) -> f64 {
-    let recent = &calls[calls.len().saturating_sub(BAND_TICKS + lag)..];
-    let pairs = recent.iter().skip(lag).zip(recent);
+/// How far `rule` was off on average, in logarithms, when it forecast `ahead` ticks at some recent
+/// origins; with a short past, as if it had missed as calls at random do.
+pub(super) fn miss(series: &Series<'_>, ahead: usize, rule: impl Fn(&Series<'_>) -> f64) -> f64 {
+    let random = 0.8 / (series.log(0).exp() + 1.0).sqrt();
+    let origins = series.len().saturating_sub(ahead);
+    let stride = (origins / WIDTH_SAMPLES).clamp(1, 4);
     let (mut sum, mut count) = (0.0, 0.0);
-    for (new, old) in pairs {
-        if new + old > 0.0 {
-            sum += (new - old).powi(2) / (new + old).max(1.0);
-            count += 1.0;
+    for sample in 0..WIDTH_SAMPLES {
+        let back = ahead + sample * stride;
+        if back >= series.len() {
+            break;
         }
+        sum += (series.log(back - ahead) - rule(&series.before(back))).abs();
+        count += 1.0;
     }
-    if count > 0.0 { sum / count } else { 1.0 }
-}
-
-/// Quantiles around `centre`, whose variance and that of the value it came from are both
-/// `dispersion` times its level.
-pub(super) fn band(centre: f64, dispersion: f64) -> Quantiles {
-    let width = DEVIATIONS_80 * (2.0 * dispersion * centre).max(0.0).sqrt();
-    Quantiles { q10: centre - width, q50: centre, q90: centre + width }.tidy()
+    // Two samples' worth of what is true of calls at random.
+    if series.log(0) == 0.0 && sum == 0.0 { 0.0 } else { (sum + random) / (count + 1.0) }
 }
 
 #[cfg(test)]
@@ -99,17 +95,19 @@ mod tests {
     }
 
     #[test]
-    fn the_last_value_is_repeated_and_gets_less_certain_with_the_distance() {
-        let all = forecast(&[4.0, 9.0, 5.0, 7.0], &[1, 2, 3]);
-        assert!(all.iter().all(|tick| (tick.q50 - 7.0).abs() < 1e-9));
-        assert!(all[2].q90 > all[0].q90 && all[2].q10 < all[0].q10);
+    fn the_last_value_is_repeated_and_is_as_uncertain_as_the_series_moved() {
+        let ramp: Vec<f64> = (1..60).map(|tick| f64::from(tick).powi(2)).collect();
+        let all = forecast(&ramp, &[1, 10]);
+        assert!(all.iter().all(|tick| (tick.q50 - 59.0 * 59.0).abs() < 1e-6));
+        assert!(all[1].q90 > all[0].q90 && all[1].q10 < all[0].q10);
     }
 
     #[test]
-    fn a_constant_series_is_certain_and_an_empty_one_is_idle() {
-        let constant = forecast(&[3.0; 9], &[1])[0];
-        assert!((constant.q10 - 3.0).abs() < 1e-9 && (constant.q90 - 3.0).abs() < 1e-9);
+    fn a_constant_series_is_nearly_certain_and_an_empty_one_is_idle() {
+        let constant = forecast(&[30.0; 90], &[1])[0];
+        assert!(constant.q10 > 29.0 && constant.q90 < 31.0);
         assert_eq!(forecast(&[], &[1]), [Quantiles::exactly(0.0)]);
+        assert_eq!(forecast(&[0.0; 50], &[3]), [Quantiles::exactly(0.0)]);
     }
 
     #[test]

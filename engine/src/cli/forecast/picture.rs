@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use plotters::coord::Shift;
+use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, ValueFormatter};
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -67,6 +68,56 @@ fn legend(area: &Area<'_>) -> Result<(), Failed> {
     area.draw(&Text::new("in 8 of 10 ticks", (280, y), style())).map_err(failed)
 }
 
+/// Distances between the labels of the time axis, in seconds.
+const STEPS_S: [u32; 18] = [
+    1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400,
+];
+
+/// Most labels of the time axis.
+const LABELS_MAX: f64 = 9.0;
+
+/// Milliseconds since the Unix epoch, with labels at round times of the day.
+struct Clock {
+    first: f64,
+    last: f64,
+}
+
+impl Clock {
+    /// Milliseconds between two labels: the smallest round time that leaves room, or whole days.
+    fn step_ms(&self) -> f64 {
+        let least = (self.last - self.first) / LABELS_MAX;
+        let mut round = STEPS_S.iter().map(|seconds| f64::from(*seconds) * 1e3);
+        let day_ms = 86_400e3;
+        round.find(|step| *step >= least).unwrap_or((least / day_ms).ceil().max(1.0) * day_ms)
+    }
+}
+
+impl Ranged for Clock {
+    type FormatOption = NoDefaultFormatting;
+    type ValueType = f64;
+
+    fn map(&self, ms: &f64, (left, right): (i32, i32)) -> i32 {
+        left + (f64::from(right - left) * (ms - self.first) / (self.last - self.first)) as i32
+    }
+
+    fn key_points<Hint: KeyPointHint>(&self, _: Hint) -> Vec<f64> {
+        let step = self.step_ms();
+        let start = (self.first / step).ceil();
+        let labels = ((self.last / step).floor() - start).max(0.0) as u32;
+        (0..=labels).map(|label| (start + f64::from(label)) * step).collect()
+    }
+
+    fn range(&self) -> std::ops::Range<f64> {
+        self.first..self.last
+    }
+}
+
+impl ValueFormatter<f64> for Clock {
+    fn format_ext(&self, ms: &f64) -> String {
+        moment(*ms as u64, (self.last - self.first) as u64)
+    }
+}
+
 /// Middles of the ticks with their values.
 fn points(ticks: impl Iterator<Item = (u64, f64)>, tick_ms: f64) -> Vec<(f64, f64)> {
     ticks.map(|(at_ms, value)| (at_ms as f64 + tick_ms / 2.0, value)).collect()
@@ -75,6 +126,9 @@ fn points(ticks: impl Iterator<Item = (u64, f64)>, tick_ms: f64) -> Vec<(f64, f6
 fn panel(area: &Area<'_>, shown: &Shown) -> Result<(), Failed> {
     area.draw(&Text::new(shown.sentence(), (20, 4), text(16.0, INK))).map_err(failed)?;
     area.draw(&Text::new(shown.reason.clone(), (20, 26), text(14.0, FAINT))).map_err(failed)?;
+    if shown.coming.is_empty() {
+        return Ok(());
+    }
     let tick_ms = shown.tick_ms() as f64;
     let starts = shown.past.iter().map(|it| it.at_ms).chain(shown.coming.iter().map(|it| it.at_ms));
     let first = starts.clone().min().unwrap_or(0) as f64;
@@ -86,14 +140,12 @@ fn panel(area: &Area<'_>, shown: &Shown) -> Result<(), Failed> {
         .margin_right(MARGIN)
         .x_label_area_size(34)
         .y_label_area_size(64)
-        .build_cartesian_2d(first..last, 0.0..top)
+        .build_cartesian_2d(Clock { first, last }, 0.0..top)
         .map_err(failed)?;
-    let time = |ms: &f64| moment(*ms as u64, (last - first) as u64);
     chart
         .configure_mesh()
         .x_labels(9)
         .y_labels(5)
-        .x_label_formatter(&time)
         .y_label_formatter(&|calls: &f64| amount(*calls))
         .y_desc(format!("calls per {}", shown.tick()))
         .disable_x_mesh()
@@ -144,6 +196,19 @@ mod tests {
         if let Ok(kept) = std::env::var("FORESHARD_TEST_PLOT") {
             std::fs::copy(&file, kept).unwrap();
         }
+    }
+
+    #[test]
+    fn labels_stand_at_round_times() {
+        let hour = 3_600e3;
+        let labels = |first: f64, last: f64| {
+            let axis = Clock { first, last };
+            let points = axis.key_points(plotters::coord::ranged1d::BoldPoints(9));
+            points.iter().map(|ms| axis.format_ext(ms)).collect::<Vec<_>>()
+        };
+        assert_eq!(labels(0.0, 24.0 * hour)[..2], ["Jan  1 00:00", "Jan  1 03:00"]);
+        assert_eq!(labels(7.2 * hour, 7.3 * hour)[0], "07:12:00");
+        assert_eq!(labels(0.0, 2_400.0 * hour).len(), 9);
     }
 
     #[test]

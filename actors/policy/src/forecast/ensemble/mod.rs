@@ -19,7 +19,7 @@ pub use turn::{invert, repeat_current};
 
 use super::naive::Naive;
 use super::period::find_season;
-use super::seasonal::Seasonal;
+use super::seasonal::{Profile, Which};
 use super::smoothing::Smoothing;
 use super::{FitReport, Forecast, ForecastError, Member, Past, Quantiles, Series, Window};
 use crate::config::LoopConfig;
@@ -105,8 +105,11 @@ impl Ensemble {
     /// The statistical members of this crate, and `more` (for example an LSTM).
     #[must_use]
     pub fn new(config: &LoopConfig, more: Vec<Box<dyn Member>>) -> Self {
-        let mut members: Vec<Box<dyn Member>> =
-            vec![Box::new(Naive), Box::new(Seasonal), Box::new(Smoothing)];
+        let mut members: Vec<Box<dyn Member>> = vec![
+            Box::new(Naive),
+            Box::new(Profile(Which::Shortest)),
+            Box::new(Smoothing::default()),
+        ];
         members.extend(more);
         Self {
             config: config.clone(),

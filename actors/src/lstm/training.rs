@@ -1,0 +1,176 @@
+//! Learning in small steps: keeps the best weights, goes back to them, rests, and starts afresh.
+
+use candle_core::Result;
+use foreshard_policy::forecast::FitReport;
+use foreshard_policy::ids::Tick;
+use serde::{Deserialize, Serialize};
+
+use super::LstmConfig;
+use super::lessons::Lessons;
+use super::linear;
+use super::net::Net;
+use super::optimizer::Optimizer;
+
+/// Steps between two checks.
+const CHECK_STEPS: u64 = 20;
+
+/// Checks in a row without a better average after which learning goes back and rests.
+const PATIENCE: u32 = 8;
+
+/// Learning rests until the past has grown by one in so many ticks.
+const REST_SHARE: u64 = 16;
+
+/// Losses that the report averages over at both ends of a fit, because one batch is noisy.
+const LOSS_SPAN: usize = 8;
+
+/// How learning stands.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Training steps made so far.
+    pub steps: u64,
+    /// Newest tick that was learned from or checked by.
+    pub at: Tick,
+    /// Ticks of the longest series then: the history that the weights know.
+    pub ticks: u64,
+    /// Ticks of the longest series when the network under training was started.
+    pub started_ticks: u64,
+    /// Pinball loss of the weights in use over that of the last value, by horizon, at the last
+    /// check; above one, the network is worse than no network.
+    pub losses: Vec<f32>,
+    /// Checks in a row that found nothing better.
+    pub worse: u32,
+    /// Times that learning got worse and went back to the best weights.
+    pub reverts: u32,
+    /// Tick since which learning rests, because it got worse.
+    pub frozen_since: Option<Tick>,
+}
+
+/// The network in use, and the one under training.
+#[derive(Debug)]
+pub(super) struct Training {
+    pub(super) best: Net,
+    pub(super) live: Net,
+    pub(super) optimizer: Optimizer,
+    pub(super) standing: Standing,
+}
+
+impl Training {
+    /// A fresh network whose linear parts are fitted, in use at once.
+    pub(super) fn start(config: &LstmConfig, lessons: &Lessons<'_>, at: Tick) -> Result<Self> {
+        let live = fresh(config, lessons)?;
+        let best = live.with_values(live.values()?)?;
+        let optimizer = Optimizer::new(&live)?;
+        let ticks = lessons.ticks() as u64;
+        let losses = checked(&best, lessons)?;
+        let standing = Standing {
+            steps: 0,
+            at,
+            ticks,
+            started_ticks: ticks,
+            losses,
+            worse: 0,
+            reverts: 0,
+            frozen_since: None,
+        };
+        Ok(Self { best, live, optimizer, standing })
+    }
+
+    /// A copy that shares no variables.
+    pub(super) fn independent(&self) -> Result<Self> {
+        Ok(Self {
+            best: self.best.clone(),
+            live: self.live.with_values(self.live.values()?)?,
+            optimizer: self.optimizer.clone(),
+            standing: self.standing.clone(),
+        })
+    }
+
+    /// Makes at most `steps_max` steps.
+    pub(super) fn learn(
+        &mut self,
+        config: &LstmConfig,
+        lessons: &Lessons<'_>,
+        at: Tick,
+        steps_max: u32,
+    ) -> Result<FitReport> {
+        let ticks = lessons.ticks() as u64;
+        if ticks >= 2 * self.standing.started_ticks {
+            self.live = fresh(config, lessons)?;
+            self.optimizer = Optimizer::new(&self.live)?;
+            (self.standing.started_ticks, self.standing.worse) = (ticks, 0);
+            self.standing.frozen_since = None;
+            self.check(lessons)?;
+        }
+        if let Some(since) = self.standing.frozen_since {
+            if at.0.saturating_sub(since.0) < ticks / REST_SHARE {
+                return Ok(FitReport::default());
+            }
+            self.standing.frozen_since = None;
+        }
+        (self.standing.at, self.standing.ticks) = (at, ticks);
+        let mut losses = Vec::with_capacity(steps_max as usize);
+        while (losses.len() as u32) < steps_max && self.standing.frozen_since.is_none() {
+            let mut batch = lessons.batch(self.standing.steps);
+            losses.push(self.optimizer.step(&self.live, config, &mut batch)?);
+            self.standing.steps += 1;
+            if self.standing.steps.is_multiple_of(CHECK_STEPS) {
+                self.check(lessons)?;
+                if self.standing.worse >= PATIENCE {
+                    self.revert(at)?;
+                }
+            }
+        }
+        let span = LOSS_SPAN.min(losses.len());
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len().max(1) as f64;
+        Ok(FitReport {
+            steps: losses.len() as u32,
+            loss_first: mean(&losses[..span]),
+            loss_last: mean(&losses[losses.len() - span..]),
+        })
+    }
+
+    /// Takes the average of the weights under training into use, if it is better on what is newest.
+    fn check(&mut self, lessons: &Lessons<'_>) -> Result<()> {
+        let average = self.live.with_values(self.optimizer.average.clone())?;
+        let (new, old) = (checked(&average, lessons)?, checked(&self.best, lessons)?);
+        let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len().max(1) as f32;
+        if mean(&new) < mean(&old) {
+            (self.best, self.standing.losses, self.standing.worse) = (average, new, 0);
+        } else {
+            self.standing.losses = old;
+            self.standing.worse += 1;
+        }
+        Ok(())
+    }
+
+    fn revert(&mut self, at: Tick) -> Result<()> {
+        self.live = self.best.with_values(self.best.values()?)?;
+        let steps = self.optimizer.steps;
+        self.optimizer = Optimizer { steps, ..Optimizer::new(&self.live)? };
+        self.standing.frozen_since = Some(at);
+        (self.standing.worse, self.standing.reverts) = (0, self.standing.reverts + 1);
+        Ok(())
+    }
+}
+
+fn fresh(config: &LstmConfig, lessons: &Lessons<'_>) -> Result<Net> {
+    let mut net = Net::new(config, lessons.horizons())?;
+    let (learned, to_check) = lessons.linear();
+    linear::start(&mut net, learned, to_check)?;
+    Ok(net)
+}
+
+/// Loss over that of the last value, by head.
+fn checked(net: &Net, lessons: &Lessons<'_>) -> Result<Vec<f32>> {
+    let mut sums = vec![(0.0, 0.0); net.horizons.len()];
+    for mut batch in lessons.checks() {
+        let last: Vec<(f32, f32)> = batch.heads.iter().map(super::net::Rows::of_last).collect();
+        let losses = net.scored(&mut batch)?;
+        for (head, (sum, (last, rows))) in sums.iter_mut().zip(last).enumerate() {
+            sum.0 += losses[head] * net.scalings[head].target * rows;
+            sum.1 += last * rows;
+        }
+    }
+    // A series that never changes is forecast by its last value: nothing to be better than.
+    Ok(sums.into_iter().map(|(own, last)| if last > 0.0 { own / last } else { 1.0 }).collect())
+}
