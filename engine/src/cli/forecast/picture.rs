@@ -70,7 +70,8 @@ fn legend(area: &Area<'_>) -> Result<(), Failed> {
 
 /// Distances between the labels of the time axis, in seconds.
 const STEPS_S: [u32; 18] = [
-    1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400,
+    1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200,
+    86_400,
 ];
 
 /// Most labels of the time axis.
