@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use foreshard_policy::config::LoopConfig;
 use foreshard_policy::decision::{DecisionRow, Ledger, Outcome as Recorded};
+use foreshard_policy::forecast::ensemble::MemberStanding;
 use foreshard_policy::forecast::{FitReport, Forecast, Moments};
 use foreshard_policy::history::HistoryView;
 use foreshard_policy::ids::Tick;
@@ -76,18 +77,14 @@ pub struct Scores {
     pub means: BTreeMap<(Arc<str>, usize), ScoreMeans>,
 }
 
-/// What one member of the ensemble did when it learned last, and before.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// One member of the ensemble, and what it did when it learned last.
+#[derive(Clone, Debug, PartialEq)]
 pub struct MemberFit {
-    /// Its name.
-    pub member: &'static str,
-    /// The last tick that it learned from, since the process started.
-    pub at: Tick,
-    /// Training steps since the process started; zero for members that need none.
-    pub steps: u64,
-    /// What it did last; steps and losses are those of that time.
+    /// What it knows and what it was worth.
+    pub standing: MemberStanding,
+    /// The last fit in which it did something, since the process started.
     pub last: FitReport,
-    /// Why it could not learn, if it could not; it goes on with what it knew.
+    /// Why it could not learn the last time, if it could not; it goes on with what it knew.
     pub error: Option<String>,
 }
 
@@ -141,7 +138,7 @@ pub struct Board {
     pub announced: Announcements,
     /// What forecasts were worth.
     pub scores: ArcSwap<Scores>,
-    /// What each member did when it learned last.
+    /// The members of the ensemble, and what they did when they learned last.
     pub fits: ArcSwap<Vec<MemberFit>>,
     ledger: Mutex<Ledger>,
     tick: AtomicU64,

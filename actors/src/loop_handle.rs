@@ -294,7 +294,7 @@ impl LoopHandle {
         *self.board.moments.load_full()
     }
 
-    /// What each member did when it learned last.
+    /// The members of the ensemble, and what they did when they learned last.
     #[must_use]
     pub fn fits(&self) -> Arc<Vec<MemberFit>> {
         self.board.fits.load_full()

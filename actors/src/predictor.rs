@@ -16,10 +16,9 @@ use std::time::Duration;
 
 use foreshard_policy::config::{LoopConfig, Mode};
 use foreshard_policy::forecast::announced::Announced;
-use foreshard_policy::forecast::ensemble::{Ensemble, invert};
+use foreshard_policy::forecast::ensemble::{Ensemble, MemberStanding, invert};
 use foreshard_policy::forecast::{FitReport, Forecast, ForecastError, Member, Moments};
 use foreshard_policy::history::HistoryView;
-use foreshard_policy::ids::Tick;
 use foreshard_policy::score::Scorer;
 use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr};
 use tokio::task::JoinHandle;
@@ -330,7 +329,8 @@ impl Round {
             }
         }
         let board = &self.args.board;
-        board.fits.store(Arc::new(fits(&board.fits.load(), reports, seen.at)));
+        let standings = tools.ensemble.standings();
+        board.fits.store(Arc::new(fits(&board.fits.load(), standings, reports)));
         if self.args.timed {
             let took = Duration::from_nanos(self.args.clock.monotonic_ns() - started_ns);
             let share = took.as_secs_f64() * 1e3 / config.tick_ms() as f64;
@@ -350,21 +350,25 @@ impl Drop for Round {
 /// What is known of each member after it learned once more.
 fn fits(
     before: &[MemberFit],
+    standings: Vec<MemberStanding>,
     reports: Vec<(&'static str, Result<FitReport, ForecastError>)>,
-    at: Tick,
 ) -> Vec<MemberFit> {
-    let fit = |(member, report): (&'static str, Result<FitReport, ForecastError>)| {
-        let known = before.iter().find(|fit| fit.member == member).cloned();
-        let known = known.unwrap_or_else(|| MemberFit { member, ..MemberFit::default() });
-        match report {
-            Ok(last) => {
-                let steps = known.steps + u64::from(last.steps);
-                MemberFit { member, at, steps, last, error: None }
+    let fit = |standing: MemberStanding| {
+        let is_its = |name: &str| name == standing.member;
+        let known = before.iter().find(|fit| is_its(fit.standing.member));
+        let known = known.map(|fit| fit.last).unwrap_or_default();
+        match reports.iter().find(|(member, _)| is_its(member)) {
+            // One that had nothing to do says so with zeros.
+            Some((_, Ok(last))) if *last != FitReport::default() => {
+                MemberFit { standing, last: *last, error: None }
             }
-            Err(error) => MemberFit { error: Some(error.to_string()), ..known },
+            Some((_, Err(error))) => {
+                MemberFit { standing, last: known, error: Some(error.to_string()) }
+            }
+            _ => MemberFit { standing, last: known, error: None },
         }
     };
-    reports.into_iter().map(fit).collect()
+    standings.into_iter().map(fit).collect()
 }
 
 /// Training steps for the next round, after `steps` took `share` of a tick: fewer at once, more slowly.

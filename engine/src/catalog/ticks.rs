@@ -1,4 +1,4 @@
-//! `SELECT * FROM forecast('embed', 12)` and `SELECT * FROM history('embed', 100)`: what is expected of a
+//! `SELECT * FROM forecast('embed', 12)` and `SELECT * FROM past('embed', 100)`: what is expected of a
 //! function in the coming ticks, and how often it was called in the last ones, on all partitions together.
 //!
 //! Quantiles of the sum follow from those of the parts and from how much the parts went together in the
@@ -32,7 +32,7 @@ impl Ticks {
     fn name(self) -> &'static str {
         match self {
             Self::Coming => "forecast",
-            Self::Past => "history",
+            Self::Past => "past",
         }
     }
 }

@@ -171,6 +171,19 @@ pub struct FitReport {
     pub loss_last: f64,
 }
 
+/// What a member says of itself, for `system.members`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MemberReport {
+    /// Training steps that its present state is made of, also those before a restart.
+    pub steps: u64,
+    /// Ticks of history that it learned from, if it keeps count.
+    pub ticks: Option<u64>,
+    /// The newest tick that it learned from or was checked by.
+    pub at: Option<Tick>,
+    /// Since when it does not learn, because learning made it worse.
+    pub frozen_since: Option<Tick>,
+}
+
 /// A member cannot do what was asked.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -258,6 +271,11 @@ pub trait Member: Send {
         window: &Window<'_>,
         horizons: &[usize],
     ) -> Result<Vec<Vec<Quantiles>>, ForecastError>;
+
+    /// What there is to say of what it learned.
+    fn report(&self) -> MemberReport {
+        MemberReport::default()
+    }
 
     /// What must be kept to forecast the same after a restart.
     ///

@@ -100,14 +100,22 @@ pub(super) fn members(engine: &Inner) -> Sheet {
     let (forecast, fits) = (engine.the_loop.forecast(), engine.the_loop.fits());
     let (heard, series) = (heard(&forecast), forecast.series.len().max(1) as f64);
     let rows = || fits.iter();
-    let of = |fit: &MemberFit| heard.get(fit.member).copied().unwrap_or_default();
+    let of = |fit: &MemberFit| heard.get(fit.standing.member).copied().unwrap_or_default();
+    let tick = |tick: Option<Tick>| tick.map(|tick| tick.0);
     Sheet::default()
-        .text("member", rows().map(|fit| fit.member))
+        .text("member", rows().map(|fit| fit.standing.member))
         .flag("awake", rows().map(|fit| of(fit).series > 0))
         .count("series", rows().map(|fit| of(fit).series))
         .number("weight_mean", rows().map(|fit| of(fit).weight / series))
-        .count("steps", rows().map(|fit| fit.steps))
-        .count("learned_at_tick", rows().map(|fit| fit.at.0))
+        .number_or_null("scaled_loss", rows().map(|fit| fit.standing.scaled_loss))
+        .number_or_null("skill", rows().map(|fit| Some(1.0 - fit.standing.scaled_loss?)))
+        .count("steps", rows().map(|fit| fit.standing.report.steps))
+        .count_or_null("learned_ticks", rows().map(|fit| fit.standing.report.ticks))
+        .count_or_null("learned_until_tick", rows().map(|fit| tick(fit.standing.report.at)))
+        .count_or_null(
+            "frozen_since_tick",
+            rows().map(|fit| tick(fit.standing.report.frozen_since)),
+        )
         .number("loss_first", rows().map(|fit| fit.last.loss_first))
         .number("loss_last", rows().map(|fit| fit.last.loss_last))
         .text_or_null("error", rows().map(|fit| fit.error.clone()))

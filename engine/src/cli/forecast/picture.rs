@@ -138,7 +138,7 @@ fn panel(area: &Area<'_>, shown: &Shown) -> Result<(), Failed> {
     let mut chart = ChartBuilder::on(area)
         .margin_top(52)
         .margin_left(MARGIN)
-        .margin_right(MARGIN)
+        .margin_right(3 * MARGIN)
         .x_label_area_size(34)
         .y_label_area_size(64)
         .build_cartesian_2d(Clock { first, last }, 0.0..top)

@@ -134,7 +134,7 @@ async fn of_server(
     let coming = ask(client, format!("SELECT * FROM forecast('{name}'{ticks})")).await?;
     let horizon = coming.iter().map(RecordBatch::num_rows).sum();
     let sql = format!(
-        "SELECT * FROM (SELECT * FROM history('{name}') ORDER BY tick DESC LIMIT {}) AS newest \
+        "SELECT * FROM (SELECT * FROM past('{name}') ORDER BY tick DESC LIMIT {}) AS newest \
          ORDER BY tick",
         past_ticks(horizon)
     );
