@@ -2,17 +2,17 @@
 //! as they are, so that a look never costs a running loop anything, either.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use foreshard_policy::config::LoopConfig;
 use foreshard_policy::forecast::ensemble::Ensemble;
 use foreshard_policy::forecast::{Forecast, ForecastError, Moments};
-use foreshard_policy::history::HistoryView;
+use foreshard_policy::history::{History, HistoryView};
 
 use crate::announcements::Announcements;
-use crate::monitor::read_history;
+use crate::monitor::STAMP_BYTES;
 use crate::predictor::neural_members;
 use crate::state_file::{DiskFile, ReadOnly, StateFile};
-use std::sync::Arc;
 
 /// What files cannot tell.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -44,24 +44,22 @@ pub struct Kept {
     pub horizon: usize,
 }
 
-/// Reads the state in `folder`; `None` if no loop left anything there. Blocks.
+fn unreadable(file: &'static str, reason: &dyn std::fmt::Display) -> KeptError {
+    KeptError::Unreadable { file, reason: reason.to_string() }
+}
+
+/// Reads the state in `folder`, as it was saved last; `None` if no loop left anything there. Blocks.
 ///
 /// # Errors
 /// [`KeptError`] if a file is unusable or no member can forecast.
 pub fn look(config: &LoopConfig, folder: &Path) -> Result<Option<Kept>, KeptError> {
-    let unreadable = |file: &'static str, reason: String| KeptError::Unreadable { file, reason };
     let file = |name: &str| DiskFile::new(folder.join(name));
-    let Some((saved_ms, history)) =
-        read_history(&file("history"), config).map_err(|reason| unreadable("history", reason))?
-    else {
-        return Ok(None);
-    };
+    let Some((saved_ms, history)) = history(&file("history"), config)? else { return Ok(None) };
     let view = history.view();
     let moments = Moments { at: view.at, closed_ms: saved_ms, tick_ms: view.tick_ms };
     let mut ensemble = Ensemble::new(config, neural_members(config)?);
-    let checkpoint =
-        file("forecast").load().map_err(|error| unreadable("forecast", error.to_string()))?;
-    if let Some(checkpoint) = checkpoint {
+    let checkpoint = file("forecast").load();
+    if let Some(checkpoint) = checkpoint.map_err(|error| unreadable("forecast", &error))? {
         ensemble.load(&checkpoint)?;
     }
     let announced = Announcements::kept(Arc::new(ReadOnly(file("announced")))).all();
@@ -71,4 +69,13 @@ pub fn look(config: &LoopConfig, folder: &Path) -> Result<Option<Kept>, KeptErro
     let current_ticks = config.monitor().current_ticks();
     announced.put_into(&mut forecast, &view, &moments, current_ticks);
     Ok(Some(Kept { history: view, forecast, moments, horizon }))
+}
+
+/// The history, and when it was saved, in milliseconds since the Unix epoch.
+fn history(file: &dyn StateFile, config: &LoopConfig) -> Result<Option<(u64, History)>, KeptError> {
+    let state = file.load().map_err(|error| unreadable("history", &error))?;
+    let Some(state) = state else { return Ok(None) };
+    let (stamp, bytes) = state.split_first_chunk::<STAMP_BYTES>().unwrap_or((&[0; 8], &[]));
+    let history = History::load(config, bytes).map_err(|error| unreadable("history", &error))?;
+    Ok(Some((u64::from_le_bytes(*stamp), history)))
 }

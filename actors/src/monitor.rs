@@ -11,7 +11,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreshard_policy::config::LoopConfig;
 use foreshard_policy::history::History;
 use foreshard_policy::ids::Tick;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -29,7 +28,7 @@ use crate::state_file::StateFile;
 pub const SAVE_EVERY_TICKS: u64 = 60;
 
 /// Bytes before the saved history: when it was saved, in milliseconds since the Unix epoch.
-const STAMP_BYTES: usize = 8;
+pub(crate) const STAMP_BYTES: usize = 8;
 
 /// What the monitor can be told.
 #[derive(Debug)]
@@ -169,18 +168,6 @@ impl MonitorState {
             }
         })
     }
-}
-
-/// The history in `file` and when it was saved, in milliseconds since the Unix epoch. The text of an error
-/// is the reader's. Blocks.
-pub(crate) fn read_history(
-    file: &dyn StateFile,
-    config: &LoopConfig,
-) -> Result<Option<(u64, History)>, String> {
-    let Some(state) = file.load().map_err(|error| error.to_string())? else { return Ok(None) };
-    let (stamp, bytes) = state.split_first_chunk::<STAMP_BYTES>().unwrap_or((&[0; 8], &[]));
-    let history = History::load(config, bytes).map_err(|error| error.to_string())?;
-    Ok(Some((u64::from_le_bytes(*stamp), history)))
 }
 
 /// The history that was saved last. What cannot be read is set aside: better none than a wrong one.
