@@ -22,13 +22,13 @@ impl Ensemble {
     /// All members, in the order in which they are asked.
     #[must_use]
     pub fn standings(&self) -> Vec<MemberStanding> {
-        let standing =
-            |(place, member): (usize, &Box<dyn crate::forecast::Member>)| MemberStanding {
-                member: member.name(),
-                report: member.report(),
-                scaled_loss: self.scaled_loss(place),
-            };
-        self.members.iter().enumerate().map(standing).collect()
+        let members = self.members.iter().enumerate();
+        let standings = members.map(|(place, member)| MemberStanding {
+            member: member.name(),
+            report: member.report(),
+            scaled_loss: self.scaled_loss(place),
+        });
+        standings.collect()
     }
 
     /// Mean over the horizons that the member was scored at.
