@@ -153,6 +153,13 @@ pub struct Forecast {
 }
 
 impl Forecast {
+    /// Whether steps may be taken ahead by what is expected of `series`: it is proven, or somebody who
+    /// knows announced it.
+    #[must_use]
+    pub fn may_act_on(&self, series: &SeriesForecast) -> bool {
+        self.trusted || series.announced
+    }
+
     /// The forecast of one series.
     #[must_use]
     pub fn get(&self, key: &SeriesKey) -> Option<&SeriesForecast> {
