@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use foreshard_policy::config::LoopConfig;
 use foreshard_policy::decision::{DecisionRow, Ledger, Outcome as Recorded};
-use foreshard_policy::forecast::Forecast;
+use foreshard_policy::forecast::ensemble::MemberStanding;
+use foreshard_policy::forecast::{FitReport, Forecast, Moments};
 use foreshard_policy::history::HistoryView;
 use foreshard_policy::ids::Tick;
 use foreshard_policy::score::{Score, ScoreMeans};
@@ -19,6 +20,7 @@ use ractor::{ActorCell, ActorRef};
 use tokio::sync::{mpsc, watch};
 
 use crate::allocator::AllocatorMessage;
+use crate::announcements::Announcements;
 use crate::calls::{CallSink, RECENT_MAX, RecentCalls};
 use crate::manager::ManagerMessage;
 use crate::monitor::MonitorMessage;
@@ -75,6 +77,17 @@ pub struct Scores {
     pub means: BTreeMap<(Arc<str>, usize), ScoreMeans>,
 }
 
+/// One member of the ensemble, and what it did when it learned last.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MemberFit {
+    /// What it knows and what it was worth.
+    pub standing: MemberStanding,
+    /// The last fit in which it did something, since the process started.
+    pub last: FitReport,
+    /// Why it could not learn the last time, if it could not; it goes on with what it knew.
+    pub error: Option<String>,
+}
+
 /// Goes along with the messages of one tick; once every copy is dropped, the tick is over.
 ///
 /// A message that dies with its receiver drops its copy too, so a tick ends whoever dies.
@@ -119,8 +132,14 @@ pub struct Board {
     pub history: ArcSwap<HistoryView>,
     /// What is expected, as the predictor believes it (never inverted).
     pub forecast: ArcSwap<Forecast>,
+    /// Where the ticks of the forecast lie on the clock.
+    pub moments: ArcSwap<Moments>,
+    /// What people announced of the future.
+    pub announced: Announcements,
     /// What forecasts were worth.
     pub scores: ArcSwap<Scores>,
+    /// The members of the ensemble, and what they did when they learned last.
+    pub fits: ArcSwap<Vec<MemberFit>>,
     ledger: Mutex<Ledger>,
     tick: AtomicU64,
     restarts: [AtomicU64; 4],
@@ -132,16 +151,19 @@ pub struct Board {
 }
 
 impl Board {
-    /// An empty board.
+    /// A board with nothing on it but what was announced.
     #[must_use]
-    pub fn new(config: LoopConfig, calls: CallSink) -> Self {
+    pub fn new(config: LoopConfig, calls: CallSink, announced: Announcements) -> Self {
         Self {
             config: ArcSwap::from_pointee(config),
             calls,
             recent: RecentCalls::new(RECENT_MAX),
             history: ArcSwap::default(),
             forecast: ArcSwap::default(),
+            moments: ArcSwap::default(),
+            announced,
             scores: ArcSwap::default(),
+            fits: ArcSwap::default(),
             ledger: Mutex::new(Ledger::new(DECISIONS_MAX)),
             tick: AtomicU64::new(0),
             restarts: Default::default(),

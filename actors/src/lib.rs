@@ -1,9 +1,11 @@
 //! Everything that is alive: nodes, partitions, the stores behind them, and the loop that forecasts.
 
 pub mod allocator;
+pub mod announcements;
 pub mod board;
 pub mod calls;
 pub mod expressions;
+pub mod kept;
 pub mod loop_handle;
 pub mod lstm;
 pub mod manager;

@@ -8,13 +8,15 @@ use std::time::Duration;
 use foreshard_policy::calls::CallRecord;
 use foreshard_policy::config::{ConfigError, LoopConfig, Mode};
 use foreshard_policy::decision::DecisionRow;
-use foreshard_policy::forecast::Forecast;
+use foreshard_policy::forecast::announced::{AnnounceError, Announced, Announcement};
+use foreshard_policy::forecast::{Forecast, Moments};
 use foreshard_policy::history::HistoryView;
 use foreshard_policy::ids::Tick;
 use ractor::{Actor, ActorCell, ActorRef};
 
 use crate::allocator::{AllocatorArgs, NODE_TIME_MAX};
-use crate::board::{Board, Role, Scores, TickToken};
+use crate::announcements::{AnnouncementError, Announcements};
+use crate::board::{Board, MemberFit, Role, Scores, TickToken};
 use crate::calls::{BATCHES_MAX, CallSink};
 use crate::manager::{ManagerArgs, PLAN_TIME_MAX, STEP_TIME_MAX};
 use crate::monitor::{MonitorArgs, MonitorMessage};
@@ -99,6 +101,8 @@ pub struct LoopArgs {
     pub history_file: Arc<dyn StateFile>,
     /// Where the predictor's checkpoint is kept.
     pub checkpoint_file: Arc<dyn StateFile>,
+    /// Where announcements are kept.
+    pub announced_file: Arc<dyn StateFile>,
     /// How long one step of the manager may take.
     pub step_time_max: Duration,
     /// How long one plan of the manager may take.
@@ -137,22 +141,27 @@ impl LoopArgs {
             members: Arc::new(neural_members),
             history_file: Arc::new(MemoryFile::default()),
             checkpoint_file: Arc::new(MemoryFile::default()),
+            announced_file: Arc::new(MemoryFile::default()),
             step_time_max: STEP_TIME_MAX,
             plan_time_max: PLAN_TIME_MAX,
             node_time_max: NODE_TIME_MAX,
         }
     }
 
-    /// Keeps history and checkpoint in `folder`, which must exist.
+    /// Keeps history, checkpoint and announcements in `folder`, which must exist.
     #[must_use]
     pub fn in_folder(mut self, folder: &Path) -> Self {
         self.history_file = Arc::new(DiskFile::new(folder.join("history")));
         self.checkpoint_file = Arc::new(DiskFile::new(folder.join("forecast")));
+        self.announced_file = Arc::new(DiskFile::new(folder.join("announced")));
         self
     }
 
+    /// Blocks while it reads what was announced.
     fn born(self) -> LoopSupervisorArgs {
-        let board = Arc::new(Board::new(self.config, CallSink::new(self.batches_max)));
+        let announced = Announcements::kept(self.announced_file);
+        let calls = CallSink::new(self.batches_max);
+        let board = Arc::new(Board::new(self.config, calls, announced));
         let timed = self.ticks == Ticks::ByClock;
         let clock = self.clock;
         LoopSupervisorArgs {
@@ -192,6 +201,7 @@ impl LoopArgs {
 #[derive(Clone, Debug)]
 pub struct LoopHandle {
     board: Arc<Board>,
+    clock: SharedClock,
     supervisor: ActorRef<LoopSupervisorMessage>,
 }
 
@@ -202,15 +212,16 @@ impl LoopHandle {
     /// [`LoopError::Start`] if one of them refuses its settings. An unreadable state is no error: it is
     /// set aside.
     pub async fn start(args: LoopArgs, parent: Option<ActorCell>) -> Result<Self, LoopError> {
-        let born = args.born();
-        let board = born.board.clone();
+        let failed = |error: &dyn fmt::Display| LoopError::Start { reason: error.to_string() };
+        let born = tokio::task::spawn_blocking(move || args.born());
+        let born = born.await.map_err(|error| failed(&error))?;
+        let (board, clock) = (born.board.clone(), born.monitor.clock.clone());
         let spawned = match parent {
             Some(parent) => Actor::spawn_linked(None, LoopSupervisor, born, parent).await,
             None => Actor::spawn(None, LoopSupervisor, born).await,
         };
-        let (supervisor, _) =
-            spawned.map_err(|error| LoopError::Start { reason: error.to_string() })?;
-        Ok(Self { board, supervisor })
+        let (supervisor, _) = spawned.map_err(|error| failed(&error))?;
+        Ok(Self { board, clock, supervisor })
     }
 
     /// Takes measured calls from query tasks.
@@ -275,6 +286,57 @@ impl LoopHandle {
     #[must_use]
     pub fn forecast(&self) -> Arc<Forecast> {
         self.board.forecast.load_full()
+    }
+
+    /// Where the ticks of the newest forecast lie on the clock.
+    #[must_use]
+    pub fn moments(&self) -> Moments {
+        *self.board.moments.load_full()
+    }
+
+    /// The members of the ensemble, and what they did when they learned last.
+    #[must_use]
+    pub fn fits(&self) -> Arc<Vec<MemberFit>> {
+        self.board.fits.load_full()
+    }
+
+    /// What people announced of the future, and of the past that is remembered.
+    #[must_use]
+    pub fn announced(&self) -> Arc<Announced> {
+        self.board.announced.all()
+    }
+
+    /// Adds an announcement, to forecasts from the next one on. It is on disk when this returns, if the
+    /// loop's state is.
+    ///
+    /// # Errors
+    /// [`AnnouncementError`] if it cannot be, or cannot be kept.
+    pub async fn announce(&self, announcement: Announcement) -> Result<(), AnnouncementError> {
+        let (now_ms, config) = (self.clock.now_ms(), self.config());
+        let remembered_ms = config.tick_ms().saturating_mul(config.history_ticks_max() as u64);
+        self.change_announced(move |all| {
+            all.forget_before(now_ms.saturating_sub(remembered_ms));
+            all.announce(announcement, now_ms)
+        })
+        .await
+    }
+
+    /// Takes back all that was announced of a function; answers how many spans that were.
+    ///
+    /// # Errors
+    /// [`AnnouncementError`] if that cannot be kept.
+    pub async fn take_back(&self, function: &str) -> Result<usize, AnnouncementError> {
+        let function = function.to_owned();
+        self.change_announced(move |all| Ok(all.take_back(&function))).await
+    }
+
+    async fn change_announced<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Announced) -> Result<T, AnnounceError> + Send + 'static,
+    ) -> Result<T, AnnouncementError> {
+        let board = self.board.clone();
+        let done = tokio::task::spawn_blocking(move || board.announced.change(change)).await;
+        done.unwrap_or_else(|error| Err(AnnouncementError::Unsaved { reason: error.to_string() }))
     }
 
     /// What earlier forecasts turned out to be worth.

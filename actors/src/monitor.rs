@@ -28,7 +28,7 @@ use crate::state_file::StateFile;
 pub const SAVE_EVERY_TICKS: u64 = 60;
 
 /// Bytes before the saved history: when it was saved, in milliseconds since the Unix epoch.
-const STAMP_BYTES: usize = 8;
+pub(crate) const STAMP_BYTES: usize = 8;
 
 /// What the monitor can be told.
 #[derive(Debug)]

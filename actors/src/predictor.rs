@@ -15,15 +15,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreshard_policy::config::{LoopConfig, Mode};
-use foreshard_policy::forecast::ensemble::{Ensemble, invert};
-use foreshard_policy::forecast::{Forecast, ForecastError, Member};
+use foreshard_policy::forecast::announced::Announced;
+use foreshard_policy::forecast::ensemble::{Ensemble, MemberStanding, invert};
+use foreshard_policy::forecast::{FitReport, Forecast, ForecastError, Member, Moments};
 use foreshard_policy::history::HistoryView;
 use foreshard_policy::score::Scorer;
 use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr};
 use tokio::task::JoinHandle;
 
 use crate::allocator::AllocatorMessage;
-use crate::board::{Board, Scores, TickToken};
+use crate::board::{Board, MemberFit, Scores, TickToken};
 use crate::lstm::{Lstm, LstmConfig};
 use crate::manager::ManagerMessage;
 use crate::ports::SharedClock;
@@ -55,6 +56,7 @@ pub struct ForecastDone {
     forecast: Arc<Forecast>,
     /// What the manager and the allocator are told, by mode.
     told: Arc<Forecast>,
+    moments: Moments,
     token: TickToken,
 }
 
@@ -108,7 +110,7 @@ pub struct PredictorState {
     /// The newest round; it answers its tools if they could not be sent back.
     round: Option<JoinHandle<Option<Box<Tools>>>>,
     /// The newest history that came meanwhile; older ones need no forecast any more.
-    next: Option<(Arc<HistoryView>, TickToken)>,
+    next: Option<(Arc<HistoryView>, Moments, TickToken)>,
 }
 
 /// What a round works with.
@@ -178,16 +180,27 @@ impl PredictorState {
         token: TickToken,
         myself: &ActorRef<PredictorMessage>,
     ) {
-        let Some(tools) = self.tools.take() else {
-            self.next = Some((view, token));
-            return;
-        };
-        let round = Round { args: self.args.clone(), view, token, myself: Some(myself.clone()) };
+        let closed_ms = self.args.clock.now_ms();
+        let moments = Moments { at: view.at, closed_ms, tick_ms: view.tick_ms };
+        match self.tools.take() {
+            Some(tools) => self.begin(tools, (view, moments, token), myself),
+            None => self.next = Some((view, moments, token)),
+        }
+    }
+
+    fn begin(
+        &mut self,
+        tools: Box<Tools>,
+        (view, moments, token): (Arc<HistoryView>, Moments, TickToken),
+        myself: &ActorRef<PredictorMessage>,
+    ) {
+        let (args, myself) = (self.args.clone(), Some(myself.clone()));
+        let round = Round { args, view, moments, token, myself };
         self.round = Some(tokio::task::spawn_blocking(move || round.run(tools)));
     }
 
     fn on_forecast_done(&mut self, done: ForecastDone) {
-        let ForecastDone { forecast, told, token } = done;
+        let ForecastDone { forecast, told, moments, token } = done;
         let board = &self.args.board;
         tracing::debug!(
             at = forecast.at.0,
@@ -196,16 +209,17 @@ impl PredictorState {
             skill = forecast.skill,
             "forecast ready"
         );
+        board.moments.store(Arc::new(moments));
         board.forecast.store(forecast);
         board.manager.cast(ManagerMessage::ForecastReady(told.clone(), token.clone()));
         board.allocator.cast(AllocatorMessage::ForecastReady(told, token));
     }
 
     fn on_round_over(&mut self, tools: Box<Tools>, myself: &ActorRef<PredictorMessage>) {
-        self.tools = Some(tools);
         self.round = None;
-        if let Some((view, token)) = self.next.take() {
-            self.on_history_ready(view, token, myself);
+        match self.next.take() {
+            Some(next) => self.begin(tools, next, myself),
+            None => self.tools = Some(tools),
         }
     }
 }
@@ -247,6 +261,7 @@ impl Tools {
 struct Round {
     args: PredictorArgs,
     view: Arc<HistoryView>,
+    moments: Moments,
     /// Held until the round is over, so that a tick by hand ends with what was learned from it.
     token: TickToken,
     myself: Option<ActorRef<PredictorMessage>>,
@@ -256,8 +271,12 @@ impl Round {
     /// Sends the tools back, or answers them if the predictor takes no messages any more.
     fn run(mut self, mut tools: Box<Tools>) -> Option<Box<Tools>> {
         let config = self.args.board.config.load_full();
-        self.forecast(&mut tools, &config);
-        self.learn(&mut tools, &config);
+        let announced = self.args.board.announced.all();
+        // Members learn nothing from what was announced, and are not judged by it.
+        let calm = announced.calm(&self.view, &self.moments);
+        let seen = calm.as_ref().unwrap_or(&self.view);
+        self.forecast(&mut tools, &config, seen, &announced);
+        self.learn(&mut tools, &config, seen);
         if self.view.at.0.is_multiple_of(CHECKPOINT_EVERY_TICKS) {
             tools.save(&*self.args.file);
         }
@@ -267,14 +286,24 @@ impl Round {
         }
     }
 
-    fn forecast(&self, tools: &mut Tools, config: &LoopConfig) {
+    fn forecast(
+        &self,
+        tools: &mut Tools,
+        config: &LoopConfig,
+        seen: &HistoryView,
+        announced: &Announced,
+    ) {
         let board = &self.args.board;
-        tools.ensemble.observe(&self.view);
+        tools.ensemble.observe(seen);
         drop(tools.scorer.score(&self.view));
         let recent = tools.scorer.recent().cloned().collect();
         board.scores.store(Arc::new(Scores { recent, means: tools.scorer.means().clone() }));
-        let forecast = match tools.ensemble.forecast(&self.view, config.horizon_ticks()) {
-            Ok(forecast) => Arc::new(forecast),
+        let forecast = match tools.ensemble.forecast(seen, config.horizon_ticks()) {
+            Ok(mut forecast) => {
+                let current_ticks = config.monitor().current_ticks();
+                announced.put_into(&mut forecast, &self.view, &self.moments, current_ticks);
+                Arc::new(forecast)
+            }
             // The manager and the allocator go on without: they know the ticks from the monitor.
             Err(error) => return tracing::warn!(code = error.code(), %error, "no forecast"),
         };
@@ -284,19 +313,24 @@ impl Round {
             Mode::Inverted => Arc::new(invert(&forecast)),
             Mode::Off | Mode::Reactive | Mode::Forecast => forecast.clone(),
         };
-        let done = ForecastDone { forecast, told, token: self.token.clone() };
+        let (moments, token) = (self.moments, self.token.clone());
+        let done = ForecastDone { forecast, told, moments, token };
         if let Some(myself) = &self.myself {
             drop(myself.cast(PredictorMessage::ForecastDone(Box::new(done))));
         }
     }
 
-    fn learn(&self, tools: &mut Tools, config: &LoopConfig) {
+    fn learn(&self, tools: &mut Tools, config: &LoopConfig, seen: &HistoryView) {
         let started_ns = self.args.clock.monotonic_ns();
-        for (member, report) in tools.ensemble.fit(&self.view, tools.steps_max) {
+        let reports = tools.ensemble.fit(seen, tools.steps_max);
+        for (member, report) in &reports {
             if let Err(error) = report {
                 tracing::warn!(member, code = error.code(), %error, "member did not learn");
             }
         }
+        let board = &self.args.board;
+        let standings = tools.ensemble.standings();
+        board.fits.store(Arc::new(fits(&board.fits.load(), standings, reports)));
         if self.args.timed {
             let took = Duration::from_nanos(self.args.clock.monotonic_ns() - started_ns);
             let share = took.as_secs_f64() * 1e3 / config.tick_ms() as f64;
@@ -311,6 +345,30 @@ impl Drop for Round {
             drop(myself.cast(PredictorMessage::RoundLost));
         }
     }
+}
+
+/// What is known of each member after it learned once more.
+fn fits(
+    before: &[MemberFit],
+    standings: Vec<MemberStanding>,
+    reports: Vec<(&'static str, Result<FitReport, ForecastError>)>,
+) -> Vec<MemberFit> {
+    let fit = |standing: MemberStanding| {
+        let is_its = |name: &str| name == standing.member;
+        let known = before.iter().find(|fit| is_its(fit.standing.member));
+        let known = known.map(|fit| fit.last).unwrap_or_default();
+        match reports.iter().find(|(member, _)| is_its(member)) {
+            // One that had nothing to do says so with zeros.
+            Some((_, Ok(last))) if *last != FitReport::default() => {
+                MemberFit { standing, last: *last, error: None }
+            }
+            Some((_, Err(error))) => {
+                MemberFit { standing, last: known, error: Some(error.to_string()) }
+            }
+            _ => MemberFit { standing, last: known, error: None },
+        }
+    };
+    standings.into_iter().map(fit).collect()
 }
 
 /// Training steps for the next round, after `steps` took `share` of a tick: fewer at once, more slowly.

@@ -76,6 +76,24 @@ impl StateFile for DiskFile {
     }
 }
 
+/// A state that is looked at only: saving it and setting it aside do nothing.
+#[derive(Debug)]
+pub struct ReadOnly<F>(pub F);
+
+impl<F: StateFile> StateFile for ReadOnly<F> {
+    fn load(&self) -> io::Result<Option<Vec<u8>>> {
+        self.0.load()
+    }
+
+    fn save(&self, _: &[u8]) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn set_aside(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A state that lives as long as the process: survives the actor, not the machine.
 #[derive(Debug, Default)]
 pub struct MemoryFile {

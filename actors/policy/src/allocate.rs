@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::{ClusterView, Step};
 use crate::config::{LoopConfig, Mode};
-use crate::forecast::Forecast;
+use crate::forecast::{Forecast, SeriesForecast};
 use crate::ids::{NodeId, Tick};
 use crate::reshape::{Basis, Planned, Reason, Worth};
 
@@ -125,12 +125,17 @@ fn demand(forecast: &Forecast, config: &LoopConfig) -> Demand {
     let tick_ns = config.tick_ns();
     let series = || forecast.series.iter();
     let current = series().map(|it| it.calls_now * it.ns_per_call).sum::<f64>() / tick_ns;
-    if !(forecast.trusted && config.mode().looks_ahead()) {
+    let is_ahead = |it: &SeriesForecast| config.mode().looks_ahead() && forecast.may_act_on(it);
+    if !series().any(is_ahead) {
         return Demand { busy_cpus: current, basis: Basis::Current };
     }
     let at = |tick: usize| -> f64 {
-        let of = |calls: Option<&crate::forecast::Quantiles>| calls.map_or(0.0, |calls| calls.q90);
-        series().map(|it| of(it.calls.get(tick)) * it.ns_per_call).sum::<f64>() / tick_ns
+        let calls = |it: &SeriesForecast| match it.calls.get(tick) {
+            Some(calls) if is_ahead(it) => calls.q90,
+            None if is_ahead(it) => 0.0,
+            _ => it.calls_now,
+        };
+        series().map(|it| calls(it) * it.ns_per_call).sum::<f64>() / tick_ns
     };
     let busy_cpus = (0..config.horizon_ticks()).map(at).fold(current, f64::max);
     Demand { busy_cpus, basis: Basis::Forecast }

@@ -39,7 +39,9 @@ mod optimizer;
 mod settings;
 mod training;
 
-use foreshard_policy::forecast::{FitReport, ForecastError, Member, Quantiles, Series, Window};
+use foreshard_policy::forecast::{
+    FitReport, ForecastError, Member, MemberReport, Quantiles, Series, Window,
+};
 
 use self::carried::Carried;
 use self::inputs::View;
@@ -233,6 +235,15 @@ impl Member for Lstm {
         horizons: &[usize],
     ) -> Result<Vec<Vec<Quantiles>>, ForecastError> {
         self.quantiles(window, horizons).map_err(|error| numeric(&error))
+    }
+
+    fn report(&self) -> MemberReport {
+        self.standing().map_or_else(MemberReport::default, |standing| MemberReport {
+            steps: standing.steps,
+            ticks: Some(standing.ticks),
+            at: Some(standing.at),
+            frozen_since: standing.frozen_since,
+        })
     }
 
     /// Weights, moments of the optimizer and the standing of training; not the carried states, which

@@ -4,6 +4,7 @@ mod adaptive;
 mod definitions;
 mod schema;
 mod system;
+pub(crate) mod ticks;
 mod views;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

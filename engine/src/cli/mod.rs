@@ -1,6 +1,7 @@
-//! The command line: `sql`, `serve`, `node`, `demo` and `config show`.
+//! The command line: `sql`, `serve`, `node`, `forecast show`, `demo` and `config show`.
 
 mod configuration;
+mod forecast;
 mod output;
 mod progress;
 mod prompt;
@@ -38,6 +39,11 @@ enum Command {
     Serve(servers::ServeArgs),
     /// Join a running server as one more node.
     Node(servers::NodeArgs),
+    /// Look at what is expected.
+    Forecast {
+        #[command(subcommand)]
+        command: forecast::ForecastCommand,
+    },
     /// See the engine learn a load and get ready for it, in two minutes.
     Demo(DemoArgs),
     /// Look at the settings.
@@ -126,6 +132,7 @@ impl Cli {
             Command::Sql(args) => sql::run(&args),
             Command::Serve(args) => servers::serve(&args),
             Command::Node(args) => servers::node(&args),
+            Command::Forecast { command } => forecast::run(&command),
             Command::Demo(args) => demo(args),
             Command::Config { command } => configuration::run(&command),
         };

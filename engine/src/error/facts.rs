@@ -42,6 +42,7 @@ macro_rules! facts {
                     Self::Store(error) => error.code(),
                     Self::Function(error) => error.code(),
                     Self::Loop(error) => error.code(),
+                    Self::Announcement(error) => error.code(),
                     Self::Cluster(error) => error.code(),
                     Self::Relayed { code, .. } => code,
                 };
@@ -124,6 +125,12 @@ facts! {
         "FS-LOOP-1"       500   Internal           "58000"   false,
         "FS-LOOP-2"       503   Unavailable        "57P03"   true,
         "FS-LOOP-3"       500   DeadlineExceeded   "58000"   false,
+        "FS-LOOP-4"       500   Unavailable        "58030"   true,
+        "FS-ANNOUNCE-1"   400   InvalidArgument    "22003"   false,
+        "FS-ANNOUNCE-2"   400   InvalidArgument    "22007"   false,
+        "FS-ANNOUNCE-3"   400   InvalidArgument    "22007"   false,
+        "FS-ANNOUNCE-4"   429   ResourceExhausted  "53400"   true,
+        "FS-ANNOUNCE-5"   500   DataLoss           "XX001"   false,
         "FS-NODE-1"       503   Unavailable        "58000"   true,
         "FS-NODE-2"       503   Unavailable        "08006"   true,
         "FS-CLUSTER-1"    503   Unavailable        "08006"   true,
@@ -175,6 +182,8 @@ mod tests {
     fn every_code_that_the_parts_below_can_raise_stands_in_the_table() {
         let sources = [
             "actors/policy/src/config/section.rs",
+            "actors/policy/src/forecast/announced.rs",
+            "actors/src/announcements.rs",
             "actors/src/loop_handle.rs",
             "actors/src/node/supervisor.rs",
             "actors/src/partition/compute.rs",

@@ -10,6 +10,7 @@ mod nearest;
 use std::path::PathBuf;
 
 use datafusion::error::DataFusionError;
+use foreshard_actors::announcements::AnnouncementError;
 use foreshard_actors::loop_handle::LoopError;
 use foreshard_actors::spill::BucketError;
 use foreshard_actors::store::StoreError;
@@ -273,6 +274,9 @@ pub enum EngineError {
     /// An error of the loop that forecasts and acts.
     #[error(transparent)]
     Loop(#[from] LoopError),
+    /// An announcement that cannot be, or cannot be kept.
+    #[error(transparent)]
+    Announcement(#[from] AnnouncementError),
     /// An error of the cluster's nodes and replicas.
     #[error(transparent)]
     Cluster(#[from] MemberError),
@@ -308,6 +312,7 @@ impl EngineError {
             Self::Spill(error) => error.code(),
             Self::Function(error) => error.code(),
             Self::Loop(error) => error.code(),
+            Self::Announcement(error) => error.code(),
             Self::Cluster(error) => error.code(),
             Self::Relayed { code, .. } => code,
             own => own.facts().code,

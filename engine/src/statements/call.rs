@@ -1,5 +1,6 @@
 //! `CALL precompute('table', 'f(x)')`, `CALL drop_stored(['table'])`, `CALL pin_stored('table'[, 'f(x)'])`
-//! and `CALL unpin_stored` alike: what people do by hand to stored outputs and partial aggregates.
+//! and `CALL unpin_stored` alike: what people do by hand to stored outputs and partial aggregates. And
+//! `CALL announce('f', 5, 'from', 'until')`: what they know of coming calls.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use datafusion::execution::SessionState;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::{
     Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Statement as SqlStatement,
-    Value,
+    UnaryOperator, Value,
 };
 use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::node::Tables;
@@ -24,9 +25,9 @@ use crate::error::EngineError;
 use crate::query::functions::{describe, is_storable};
 use crate::query_stream::QueryStream;
 use crate::session::Session;
-use crate::statements::parse_one;
+use crate::statements::{announce, parse_one};
 
-/// A call with its arguments, all of them texts.
+/// A call with its arguments, numbers among them as their text.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Call {
     name: String,
@@ -35,7 +36,9 @@ pub(crate) struct Call {
 
 const USAGE: &str = "CALL precompute('table', 'expression'), CALL drop_stored('table'), \
                      CALL drop_stored(), CALL pin_stored('table'), \
-                     CALL pin_stored('table', 'expression'), or CALL unpin_stored likewise";
+                     CALL pin_stored('table', 'expression'), CALL unpin_stored likewise, \
+                     CALL announce('function', factor, 'from', 'until'), or \
+                     CALL unannounce('function')";
 
 /// The call that `sql` is; `None` if it is another statement.
 pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Option<Call>, EngineError> {
@@ -51,15 +54,29 @@ pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Option<Call>, Eng
         _ => vec![],
     };
     let text = |argument: FunctionArg| match argument {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value))) => match value.value {
-            Value::SingleQuotedString(text) => Some(text),
-            _ => None,
-        },
+        FunctionArg::Unnamed(FunctionArgExpr::Expr(argument)) => written(argument),
         _ => None,
     };
     let arguments: Option<Vec<String>> = arguments.into_iter().map(text).collect();
-    let arguments = arguments.ok_or_else(|| invalid(format!("arguments are texts: {USAGE}")))?;
+    let arguments =
+        arguments.ok_or_else(|| invalid(format!("arguments are texts and numbers: {USAGE}")))?;
     Ok(Some(Call { name: name.to_string().to_ascii_lowercase(), arguments }))
+}
+
+/// A literal as it was written, without its quotes.
+fn written(argument: Expr) -> Option<String> {
+    match argument {
+        Expr::Value(value) => match value.value {
+            Value::SingleQuotedString(text) => Some(text),
+            Value::Number(number, _) => Some(number.to_string()),
+            _ => None,
+        },
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => match *expr {
+            number @ Expr::Value(_) => written(number).map(|number| format!("-{number}")),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 fn invalid(message: String) -> EngineError {
@@ -81,6 +98,14 @@ pub(crate) async fn run(
         ("pin_stored", [table, expression]) => pin(session, state, table, Some(expression)),
         ("unpin_stored", [table]) => unpin(session, state, table, None),
         ("unpin_stored", [table, expression]) => unpin(session, state, table, Some(expression)),
+        ("announce", [function, factor, from, until]) => {
+            let spans = announce::announce(session, function, factor, [from, until]).await?;
+            counts(&[("announced", spans)])
+        }
+        ("unannounce", [function]) => {
+            let spans = announce::unannounce(session, function).await?;
+            counts(&[("taken_back", spans)])
+        }
         (name, arguments) => {
             let given = arguments.len();
             Err(invalid(format!("there is no procedure {name} with {given} arguments: {USAGE}")))

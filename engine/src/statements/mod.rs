@@ -1,5 +1,6 @@
 //! What each kind of statement does: queries are handed back to be run, everything else is done here.
 
+mod announce;
 pub(crate) mod call;
 mod create;
 mod dml;

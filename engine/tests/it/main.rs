@@ -23,6 +23,7 @@ mod explain;
 mod files;
 mod flight;
 mod follow;
+mod forecasts;
 mod groups;
 mod http;
 mod joins;

@@ -36,6 +36,7 @@ fn load(now: f64, later: f64, trusted: bool) -> Forecast {
         weights: Vec::new(),
         calls_now: now,
         calls_season: 1.0,
+        announced: false,
     };
     Forecast { series: vec![series], trusted, ..Forecast::default() }
 }
@@ -191,4 +192,17 @@ proptest! {
         }
         prop_assert_eq!(steps, 0);
     }
+}
+
+#[test]
+fn an_announced_load_gets_its_nodes_though_forecasts_are_not_trusted() {
+    let needed = |forecast: &Forecast| {
+        plan(&nodes([0, 1]), Some(forecast), &AllocateState::default(), &config(), Tick(9)).need
+    };
+    let mut forecast = load(1.5, 3.2, false);
+    assert_eq!(needed(&forecast), 2);
+    // Beside it, a series that is expected to grow, which nobody announced.
+    forecast.series.push(load(0.4, 9.0, false).series[0].clone());
+    forecast.series[0].announced = true;
+    assert_eq!(needed(&forecast), 4);
 }

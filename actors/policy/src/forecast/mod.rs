@@ -3,12 +3,16 @@
 //! A [`Member`] is one way to forecast; all of them see the same [`Window`] and answer with
 //! [`Quantiles`]. The ensemble weighs them by what they were worth so far.
 
+pub mod announced;
 mod boosting;
+mod concurrency;
 mod direct;
 pub mod drift;
 pub mod ensemble;
 mod features;
+pub mod function;
 mod kernel;
+mod moments;
 pub mod naive;
 pub mod period;
 mod ridge;
@@ -16,12 +20,16 @@ pub mod seasonal;
 pub mod smoothing;
 pub mod sparse;
 pub mod trees;
+mod trust;
 mod window;
 
 pub use boosting::{NewTreesMember, TreesMember};
+pub use concurrency::concurrency;
 pub use kernel::KernelMember;
+pub use moments::Moments;
 pub use ridge::RidgeMember;
 use serde::{Deserialize, Serialize};
+pub use trust::reason;
 pub use window::{Past, Series, Window};
 
 use crate::ids::{SeriesKey, Tick};
@@ -42,6 +50,12 @@ impl Quantiles {
     #[must_use]
     pub fn exactly(calls: f64) -> Self {
         Self { q10: calls, q50: calls, q90: calls }
+    }
+
+    /// The same with `factor` times as many calls.
+    #[must_use]
+    pub fn times(&self, factor: f64) -> Self {
+        Self { q10: self.q10 * factor, q50: self.q50 * factor, q90: self.q90 * factor }
     }
 
     /// The mean of a distribution with these quantiles, by Swanson's rule.
@@ -95,6 +109,10 @@ pub struct SeriesForecast {
     pub calls_now: f64,
     /// Calls expected within one season, or within the known past if there is no season.
     pub calls_season: f64,
+    /// Whether somebody announced what is to come in one of the ticks; the announced factor is in
+    /// [`calls`](Self::calls).
+    #[serde(default)]
+    pub announced: bool,
 }
 
 impl SeriesForecast {
@@ -136,6 +154,13 @@ pub struct Forecast {
 }
 
 impl Forecast {
+    /// Whether steps may be taken ahead by what is expected of `series`: it is proven, or somebody who
+    /// knows announced it.
+    #[must_use]
+    pub fn may_act_on(&self, series: &SeriesForecast) -> bool {
+        self.trusted || series.announced
+    }
+
     /// The forecast of one series.
     #[must_use]
     pub fn get(&self, key: &SeriesKey) -> Option<&SeriesForecast> {
@@ -152,6 +177,19 @@ pub struct FitReport {
     pub loss_first: f64,
     /// See [`loss_first`](Self::loss_first).
     pub loss_last: f64,
+}
+
+/// What a member says of itself, for `system.members`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MemberReport {
+    /// Training steps that its present state is made of, also those before a restart.
+    pub steps: u64,
+    /// Ticks of history that it learned from, if it keeps count.
+    pub ticks: Option<u64>,
+    /// The newest tick that it learned from or was checked by.
+    pub at: Option<Tick>,
+    /// Since when it does not learn, because learning made it worse.
+    pub frozen_since: Option<Tick>,
 }
 
 /// A member cannot do what was asked.
@@ -241,6 +279,11 @@ pub trait Member: Send {
         window: &Window<'_>,
         horizons: &[usize],
     ) -> Result<Vec<Vec<Quantiles>>, ForecastError>;
+
+    /// What there is to say of what it learned.
+    fn report(&self) -> MemberReport {
+        MemberReport::default()
+    }
 
     /// What must be kept to forecast the same after a restart.
     ///

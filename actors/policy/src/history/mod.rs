@@ -2,6 +2,7 @@
 //!
 //! Time is counted in ticks. A tick without calls takes no memory and counts as zero calls.
 
+mod calm;
 mod saved;
 mod series;
 mod together;

@@ -71,7 +71,7 @@ fn step_by_load(situation: &Situation<'_>, partition: &PartitionId) -> Option<Pl
     if changed.is_some_and(|tick| situation.now.0 < tick.0.saturating_add(config.dwell_ticks())) {
         return None;
     }
-    let (busy, basis) = (situation.busy(partition), situation.basis);
+    let (busy, basis) = (situation.busy(partition), situation.basis(partition));
     let busy_ms = busy / replicas as f64;
     if busy_ms > config.copy_above() && replicas < most {
         let from = calmest(situation, &staying)?;
@@ -165,7 +165,7 @@ fn inputs(view: &PartitionView) -> String {
 
 fn load(situation: &Situation<'_>, partition: &PartitionId) -> String {
     match situation.busy_ms {
-        Some(_) => format!("{:.0} ms/s {}", situation.busy(partition), situation.basis),
+        Some(_) => format!("{:.0} ms/s {}", situation.busy(partition), situation.basis(partition)),
         None => "none".to_owned(),
     }
 }

@@ -17,7 +17,10 @@ pub(super) struct Situation<'a> {
     pub(super) moving: BTreeSet<PartitionId>,
     /// Expected or measured load in busy ms per s; without a forecast nothing is known.
     pub(super) busy_ms: Option<BTreeMap<PartitionId, f64>>,
-    pub(super) basis: Basis,
+    /// Whether the load of every partition is what is expected.
+    proven: bool,
+    /// Partitions on which a function is called whose load was announced.
+    announced: BTreeSet<PartitionId>,
     /// Load of each live node in busy ms per s, if its partitions' replicas share evenly.
     pub(super) node_busy_ms: BTreeMap<NodeId, f64>,
     /// Forecasts by what they are about; empty if steps must not be taken ahead.
@@ -37,10 +40,12 @@ impl<'a> Situation<'a> {
     ) -> Self {
         let view = with_in_flight(now_held, &state.in_flight);
         let moving = state.in_flight.iter().filter_map(Step::partition_moved).cloned().collect();
-        let proven = forecast.filter(|it| it.trusted && config.mode().looks_ahead());
-        let basis = if proven.is_some() { Basis::Forecast } else { Basis::Current };
-        let busy_ms = forecast.map(|forecast| load(forecast, basis, config));
-        let ahead = proven.map(|forecast| &forecast.series).into_iter().flatten();
+        let busy_ms = forecast.map(|forecast| load(forecast, config));
+        let looking = forecast.filter(|_| config.mode().looks_ahead());
+        let ahead = looking.into_iter().flat_map(|forecast| {
+            forecast.series.iter().filter(|series| forecast.may_act_on(series))
+        });
+        let announced = ahead.clone().filter(|series| series.announced);
         let mut situation = Self {
             now_held,
             node_busy_ms: view.nodes.keys().map(|node| (*node, 0.0)).collect(),
@@ -50,7 +55,8 @@ impl<'a> Situation<'a> {
             view,
             moving,
             busy_ms,
-            basis,
+            proven: looking.is_some_and(|forecast| forecast.trusted),
+            announced: announced.map(|series| series.key.partition.clone()).collect(),
             state,
             config,
             now,
@@ -89,6 +95,15 @@ impl<'a> Situation<'a> {
     /// Load of one partition in busy ms per s; zero if nothing is known.
     pub(super) fn busy(&self, partition: &PartitionId) -> f64 {
         self.busy_ms.as_ref().and_then(|busy| busy.get(partition)).copied().unwrap_or(0.0)
+    }
+
+    /// What the load of one partition rests on.
+    pub(super) fn basis(&self, partition: &PartitionId) -> Basis {
+        if self.proven || self.announced.contains(partition) {
+            Basis::Forecast
+        } else {
+            Basis::Current
+        }
     }
 
     /// Nodes that could take a replica, best first: room in memory, then least load.
@@ -152,19 +167,22 @@ fn with_in_flight(view: &ClusterView, in_flight: &[Step]) -> ClusterView {
     view
 }
 
-/// Busy ms per s of each partition: the highest tick of the horizon or of the last ticks by a
-/// forecast, the last ticks alone otherwise.
-fn load(forecast: &Forecast, basis: Basis, config: &LoopConfig) -> BTreeMap<PartitionId, f64> {
-    let horizon = match basis {
-        Basis::Forecast => config.horizon_ticks(),
-        Basis::Current => 0,
-    };
+/// Busy ms per s of each partition: the highest tick of the last ones and of the horizon. A series that
+/// may not be acted on ahead is taken to go on as in the last ticks.
+fn load(forecast: &Forecast, config: &LoopConfig) -> BTreeMap<PartitionId, f64> {
+    let horizon = config.horizon_ticks();
+    let looks_ahead = config.mode().looks_ahead();
     let mut by_tick: BTreeMap<PartitionId, Vec<f64>> = BTreeMap::new();
     for series in &forecast.series {
         let ticks =
             by_tick.entry(series.key.partition.clone()).or_insert_with(|| vec![0.0; horizon + 1]);
         let ms_per_s = series.ns_per_call / config.tick_ns() * 1e3;
-        ticks[0] += series.calls_now * ms_per_s;
+        let now = series.calls_now * ms_per_s;
+        if !(looks_ahead && forecast.may_act_on(series)) {
+            ticks.iter_mut().for_each(|tick| *tick += now);
+            continue;
+        }
+        ticks[0] += now;
         for (tick, calls) in ticks[1..].iter_mut().zip(&series.calls) {
             *tick += calls.mean() * ms_per_s;
         }

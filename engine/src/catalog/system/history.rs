@@ -1,4 +1,4 @@
-//! System tables about what was called, what is expected, and what was decided.
+//! System tables about what was called, and what was decided.
 
 use foreshard_policy::decision::Outcome;
 use foreshard_policy::ids::PartitionId;
@@ -55,53 +55,6 @@ pub(super) fn function_stats(engine: &Inner) -> Sheet {
         .number("ns_per_call_mean", rows().map(|series| series.stats.ns_per_call.mean))
         .number("ns_per_call_deviation", rows().map(|series| series.stats.ns_per_call.deviation()))
         .count("last_called_tick", rows().map(|series| series.stats.last_called.0))
-}
-
-/// `system.forecasts`: what is expected of each series in each of the coming ticks.
-pub(super) fn forecasts(engine: &Inner) -> Sheet {
-    let forecast = engine.the_loop.forecast();
-    let rows = || {
-        forecast.series.iter().flat_map(|series| {
-            (1u64..).zip(&series.calls).map(move |(ahead, calls)| (series, ahead, calls))
-        })
-    };
-    let weights = |weights: &[(String, f64)]| {
-        let parts: Vec<String> =
-            weights.iter().map(|(member, weight)| format!("{member} {weight:.2}")).collect();
-        parts.join(", ")
-    };
-    Sheet::default()
-        .text("function", rows().map(|(series, ..)| &series.key.function))
-        .text("expression", rows().map(|(series, ..)| series.key.expression))
-        .text("table_name", rows().map(|(series, ..)| &series.key.partition.table))
-        .count("partition", rows().map(|(series, ..)| partition(&series.key.partition)))
-        .count("made_at_tick", rows().map(|_| forecast.at.0))
-        .count("tick", rows().map(|(_, ahead, _)| forecast.at.0 + ahead))
-        .number("calls_q10", rows().map(|(.., calls)| calls.q10))
-        .number("calls_q50", rows().map(|(.., calls)| calls.q50))
-        .number("calls_q90", rows().map(|(.., calls)| calls.q90))
-        .number("ns_per_call", rows().map(|(series, ..)| series.ns_per_call))
-        .text("member_weights", rows().map(|(series, ..)| weights(&series.weights)))
-        .flag("trusted", rows().map(|_| forecast.trusted))
-}
-
-/// `system.scores`: forecasts against what happened.
-pub(super) fn scores(engine: &Inner) -> Sheet {
-    let scores = engine.the_loop.scores();
-    let rows = || scores.recent.iter();
-    Sheet::default()
-        .text("function", rows().map(|score| &score.series.function))
-        .text("expression", rows().map(|score| score.series.expression))
-        .text("table_name", rows().map(|score| &score.series.partition.table))
-        .count("partition", rows().map(|score| partition(&score.series.partition)))
-        .count("horizon", rows().map(|score| score.horizon as u64))
-        .count("tick", rows().map(|score| score.at.0))
-        .number("expected_q10", rows().map(|score| score.expected.q10))
-        .number("expected_q50", rows().map(|score| score.expected.q50))
-        .number("expected_q90", rows().map(|score| score.expected.q90))
-        .number("actual", rows().map(|score| score.actual))
-        .number("pinball", rows().map(|score| score.pinball))
-        .number("scaled", rows().map(|score| score.scaled))
 }
 
 /// `system.decisions`: every step with its inputs, forecast, reason and outcome.

@@ -3,6 +3,7 @@
 //! Each table is made anew when a query plans it, from what the actors have published; none waits.
 
 mod cluster;
+mod forecasts;
 mod history;
 mod sheet;
 
@@ -14,25 +15,27 @@ use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::common::{DataFusionError, Result, exec_datafusion_err};
 use datafusion::datasource::MemTable;
 
-use crate::catalog::system::sheet::Sheet;
+pub(crate) use crate::catalog::system::sheet::Sheet;
 use crate::engine::Inner;
 
 type Make = fn(&Inner) -> Sheet;
 
 /// Every table with what makes it.
-const TABLES: [(&str, Make); 14] = [
+const TABLES: [(&str, Make); 16] = [
+    ("announced", forecasts::announced),
     ("calls", history::calls),
     ("decisions", history::decisions),
-    ("forecasts", history::forecasts),
+    ("forecasts", forecasts::forecasts),
     ("function_stats", history::function_stats),
     ("functions", cluster::functions),
     ("groups", cluster::groups),
+    ("members", forecasts::members),
     ("nodes", cluster::nodes),
     ("outputs", cluster::outputs),
     ("partials", cluster::partials),
     ("partitions", cluster::partitions),
     ("replicas", cluster::replicas),
-    ("scores", history::scores),
+    ("scores", forecasts::scores),
     ("segments", cluster::segments),
     ("settings", cluster::settings),
 ];

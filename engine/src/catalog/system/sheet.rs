@@ -45,6 +45,15 @@ impl Sheet {
         self.column(name, Arc::new(UInt64Array::from_iter_values(values)))
     }
 
+    /// A column of whole numbers that may be absent.
+    pub(crate) fn count_or_null(
+        self,
+        name: &str,
+        values: impl Iterator<Item = Option<u64>>,
+    ) -> Self {
+        self.column(name, Arc::new(values.collect::<UInt64Array>()))
+    }
+
     /// A column of numbers.
     pub(crate) fn number(self, name: &str, values: impl Iterator<Item = f64>) -> Self {
         self.column(name, Arc::new(Float64Array::from_iter_values(values)))

@@ -6,6 +6,7 @@
 //! intervals are tracked quantiles of past misses. The mix is trusted while it loses no more than
 //! repeating the last tick would, each series weighing what its calls cost.
 
+mod reports;
 mod saved;
 mod track;
 mod turn;
@@ -15,6 +16,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use reports::MemberStanding;
 pub use turn::{invert, repeat_current};
 
 use super::naive::Naive;

@@ -76,5 +76,6 @@ pub(super) fn describe(
         weights,
         calls_now: series.calls_now(view.at, config.monitor().current_ticks()),
         calls_season: series.calls_until(view.at, season_ticks.unwrap_or(usize::MAX)),
+        announced: false,
     }
 }

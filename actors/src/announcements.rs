@@ -1,0 +1,153 @@
+//! What people announced of the future, kept across restarts. Reading never waits.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use foreshard_policy::forecast::announced::{AnnounceError, Announced};
+
+use crate::state_file::{MemoryFile, StateFile};
+
+/// A change of the announcements that did not take place.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AnnouncementError {
+    /// It cannot be.
+    #[error(transparent)]
+    Refused(#[from] AnnounceError),
+    /// It cannot be kept.
+    #[error("the announcement was not saved: {reason}")]
+    Unsaved {
+        /// What the disk said.
+        reason: String,
+    },
+}
+
+impl AnnouncementError {
+    /// Stable code for logs, metrics and the manual.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Refused(error) => error.code(),
+            Self::Unsaved { .. } => "FS-LOOP-4",
+        }
+    }
+
+    /// Whether the same change may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Refused(error) => error.is_retryable(),
+            Self::Unsaved { .. } => true,
+        }
+    }
+}
+
+/// The announcements of one loop, as they are now and in their file.
+#[derive(Debug)]
+pub struct Announcements {
+    now: ArcSwap<Announced>,
+    file: Arc<dyn StateFile>,
+    // One change at a time: none is lost, and what is shown is what is kept.
+    writer: Mutex<()>,
+}
+
+impl Default for Announcements {
+    fn default() -> Self {
+        Self::kept(Arc::new(MemoryFile::default()))
+    }
+}
+
+impl Announcements {
+    /// Those that `file` keeps. What cannot be read is set aside: better none than wrong ones. Blocks.
+    #[must_use]
+    pub fn kept(file: Arc<dyn StateFile>) -> Self {
+        let now = match file.load() {
+            Ok(None) => Announced::default(),
+            Ok(Some(state)) => serde_json::from_slice(&state).unwrap_or_else(|error| {
+                let aside = file.set_aside();
+                tracing::warn!(%error, ?file, ?aside, "announcements are set aside");
+                Announced::default()
+            }),
+            Err(error) => {
+                tracing::warn!(%error, ?file, "announcements cannot be read");
+                Announced::default()
+            }
+        };
+        Self { now: ArcSwap::from_pointee(now), file, writer: Mutex::default() }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Arc<Announced> {
+        self.now.load_full()
+    }
+
+    /// Changes them, and returns when that is on disk. Blocks.
+    ///
+    /// # Errors
+    /// [`AnnouncementError`]; nothing has changed then.
+    pub fn change<T>(
+        &self,
+        change: impl FnOnce(&mut Announced) -> Result<T, AnnounceError>,
+    ) -> Result<T, AnnouncementError> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let unsaved = |reason: String| AnnouncementError::Unsaved { reason };
+        let mut changed = Announced::clone(&self.now.load());
+        let done = change(&mut changed)?;
+        let state = serde_json::to_vec(&changed).map_err(|error| unsaved(error.to_string()))?;
+        self.file.save(&state).map_err(|error| unsaved(error.to_string()))?;
+        self.now.store(Arc::new(changed));
+        Ok(done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use foreshard_policy::forecast::announced::Announcement;
+
+    use super::*;
+    use crate::state_file::DiskFile;
+
+    fn peak() -> Announcement {
+        Announcement { function: "f".into(), factor: 5.0, from_ms: 100, until_ms: 200 }
+    }
+
+    #[test]
+    fn what_was_announced_is_there_after_a_restart() {
+        let file = Arc::new(MemoryFile::default());
+        let first = Announcements::kept(file.clone());
+        first.change(|all| all.announce(peak(), 0)).unwrap();
+        let second = Announcements::kept(file);
+        assert_eq!(second.all(), first.all());
+        assert_eq!(second.all().iter().next(), Some(&peak()));
+    }
+
+    #[test]
+    fn a_refused_announcement_changes_nothing() {
+        let kept = Announcements::default();
+        kept.change(|all| all.announce(peak(), 0)).unwrap();
+        let before = kept.all();
+        let error = kept.change(|all| all.announce(peak(), 300)).unwrap_err();
+        assert_eq!((error.code(), error.is_retryable()), ("FS-ANNOUNCE-3", false));
+        assert_eq!(kept.all(), before);
+    }
+
+    #[test]
+    fn an_announcement_that_cannot_be_kept_is_an_error_and_does_not_count() {
+        let folder = tempfile::tempdir().unwrap().path().join("gone");
+        let kept = Announcements::kept(Arc::new(DiskFile::new(folder.join("announced"))));
+        let error = kept.change(|all| all.announce(peak(), 0)).unwrap_err();
+        assert_eq!((error.code(), error.is_retryable()), ("FS-LOOP-4", true));
+        assert_eq!(*kept.all(), Announced::default());
+    }
+
+    #[test]
+    fn unreadable_announcements_are_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("announced");
+        std::fs::write(&path, "[{}]").unwrap();
+        let kept = Announcements::kept(Arc::new(DiskFile::new(&path)));
+        assert_eq!(*kept.all(), Announced::default());
+        assert!(folder.path().join("announced.unusable").exists());
+    }
+}
