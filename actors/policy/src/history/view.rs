@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::series::{Buckets, SeriesStats};
+use super::sketch::QuantileSketch;
 use crate::forecast::Window;
 use crate::ids::{SeriesKey, Tick};
 
@@ -19,6 +20,8 @@ pub struct SeriesView {
     pub key: SeriesKey,
     /// Its statistics at the time of the view.
     pub stats: SeriesStats,
+    /// Would-be nanoseconds of its latest calls.
+    pub durations: Arc<QuantileSketch>,
     pub(super) buckets: Arc<Buckets>,
 }
 
