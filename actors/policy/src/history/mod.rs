@@ -20,6 +20,7 @@ mod view;
 use std::collections::BTreeMap;
 
 pub use moves::Move;
+pub use saved::Snapshot;
 pub use series::{Bucket, Rolling, SeriesStats};
 pub use sketch::{BINS_MAX, QuantileSketch};
 pub use summary::Summary;

@@ -1,13 +1,14 @@
 //! The history as bytes, for restarts: a million series in some hundred megabytes, in one pass.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::codec::{Malformed, Reader, Writer, checksum};
-use super::series::{Bucket, Rolling, Series, SeriesStats};
+use super::series::{Bucket, Buckets, Rolling, Series, SeriesStats};
 use super::sketch::QuantileSketch;
 use super::tail::Tail;
 use super::together::Target;
-use super::{History, HistoryError};
+use super::{History, HistoryError, HistoryView};
 use crate::config::LoopConfig;
 use crate::ids::{ExpressionId, PartitionId, SeriesKey, Tick};
 
@@ -29,32 +30,99 @@ impl From<Malformed> for HistoryError {
     }
 }
 
-impl History {
+/// A history at the end of a tick, to be written elsewhere: it shares its series with the view.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    view: Arc<HistoryView>,
+    frame: u64,
+    tail: Tail,
+    pairs: BTreeMap<(Target, Target), u64>,
+}
+
+impl Snapshot {
     /// The whole state as bytes.
     #[must_use]
     pub fn save(&self) -> Vec<u8> {
-        let mut to = Writer::default();
-        to.raw(MAGIC);
-        to.raw(&VERSION.to_le_bytes());
-        to.number(self.now.0);
-        to.number(self.oldest.0);
-        to.number(self.frame);
-        self.tail.write(&mut to);
-        to.number(self.series.len() as u64);
-        for (key, series) in &self.series {
-            write_key(&mut to, key);
-            write_series(&mut to, series);
+        let open = Bucket::default();
+        let series = self.view.series.iter().map(|it| {
+            let parts = Parts {
+                stats: &it.stats,
+                open: &open,
+                buckets: &it.buckets,
+                durations: &it.durations,
+            };
+            (&it.key, parts)
+        });
+        let ticks = (self.view.at.next(), self.view.oldest);
+        write(ticks, self.frame, &self.tail, series, &self.pairs)
+    }
+}
+
+/// What is written of one series.
+struct Parts<'a> {
+    stats: &'a SeriesStats,
+    open: &'a Bucket,
+    buckets: &'a Buckets,
+    durations: &'a QuantileSketch,
+}
+
+fn write<'a>(
+    (now, oldest): (Tick, Tick),
+    frame: u64,
+    tail: &Tail,
+    series: impl ExactSizeIterator<Item = (&'a SeriesKey, Parts<'a>)>,
+    pairs: &BTreeMap<(Target, Target), u64>,
+) -> Vec<u8> {
+    let mut to = Writer::default();
+    to.raw(MAGIC);
+    to.raw(&VERSION.to_le_bytes());
+    to.number(now.0);
+    to.number(oldest.0);
+    to.number(frame);
+    tail.write(&mut to);
+    to.number(series.len() as u64);
+    for (key, parts) in series {
+        write_key(&mut to, key);
+        write_series(&mut to, &parts);
+    }
+    to.number(pairs.len() as u64);
+    for ((a, b), count) in pairs {
+        write_target(&mut to, a);
+        write_target(&mut to, b);
+        to.number(*count);
+    }
+    let mut bytes = to.finish();
+    let sum = checksum(&bytes);
+    bytes.extend(sum.to_le_bytes());
+    bytes
+}
+
+impl History {
+    /// What is to be saved right after a tick was closed, with the view of that moment. Cheap: the
+    /// series are those of the view. Calls of the open tick are not in it.
+    #[must_use]
+    pub fn snapshot(&self, view: &Arc<HistoryView>) -> Snapshot {
+        Snapshot {
+            view: Arc::clone(view),
+            frame: self.frame,
+            tail: self.tail.clone(),
+            pairs: self.together.pairs.clone(),
         }
-        to.number(self.together.pairs.len() as u64);
-        for ((a, b), count) in &self.together.pairs {
-            write_target(&mut to, a);
-            write_target(&mut to, b);
-            to.number(*count);
-        }
-        let mut bytes = to.finish();
-        let sum = checksum(&bytes);
-        bytes.extend(sum.to_le_bytes());
-        bytes
+    }
+
+    /// The whole state as bytes, with the open tick.
+    #[must_use]
+    pub fn save(&self) -> Vec<u8> {
+        let series = self.series.iter().map(|(key, series)| {
+            let parts = Parts {
+                stats: &series.stats,
+                open: &series.open,
+                buckets: &series.buckets,
+                durations: &series.durations,
+            };
+            (key, parts)
+        });
+        write((self.now, self.oldest), self.frame, &self.tail, series, &self.together.pairs)
     }
 
     /// Takes up what [`save`](Self::save) wrote, within the bounds of `config`.
@@ -166,8 +234,8 @@ fn read_bucket(from: &mut Reader<'_>, since: Tick) -> Result<Bucket, Malformed> 
     Ok(Bucket { tick, calls, rows, would_be_ns })
 }
 
-fn write_series(to: &mut Writer, series: &Series) {
-    let stats = &series.stats;
+fn write_series(to: &mut Writer, series: &Parts<'_>) {
+    let stats = series.stats;
     let counts = [stats.calls, stats.rows, stats.rows_stored, stats.rows_fresh];
     counts.into_iter().for_each(|count| to.number(count));
     let more = [stats.rows_fresh_stored, stats.ns, stats.would_be_ns, stats.bytes];
@@ -177,7 +245,7 @@ fn write_series(to: &mut Writer, series: &Series) {
     rolling.into_iter().for_each(|rolling| write_rolling(to, rolling));
     to.number(stats.first_called.0);
     to.number(stats.last_called.0);
-    write_bucket(to, &series.open, Tick(0));
+    write_bucket(to, series.open, Tick(0));
     to.number(series.buckets.len() as u64);
     let mut since = Tick(0);
     for bucket in series.buckets.iter() {

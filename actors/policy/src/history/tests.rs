@@ -3,6 +3,7 @@
 use super::*;
 use crate::ids::{ExpressionId, NodeId, PartitionId};
 use proptest::prelude::*;
+use std::sync::Arc;
 
 fn call(function: &str, ordinal: u32, rows: u64, ns_per_row: u64) -> CallRecord {
     CallRecord {
@@ -186,7 +187,7 @@ fn calls_that_are_counted_again_from_sums_give_the_same_series() {
 fn a_hundred_thousand_series_take_less_than_a_kilobyte_each() {
     let config = LoopConfig::default().with_series_max(100_000).unwrap();
     let mut history = History::new(&config);
-    let table: std::sync::Arc<str> = "trades".into();
+    let table: Arc<str> = "trades".into();
     for ordinal in 0..100_000 {
         let partition = PartitionId { table: table.clone(), ordinal };
         for ns_per_row in [50, 90, 4_000] {
@@ -225,6 +226,8 @@ proptest! {
     ) {
         let config = LoopConfig::default();
         let mut history = history(&config, &calls);
+        let view = Arc::new(history.view());
+        prop_assert_eq!(history.snapshot(&view).save(), history.save());
         (0..more).for_each(|_| history.record(&call("match", 3, 9, 9)));
         let mut loaded = History::load(&config, &history.save()).unwrap();
         history.close_tick();
