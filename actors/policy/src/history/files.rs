@@ -46,6 +46,12 @@ impl From<&MonitorConfig> for Keep {
 }
 
 impl Keep {
+    /// The same, with less room on the disk, for something else takes so much of it.
+    #[must_use]
+    pub fn beside(self, bytes: u64) -> Self {
+        Self { bytes_max: self.bytes_max.saturating_sub(bytes), ..self }
+    }
+
     fn of(&self, resolution: Resolution) -> u64 {
         match resolution {
             Resolution::Second => self.seconds_ms,
