@@ -12,7 +12,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use foreshard_policy::config::LoopConfig;
 use foreshard_policy::decision::{DecisionRow, Ledger, Outcome as Recorded};
 use foreshard_policy::forecast::Forecast;
-use foreshard_policy::history::HistoryView;
+use foreshard_policy::history::{HistoryView, Irregular};
 use foreshard_policy::ids::Tick;
 use foreshard_policy::score::{Score, ScoreMeans};
 use ractor::{ActorCell, ActorRef};
@@ -80,7 +80,7 @@ pub struct Scores {
 /// A message that dies with its receiver drops its copy too, so a tick ends whoever dies.
 #[derive(Clone, Debug, Default)]
 pub struct TickToken {
-    _alive: Option<mpsc::Sender<Infallible>>,
+    alive: Option<mpsc::Sender<Infallible>>,
 }
 
 impl TickToken {
@@ -88,7 +88,12 @@ impl TickToken {
     #[must_use]
     pub fn pair() -> (Self, TickEnd) {
         let (alive, end) = mpsc::channel(1);
-        (Self { _alive: Some(alive) }, TickEnd { end })
+        (Self { alive: Some(alive) }, TickEnd { end })
+    }
+
+    /// Whether somebody waits for the end of the tick: then it was not the timer's.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.alive.is_some()
     }
 }
 
@@ -117,6 +122,8 @@ pub struct Board {
     pub recent: RecentCalls,
     /// History up to the last closed tick.
     pub history: ArcSwap<HistoryView>,
+    /// What was wrong with the time of calls and ticks.
+    pub irregular: ArcSwap<Irregular>,
     /// What is expected, as the predictor believes it (never inverted).
     pub forecast: ArcSwap<Forecast>,
     /// What forecasts were worth.
@@ -140,6 +147,7 @@ impl Board {
             calls,
             recent: RecentCalls::new(RECENT_MAX),
             history: ArcSwap::default(),
+            irregular: ArcSwap::default(),
             forecast: ArcSwap::default(),
             scores: ArcSwap::default(),
             ledger: Mutex::new(Ledger::new(DECISIONS_MAX)),

@@ -4,6 +4,7 @@ pub mod allocator;
 pub mod board;
 pub mod calls;
 pub mod expressions;
+pub mod history_store;
 pub mod loop_handle;
 pub mod lstm;
 pub mod manager;

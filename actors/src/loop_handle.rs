@@ -1,7 +1,7 @@
 //! The loop as the engine holds it: start, drive by hand, read, wait, stop.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +9,14 @@ use foreshard_policy::calls::CallRecord;
 use foreshard_policy::config::{ConfigError, LoopConfig, Mode};
 use foreshard_policy::decision::DecisionRow;
 use foreshard_policy::forecast::Forecast;
-use foreshard_policy::history::HistoryView;
+use foreshard_policy::history::{HistoryView, Irregular, Move};
 use foreshard_policy::ids::Tick;
 use ractor::{Actor, ActorCell, ActorRef};
 
 use crate::allocator::{AllocatorArgs, NODE_TIME_MAX};
 use crate::board::{Board, Role, Scores, TickToken};
 use crate::calls::{BATCHES_MAX, CallSink};
+use crate::history_store::HistoryStore;
 use crate::manager::{ManagerArgs, PLAN_TIME_MAX, STEP_TIME_MAX};
 use crate::monitor::{MonitorArgs, MonitorMessage};
 use crate::ports::{Cluster, NodeProvider, SharedClock, SystemClock};
@@ -97,6 +98,8 @@ pub struct LoopArgs {
     pub members: Members,
     /// Where the history is kept.
     pub history_file: Arc<dyn StateFile>,
+    /// Folder where calls are kept for longer, second by second; none keeps them nowhere.
+    pub store_folder: Option<PathBuf>,
     /// Where the predictor's checkpoint is kept.
     pub checkpoint_file: Arc<dyn StateFile>,
     /// How long one step of the manager may take.
@@ -113,6 +116,7 @@ impl fmt::Debug for LoopArgs {
             .field("config", &self.config)
             .field("ticks", &self.ticks)
             .field("history_file", &self.history_file)
+            .field("store_folder", &self.store_folder)
             .field("checkpoint_file", &self.checkpoint_file)
             .finish_non_exhaustive()
     }
@@ -136,6 +140,7 @@ impl LoopArgs {
             batches_max: BATCHES_MAX,
             members: Arc::new(neural_members),
             history_file: Arc::new(MemoryFile::default()),
+            store_folder: None,
             checkpoint_file: Arc::new(MemoryFile::default()),
             step_time_max: STEP_TIME_MAX,
             plan_time_max: PLAN_TIME_MAX,
@@ -143,15 +148,16 @@ impl LoopArgs {
         }
     }
 
-    /// Keeps history and checkpoint in `folder`, which must exist.
+    /// Keeps history, calls and checkpoint in `folder`, which must exist.
     #[must_use]
     pub fn in_folder(mut self, folder: &Path) -> Self {
         self.history_file = Arc::new(DiskFile::new(folder.join("history")));
+        self.store_folder = Some(folder.join("calls"));
         self.checkpoint_file = Arc::new(DiskFile::new(folder.join("forecast")));
         self
     }
 
-    fn born(self) -> LoopSupervisorArgs {
+    fn born(self, store: Option<Arc<HistoryStore>>) -> LoopSupervisorArgs {
         let board = Arc::new(Board::new(self.config, CallSink::new(self.batches_max)));
         let timed = self.ticks == Ticks::ByClock;
         let clock = self.clock;
@@ -160,6 +166,7 @@ impl LoopArgs {
                 board: board.clone(),
                 clock: clock.clone(),
                 file: self.history_file,
+                store,
                 timed,
             },
             predictor: PredictorArgs {
@@ -192,6 +199,7 @@ impl LoopArgs {
 #[derive(Clone, Debug)]
 pub struct LoopHandle {
     board: Arc<Board>,
+    store: Option<Arc<HistoryStore>>,
     supervisor: ActorRef<LoopSupervisorMessage>,
 }
 
@@ -200,9 +208,10 @@ impl LoopHandle {
     ///
     /// # Errors
     /// [`LoopError::Start`] if one of them refuses its settings. An unreadable state is no error: it is
-    /// set aside.
+    /// set aside; nor is a store that cannot be opened: then calls are not kept for longer.
     pub async fn start(args: LoopArgs, parent: Option<ActorCell>) -> Result<Self, LoopError> {
-        let born = args.born();
+        let store = opened(&args).await;
+        let born = args.born(store.clone());
         let board = born.board.clone();
         let spawned = match parent {
             Some(parent) => Actor::spawn_linked(None, LoopSupervisor, born, parent).await,
@@ -210,7 +219,7 @@ impl LoopHandle {
         };
         let (supervisor, _) =
             spawned.map_err(|error| LoopError::Start { reason: error.to_string() })?;
-        Ok(Self { board, supervisor })
+        Ok(Self { board, store, supervisor })
     }
 
     /// Takes measured calls from query tasks.
@@ -271,6 +280,24 @@ impl LoopHandle {
         self.board.history.load_full()
     }
 
+    /// What was called for longer, on disk; if it is kept.
+    #[must_use]
+    pub fn history_store(&self) -> Option<Arc<HistoryStore>> {
+        self.store.clone()
+    }
+
+    /// What was wrong with the time of calls and ticks.
+    #[must_use]
+    pub fn irregular(&self) -> Irregular {
+        **self.board.irregular.load()
+    }
+
+    /// Says that rows are in other partitions now, or a table has another name: the series of the
+    /// history go on there. Does not wait; `false` if the monitor is not running.
+    pub fn moved(&self, what: Move) -> bool {
+        self.board.monitor.cast(MonitorMessage::Moved(Box::new(what)))
+    }
+
     /// What is expected, as the predictor believes it (never inverted).
     #[must_use]
     pub fn forecast(&self) -> Arc<Forecast> {
@@ -319,9 +346,37 @@ impl LoopHandle {
     /// # Errors
     /// [`LoopError::Stop`] if it takes too long. A loop that is stopped already is no error.
     pub async fn shutdown(&self) -> Result<(), LoopError> {
-        match ractor::call_t!(self.supervisor, LoopSupervisorMessage::Shutdown, SHUTDOWN_MS_MAX) {
+        let stopped = match ractor::call_t!(
+            self.supervisor,
+            LoopSupervisorMessage::Shutdown,
+            SHUTDOWN_MS_MAX
+        ) {
             Err(ractor::RactorErr::Timeout) => Err(LoopError::Stop { ms: SHUTDOWN_MS_MAX }),
             _ => Ok(()),
+        };
+        if let Some(store) = self.store.clone() {
+            // A panic of its thread was logged; it is as good as closed.
+            drop(tokio::task::spawn_blocking(move || store.close()).await);
+        }
+        stopped
+    }
+}
+
+/// The store, if there is to be one and it can be opened.
+async fn opened(args: &LoopArgs) -> Option<Arc<HistoryStore>> {
+    let folder = args.store_folder.clone()?;
+    let monitor = args.config.monitor().clone();
+    let of_folder = folder.clone();
+    let open = move || HistoryStore::open(&of_folder, &monitor);
+    match tokio::task::spawn_blocking(open).await {
+        Ok(Ok(store)) => Some(Arc::new(store)),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "calls are not kept on disk");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, ?folder, "the history store did not start");
+            None
         }
     }
 }

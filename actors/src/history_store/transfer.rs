@@ -41,14 +41,18 @@ impl HistoryStore {
     /// Each moment is there once, in the finest buckets that are kept of it. Blocks.
     ///
     /// # Errors
-    /// [`HistoryStoreError`] if something cannot be read, or the file cannot be written. Then there is
-    /// no file, or the former one.
+    /// [`HistoryStoreError`] if something cannot be read, or the file cannot be written or is there
+    /// already. Then there is no new file.
     pub fn export(
         &self,
         path: &Path,
         from_ms: u64,
         to_ms: u64,
     ) -> Result<Exported, HistoryStoreError> {
+        if path.exists() {
+            let source = std::io::ErrorKind::AlreadyExists.into();
+            return Err(HistoryStoreError::io("create", path)(source));
+        }
         self.flush();
         let listing = self.list(from_ms, to_ms)?;
         let mut writer = FileWriter::create(path.to_owned())?;
