@@ -24,6 +24,7 @@ mod files;
 mod flight;
 mod follow;
 mod groups;
+mod history;
 mod http;
 mod joins;
 mod kill;
