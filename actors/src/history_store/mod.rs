@@ -20,6 +20,7 @@ mod segment;
 mod transfer;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -338,7 +339,7 @@ fn found(
     manifest_file: &DiskFile,
     counters: &Counters,
 ) -> Result<Catalog, HistoryStoreError> {
-    let (files, segments) = names(folder)?;
+    let Names { files, segments } = names(folder)?;
     let kept =
         manifest_file.load().map_err(HistoryStoreError::io("read the manifest of", folder))?;
     let manifest = match kept.as_deref().map(Manifest::from_bytes) {
@@ -386,30 +387,32 @@ fn found(
     Ok(catalog)
 }
 
-/// Paths of files, and of segments by number. What was being written when a process died is removed.
-#[expect(clippy::type_complexity, reason = "two lists of one walk")]
-fn names(folder: &Path) -> Result<(Vec<PathBuf>, Vec<(u64, PathBuf)>), HistoryStoreError> {
-    let (mut files, mut segments) = (Vec::new(), Vec::new());
+/// What lies in the folder.
+#[derive(Default)]
+struct Names {
+    files: Vec<PathBuf>,
+    /// By number.
+    segments: BTreeMap<u64, PathBuf>,
+}
+
+/// Paths of files and segments. What was being written when a process died is removed.
+fn names(folder: &Path) -> Result<Names, HistoryStoreError> {
+    let mut names = Names::default();
     let entries = std::fs::read_dir(folder).map_err(HistoryStoreError::io("list", folder))?;
     for entry in entries {
         let path = entry.map_err(HistoryStoreError::io("list", folder))?.path();
         let ending = path.extension().and_then(|ending| ending.to_str());
         let stem = path.file_stem().and_then(|stem| stem.to_str());
-        match (ending, stem) {
-            (Some(PARQUET), _) => files.push(path),
-            (Some(SEGMENT), Some(stem)) => {
-                if let Ok(number) = stem.parse() {
-                    segments.push((number, path));
-                }
-            }
+        match (ending, stem.and_then(|stem| stem.parse().ok())) {
+            (Some(PARQUET), _) => names.files.push(path),
+            (Some(SEGMENT), Some(number)) => drop(names.segments.insert(number, path)),
             (Some("new"), _) => {
                 std::fs::remove_file(&path).map_err(HistoryStoreError::io("remove", &path))?;
             }
             _ => {}
         }
     }
-    segments.sort_unstable();
-    Ok((files, segments))
+    Ok(names)
 }
 
 #[cfg(test)]

@@ -246,10 +246,18 @@ fn the_disk_never_holds_more_than_it_may_and_detail_goes_first() {
         for minute in 0..60 {
             let at_ms = NOW + hour * HOUR + minute * 60_000;
             let rows = (0..60).map(|second| {
-                let calls = 1 + (hour * 7 + minute * 13 + second * 29) % 97;
+                // Numbers that no compression makes small.
+                let noise = |salt: u64| {
+                    (at_ms + 1_000 * second + salt).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 8
+                };
+                let calls = 1 + noise(0) % 97;
                 total += calls;
-                let ordinal = ((minute + second) % 50) as u32;
-                row("f", ordinal, at_ms + second * 1_000, calls)
+                let mut row = row("f", (noise(1) % 50) as u32, at_ms + second * 1_000, calls);
+                row.summary.ns = noise(2) >> 20;
+                row.summary.would_be_ns = noise(3) >> 20;
+                row.summary.would_be_ns_squares = noise(4) as f64;
+                row.summary.bytes = noise(5);
+                row
             });
             store.append(Tick(1), at_ms, true, rows.collect());
         }

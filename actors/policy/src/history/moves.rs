@@ -6,8 +6,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use super::History;
 use super::series::{Bucket, Buckets, Rolling, Series, SeriesStats};
 use super::summary::apportion;
@@ -15,8 +13,7 @@ use super::together::Target;
 use crate::ids::{PartitionId, SeriesKey};
 
 /// What happened to partitions that are called.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Move {
     /// A table has another name. Partitions of a table that had that name are merged with its own.
     Renamed {
