@@ -292,8 +292,10 @@ mod tests {
         assert!(!timeline.is_calm());
         timeline.flush(NOW);
         assert!(timeline.is_calm());
+        timeline.flush(NOW - 1);
+        assert!(!timeline.is_calm());
         let Irregular { clock_back, clock_ahead, .. } = timeline.irregular();
-        assert_eq!((clock_back, clock_ahead), (1, 1));
+        assert_eq!((clock_back, clock_ahead), (2, 1));
     }
 
     #[test]

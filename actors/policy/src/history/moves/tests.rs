@@ -81,8 +81,12 @@ fn a_merge_adds_up_ticks_that_both_had() {
         history.close_tick();
     }
     let [a, b] = [0, 1].map(|ordinal| PartitionId::new("t", ordinal));
+    let target = |table: &str, ordinal| (ExpressionId(1), PartitionId::new(table, ordinal));
+    history.record(&call("u", 0, 1, 100));
+    assert_eq!(history.together(&target("t", 0), &target("u", 0)), 1);
     history.moved(&Move::Merged { from: vec![a, b.clone()], into: b });
-    assert_eq!(keys(&history), ["t/1"]);
+    assert_eq!(keys(&history), ["t/1", "u/0"]);
+    assert_eq!(history.together(&target("t", 1), &target("u", 0)), 2);
     let view = history.view();
     assert_eq!([1, 2, 3].map(|tick| view.series[0].calls_at(Tick(tick))), [2.0, 1.0, 2.0]);
     // Three calls of 100 and 400, 400 on one; two of 100 on the other.
