@@ -13,7 +13,7 @@ use foreshard_policy::config::LoopConfig;
 use foreshard_policy::decision::{DecisionRow, Ledger, Outcome as Recorded};
 use foreshard_policy::forecast::ensemble::MemberStanding;
 use foreshard_policy::forecast::{FitReport, Forecast, Moments};
-use foreshard_policy::history::HistoryView;
+use foreshard_policy::history::{HistoryView, Irregular};
 use foreshard_policy::ids::Tick;
 use foreshard_policy::score::{Score, ScoreMeans};
 use ractor::{ActorCell, ActorRef};
@@ -93,7 +93,7 @@ pub struct MemberFit {
 /// A message that dies with its receiver drops its copy too, so a tick ends whoever dies.
 #[derive(Clone, Debug, Default)]
 pub struct TickToken {
-    _alive: Option<mpsc::Sender<Infallible>>,
+    alive: Option<mpsc::Sender<Infallible>>,
 }
 
 impl TickToken {
@@ -101,7 +101,12 @@ impl TickToken {
     #[must_use]
     pub fn pair() -> (Self, TickEnd) {
         let (alive, end) = mpsc::channel(1);
-        (Self { _alive: Some(alive) }, TickEnd { end })
+        (Self { alive: Some(alive) }, TickEnd { end })
+    }
+
+    /// Whether somebody waits for the end of the tick: then it was not the timer's.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.alive.is_some()
     }
 }
 
@@ -130,6 +135,8 @@ pub struct Board {
     pub recent: RecentCalls,
     /// History up to the last closed tick.
     pub history: ArcSwap<HistoryView>,
+    /// What was wrong with the time of calls and ticks.
+    pub irregular: ArcSwap<Irregular>,
     /// What is expected, as the predictor believes it (never inverted).
     pub forecast: ArcSwap<Forecast>,
     /// Where the ticks of the forecast lie on the clock.
@@ -159,6 +166,7 @@ impl Board {
             calls,
             recent: RecentCalls::new(RECENT_MAX),
             history: ArcSwap::default(),
+            irregular: ArcSwap::default(),
             forecast: ArcSwap::default(),
             moments: ArcSwap::default(),
             announced,

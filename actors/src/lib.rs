@@ -5,6 +5,7 @@ pub mod announcements;
 pub mod board;
 pub mod calls;
 pub mod expressions;
+pub mod history_store;
 pub mod kept;
 pub mod loop_handle;
 pub mod lstm;

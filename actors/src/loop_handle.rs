@@ -1,7 +1,7 @@
 //! The loop as the engine holds it: start, drive by hand, read, wait, stop.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use foreshard_policy::config::{ConfigError, LoopConfig, Mode};
 use foreshard_policy::decision::DecisionRow;
 use foreshard_policy::forecast::announced::{AnnounceError, Announced, Announcement};
 use foreshard_policy::forecast::{Forecast, Moments};
-use foreshard_policy::history::HistoryView;
+use foreshard_policy::history::{HistoryView, Irregular, Move};
 use foreshard_policy::ids::Tick;
 use ractor::{Actor, ActorCell, ActorRef};
 
@@ -18,6 +18,7 @@ use crate::allocator::{AllocatorArgs, NODE_TIME_MAX};
 use crate::announcements::{AnnouncementError, Announcements};
 use crate::board::{Board, MemberFit, Role, Scores, TickToken};
 use crate::calls::{BATCHES_MAX, CallSink};
+use crate::history_store::HistoryStore;
 use crate::manager::{ManagerArgs, PLAN_TIME_MAX, STEP_TIME_MAX};
 use crate::monitor::{MonitorArgs, MonitorMessage};
 use crate::ports::{Cluster, NodeProvider, SharedClock, SystemClock};
@@ -99,6 +100,8 @@ pub struct LoopArgs {
     pub members: Members,
     /// Where the history is kept.
     pub history_file: Arc<dyn StateFile>,
+    /// Folder where calls are kept for longer, second by second; none keeps them nowhere.
+    pub store_folder: Option<PathBuf>,
     /// Where the predictor's checkpoint is kept.
     pub checkpoint_file: Arc<dyn StateFile>,
     /// Where announcements are kept.
@@ -117,6 +120,7 @@ impl fmt::Debug for LoopArgs {
             .field("config", &self.config)
             .field("ticks", &self.ticks)
             .field("history_file", &self.history_file)
+            .field("store_folder", &self.store_folder)
             .field("checkpoint_file", &self.checkpoint_file)
             .finish_non_exhaustive()
     }
@@ -140,6 +144,7 @@ impl LoopArgs {
             batches_max: BATCHES_MAX,
             members: Arc::new(neural_members),
             history_file: Arc::new(MemoryFile::default()),
+            store_folder: None,
             checkpoint_file: Arc::new(MemoryFile::default()),
             announced_file: Arc::new(MemoryFile::default()),
             step_time_max: STEP_TIME_MAX,
@@ -148,17 +153,18 @@ impl LoopArgs {
         }
     }
 
-    /// Keeps history, checkpoint and announcements in `folder`, which must exist.
+    /// Keeps history, calls, checkpoint and announcements in `folder`, which must exist.
     #[must_use]
     pub fn in_folder(mut self, folder: &Path) -> Self {
         self.history_file = Arc::new(DiskFile::new(folder.join("history")));
+        self.store_folder = Some(folder.join("calls"));
         self.checkpoint_file = Arc::new(DiskFile::new(folder.join("forecast")));
         self.announced_file = Arc::new(DiskFile::new(folder.join("announced")));
         self
     }
 
     /// Blocks while it reads what was announced.
-    fn born(self) -> LoopSupervisorArgs {
+    fn born(self, store: Option<Arc<HistoryStore>>) -> LoopSupervisorArgs {
         let announced = Announcements::kept(self.announced_file);
         let calls = CallSink::new(self.batches_max);
         let board = Arc::new(Board::new(self.config, calls, announced));
@@ -169,6 +175,7 @@ impl LoopArgs {
                 board: board.clone(),
                 clock: clock.clone(),
                 file: self.history_file,
+                store,
                 timed,
             },
             predictor: PredictorArgs {
@@ -202,6 +209,7 @@ impl LoopArgs {
 pub struct LoopHandle {
     board: Arc<Board>,
     clock: SharedClock,
+    store: Option<Arc<HistoryStore>>,
     supervisor: ActorRef<LoopSupervisorMessage>,
 }
 
@@ -210,10 +218,12 @@ impl LoopHandle {
     ///
     /// # Errors
     /// [`LoopError::Start`] if one of them refuses its settings. An unreadable state is no error: it is
-    /// set aside.
+    /// set aside; nor is a store that cannot be opened: then calls are not kept for longer.
     pub async fn start(args: LoopArgs, parent: Option<ActorCell>) -> Result<Self, LoopError> {
         let failed = |error: &dyn fmt::Display| LoopError::Start { reason: error.to_string() };
-        let born = tokio::task::spawn_blocking(move || args.born());
+        let (store, own) = (opened(&args).await, args);
+        let kept = store.clone();
+        let born = tokio::task::spawn_blocking(move || own.born(kept));
         let born = born.await.map_err(|error| failed(&error))?;
         let (board, clock) = (born.board.clone(), born.monitor.clock.clone());
         let spawned = match parent {
@@ -221,7 +231,7 @@ impl LoopHandle {
             None => Actor::spawn(None, LoopSupervisor, born).await,
         };
         let (supervisor, _) = spawned.map_err(|error| failed(&error))?;
-        Ok(Self { board, clock, supervisor })
+        Ok(Self { board, clock, store, supervisor })
     }
 
     /// Takes measured calls from query tasks.
@@ -280,6 +290,24 @@ impl LoopHandle {
     #[must_use]
     pub fn history(&self) -> Arc<HistoryView> {
         self.board.history.load_full()
+    }
+
+    /// What was called for longer, on disk; if it is kept.
+    #[must_use]
+    pub fn history_store(&self) -> Option<Arc<HistoryStore>> {
+        self.store.clone()
+    }
+
+    /// What was wrong with the time of calls and ticks.
+    #[must_use]
+    pub fn irregular(&self) -> Irregular {
+        **self.board.irregular.load()
+    }
+
+    /// Says that rows are in other partitions now, or a table has another name: the series of the
+    /// history go on there. Does not wait; `false` if the monitor is not running.
+    pub fn moved(&self, what: Move) -> bool {
+        self.board.monitor.cast(MonitorMessage::Moved(Box::new(what)))
     }
 
     /// What is expected, as the predictor believes it (never inverted).
@@ -381,9 +409,37 @@ impl LoopHandle {
     /// # Errors
     /// [`LoopError::Stop`] if it takes too long. A loop that is stopped already is no error.
     pub async fn shutdown(&self) -> Result<(), LoopError> {
-        match ractor::call_t!(self.supervisor, LoopSupervisorMessage::Shutdown, SHUTDOWN_MS_MAX) {
+        let stopped = match ractor::call_t!(
+            self.supervisor,
+            LoopSupervisorMessage::Shutdown,
+            SHUTDOWN_MS_MAX
+        ) {
             Err(ractor::RactorErr::Timeout) => Err(LoopError::Stop { ms: SHUTDOWN_MS_MAX }),
             _ => Ok(()),
+        };
+        if let Some(store) = self.store.clone() {
+            // A panic of its thread was logged; it is as good as closed.
+            drop(tokio::task::spawn_blocking(move || store.close()).await);
+        }
+        stopped
+    }
+}
+
+/// The store, if there is to be one and it can be opened.
+async fn opened(args: &LoopArgs) -> Option<Arc<HistoryStore>> {
+    let folder = args.store_folder.clone()?;
+    let monitor = args.config.monitor().clone();
+    let of_folder = folder.clone();
+    let open = move || HistoryStore::open(&of_folder, &monitor);
+    match tokio::task::spawn_blocking(open).await {
+        Ok(Ok(store)) => Some(Arc::new(store)),
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "calls are not kept on disk");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(%error, ?folder, "the history store did not start");
+            None
         }
     }
 }

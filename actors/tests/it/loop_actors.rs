@@ -10,6 +10,7 @@ use foreshard_actors::board::{Role, TickToken};
 use foreshard_actors::loop_handle::{LoopArgs, LoopError, LoopHandle, Ticks};
 use foreshard_actors::monitor::MonitorMessage;
 use foreshard_actors::state_file::{DiskFile, StateFile};
+use foreshard_policy::history::Move;
 use foreshard_policy::ids::Tick;
 use ractor::ActorRef;
 
@@ -155,7 +156,7 @@ async fn without_forecasts_repairs_go_on_after_two_ticks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_history_survives_the_monitor_by_its_file_and_ticks_never_go_back() {
+async fn the_history_survives_the_monitor_by_its_file_and_its_store_and_ticks_never_go_back() {
     let folder = tempfile::tempdir().unwrap();
     let rig = Rig::start(|args| *args = args.clone().in_folder(folder.path())).await;
     rig.tick_hot(0, 65).await;
@@ -164,9 +165,64 @@ async fn the_history_survives_the_monitor_by_its_file_and_ticks_never_go_back() 
     rig.until(|handle| handle.restarts(Role::Monitor) == 1).await;
     assert_eq!(rig.handle.tick().await, Ok(Tick(66)));
     let history = rig.handle.history();
-    // What came after the save of tick 60 died with the monitor; what came before did not.
+    // What came after the save of tick 60 is in the store.
+    let calls: Vec<f64> =
+        [60, 61, 65, 66].map(|tick| history.series[0].calls_at(Tick(tick))).into();
+    assert_eq!(calls, [8.0, 8.0, 8.0, 0.0]);
+    assert_eq!(history.series[0].stats.calls, 65 * 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_store_a_dead_monitor_forgets_what_came_after_the_last_save() {
+    let folder = tempfile::tempdir().unwrap();
+    let in_folder = |args: &mut LoopArgs| {
+        *args = LoopArgs { store_folder: None, ..args.clone().in_folder(folder.path()) };
+    };
+    let rig = Rig::start(in_folder).await;
+    rig.tick_hot(0, 65).await;
+    rig.until(|_| folder.path().join("history").exists()).await;
+    rig.handle.kill(Role::Monitor);
+    rig.until(|handle| handle.restarts(Role::Monitor) == 1).await;
+    assert_eq!(rig.handle.tick().await, Ok(Tick(66)));
+    let history = rig.handle.history();
     assert_eq!(history.series[0].calls_at(Tick(60)), 8.0);
     assert_eq!(history.series[0].calls_at(Tick(61)), 0.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn series_follow_rows_that_are_moved_and_so_they_do_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::start(|args| *args = args.clone().in_folder(folder.path())).await;
+    rig.tick_hot(0, 3).await;
+    let from = rig.handle.history().series[0].key.partition.table.clone();
+    assert!(rig.handle.moved(Move::Renamed { from, to: "renamed".into() }));
+    rig.handle.tick().await.unwrap();
+    let table = |rig: &Rig| rig.handle.history().series[0].key.partition.table.to_string();
+    assert_eq!(table(&rig), "renamed");
+    rig.until(|_| folder.path().join("history").exists()).await;
+    rig.handle.kill(Role::Monitor);
+    rig.until(|handle| handle.restarts(Role::Monitor) == 1).await;
+    rig.handle.tick().await.unwrap();
+    assert_eq!((table(&rig), rig.handle.history().series[0].stats.calls), ("renamed".into(), 24));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_is_counted_and_the_ticks_go_on() {
+    let rig = Rig::start(|args| args.ticks = Ticks::ByClock).await;
+    tokio::time::sleep(Duration::from_millis(3_500)).await;
+    assert_eq!(rig.handle.last_tick(), Tick(3));
+    rig.clock.jump_ms(-7_200_000);
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    assert_eq!(rig.handle.last_tick(), Tick(4));
+    rig.clock.jump_ms(10_000);
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    assert_eq!(rig.handle.last_tick(), Tick(15));
+    rig.clock.jump_ms(1_000_000_000_000);
+    tokio::time::sleep(Duration::from_millis(1_000)).await;
+    assert_eq!(rig.handle.last_tick(), Tick(16));
+    let irregular = rig.handle.irregular();
+    assert_eq!((irregular.clock_back, irregular.clock_ahead), (1, 1));
+    assert_eq!((irregular.ticks_missing, irregular.ticks_duplicate), (10, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,5 +6,6 @@
     reason = "a test fails by panicking; clippy knows #[test], but not helpers and #[tokio::test]"
 )]
 
+mod history_kill;
 mod loop_actors;
 mod store;

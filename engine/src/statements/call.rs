@@ -1,6 +1,7 @@
 //! `CALL precompute('table', 'f(x)')`, `CALL drop_stored(['table'])`, `CALL pin_stored('table'[, 'f(x)'])`
 //! and `CALL unpin_stored` alike: what people do by hand to stored outputs and partial aggregates. And
-//! `CALL announce('f', 5, 'from', 'until')`: what they know of coming calls.
+//! `CALL announce('f', 5, 'from', 'until')`: what they know of coming calls (`announce`); `CALL
+//! export_history('file'[, 'from', 'to'])`, `CALL import_history('file')`: see `history`.
 
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ use crate::error::EngineError;
 use crate::query::functions::{describe, is_storable};
 use crate::query_stream::QueryStream;
 use crate::session::Session;
-use crate::statements::{announce, parse_one};
+use crate::statements::{announce, history, parse_one};
 
 /// A call with its arguments, numbers among them as their text.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,8 +38,9 @@ pub(crate) struct Call {
 const USAGE: &str = "CALL precompute('table', 'expression'), CALL drop_stored('table'), \
                      CALL drop_stored(), CALL pin_stored('table'), \
                      CALL pin_stored('table', 'expression'), CALL unpin_stored likewise, \
-                     CALL announce('function', factor, 'from', 'until'), or \
-                     CALL unannounce('function')";
+                     CALL announce('function', factor, 'from', 'until'), \
+                     CALL unannounce('function'), CALL export_history('file'), \
+                     CALL export_history('file', 'from', 'to'), or CALL import_history('file')";
 
 /// The call that `sql` is; `None` if it is another statement.
 pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Option<Call>, EngineError> {
@@ -79,7 +81,7 @@ fn written(argument: Expr) -> Option<String> {
     }
 }
 
-fn invalid(message: String) -> EngineError {
+pub(super) fn invalid(message: String) -> EngineError {
     EngineError::Invalid { message }
 }
 
@@ -96,6 +98,11 @@ pub(crate) async fn run(
         ("drop_stored", [table]) => drop_stored(session, Some(table)).await,
         ("pin_stored", [table]) => pin(session, state, table, None),
         ("pin_stored", [table, expression]) => pin(session, state, table, Some(expression)),
+        ("export_history", [file]) => history::export(session, file, None).await,
+        ("export_history", [file, from, to]) => {
+            history::export(session, file, Some((from, to))).await
+        }
+        ("import_history", [file]) => history::import(session, file).await,
         ("unpin_stored", [table]) => unpin(session, state, table, None),
         ("unpin_stored", [table, expression]) => unpin(session, state, table, Some(expression)),
         ("announce", [function, factor, from, until]) => {
@@ -258,7 +265,7 @@ fn held(session: &Session, pinned: &Pinned) -> Result<QueryStream, EngineError> 
 }
 
 /// One row of numbers.
-fn counts(columns: &[(&str, u64)]) -> Result<QueryStream, EngineError> {
+pub(super) fn counts(columns: &[(&str, u64)]) -> Result<QueryStream, EngineError> {
     let field = |(name, _): &(&str, u64)| Field::new(*name, DataType::UInt64, false);
     let schema = Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()));
     let value = |(_, value): &(&str, u64)| Arc::new(UInt64Array::from(vec![*value])) as _;

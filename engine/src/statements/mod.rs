@@ -5,6 +5,7 @@ pub(crate) mod call;
 mod create;
 mod dml;
 pub(crate) mod files;
+mod history;
 mod schemas;
 
 use std::collections::HashMap;

@@ -25,6 +25,7 @@ mod flight;
 mod follow;
 mod forecasts;
 mod groups;
+mod history;
 mod http;
 mod joins;
 mod kill;

@@ -4,7 +4,9 @@ use super::section::{Bound, ConfigError, fits_always, section};
 
 section! {
     /// What the monitor keeps.
-    MonitorConfig (RawMonitorConfig = "RawMonitorConfig", prefix "monitor.", fits fits_always) {
+    MonitorConfig (
+        RawMonitorConfig = "RawMonitorConfig", prefix "monitor.", fits coarser_is_kept_longer
+    ) {
         /// Ticks after which a tick counts half in rolling means and deviations of frequency.
         "half-life-ticks" half_life_ticks with_half_life_ticks: f64 = 300.0,
             "ticks", Bound::Above(0.0);
@@ -21,8 +23,45 @@ section! {
         /// Ticks over which the load that reactive rules go by is averaged.
         "current-ticks" current_ticks with_current_ticks: usize = 3,
             "ticks", Bound::Within(1.0, 1e3);
+        /// Cells in each of the four rows of the sketches that count series beyond series-max.
+        "tail-cells" tail_cells with_tail_cells: usize = 16_384,
+            "cells of 16 bytes", Bound::Within(16.0, 1e7);
+        /// How long what was called is kept on disk by the second.
+        "seconds-kept" seconds_kept with_seconds_kept: u64 = 48,
+            "h", Bound::Within(1.0, 1e5);
+        /// How long it is then kept by the minute.
+        "minutes-kept" minutes_kept with_minutes_kept: u64 = 30,
+            "days", Bound::Within(1.0, 1e5);
+        /// How long it is kept by the hour. At least minutes-kept.
+        "hours-kept" hours_kept with_hours_kept: u64 = 730,
+            "days", Bound::Within(1.0, 1e5);
+        /// Disk for all of it. Beyond it the oldest seconds become minutes, and the oldest minutes
+        /// hours, before anything is lost.
+        "disk-bytes" disk_bytes with_disk_bytes: u64 = 1 << 30,
+            "bytes", Bound::Within(1_048_576.0, 1e15);
     }
     sections {}
+}
+
+fn coarser_is_kept_longer(config: &MonitorConfig) -> Result<(), ConfigError> {
+    const HOURS_A_DAY: u64 = 24;
+    if config.minutes_kept > config.hours_kept {
+        return Err(ConfigError::Limit {
+            key: "monitor.minutes-kept",
+            value: config.minutes_kept as f64,
+            limit: config.hours_kept as f64,
+            because: "monitor.hours-kept",
+        });
+    }
+    if config.seconds_kept > config.minutes_kept * HOURS_A_DAY {
+        return Err(ConfigError::Limit {
+            key: "monitor.seconds-kept",
+            value: config.seconds_kept as f64,
+            limit: (config.minutes_kept * HOURS_A_DAY) as f64,
+            because: "monitor.minutes-kept, in hours",
+        });
+    }
+    Ok(())
 }
 
 section! {

@@ -1,16 +1,33 @@
 //! What was called, where, how often and how long: the memory of the monitor.
 //!
-//! Time is counted in ticks. A tick without calls takes no memory and counts as zero calls.
+//! The history proper counts in ticks: a tick without calls takes no memory and counts as zero calls.
+//! What is kept for longer goes from the [`Timeline`] to files, second by second and by the clock;
+//! [`files`] decides what becomes of those.
 
 mod calm;
+mod codec;
+pub mod files;
+mod moves;
 mod saved;
 mod series;
+mod sketch;
+mod summary;
+mod tail;
+mod ticks;
+mod timeline;
 mod together;
 mod view;
 
 use std::collections::BTreeMap;
 
+pub use moves::Move;
+pub use saved::Snapshot;
 pub use series::{Bucket, Rolling, SeriesStats};
+pub use sketch::{BINS_MAX, QuantileSketch};
+pub use summary::Summary;
+pub use tail::TailTotals;
+pub use ticks::TickClock;
+pub use timeline::{Irregular, OTHERS, Resolution, Row, SKEW_MS_MAX, Timeline, added_up};
 pub use together::Target;
 pub use view::{HistoryView, SeriesView};
 
@@ -18,6 +35,7 @@ use crate::calls::CallRecord;
 use crate::config::LoopConfig;
 use crate::ids::{SeriesKey, Tick};
 use series::{HalfLives, Series};
+use tail::Tail;
 use together::Together;
 
 /// A stored history cannot be read.
@@ -59,8 +77,9 @@ impl HistoryError {
 
 /// Call counts, rows and durations of every series, tick by tick.
 ///
-/// Bounded three ways: `series-max` series (the least called is forgotten and counted),
-/// `history-ticks-max` ticks, and `monitor.buckets-max` ticks with calls over all series.
+/// Bounded three ways: `series-max` series (the least called is no longer counted by itself: its sums go
+/// to the tail, which is of a fixed size), `history-ticks-max` ticks, and `monitor.buckets-max` ticks
+/// with calls over all series.
 #[derive(Clone, Debug)]
 pub struct History {
     tick_ms: u64,
@@ -73,7 +92,9 @@ pub struct History {
     oldest: Tick,
     series: BTreeMap<SeriesKey, Series>,
     buckets: usize,
-    evicted: u64,
+    /// The last frame of the store whose calls are counted here.
+    frame: u64,
+    tail: Tail,
     together: Together,
 }
 
@@ -93,7 +114,8 @@ impl History {
             oldest: Tick(1),
             series: BTreeMap::new(),
             buckets: 0,
-            evicted: 0,
+            frame: 0,
+            tail: Tail::new(monitor.tail_cells()),
             together: Together::new(monitor.pairs_max()),
         }
     }
@@ -102,17 +124,37 @@ impl History {
     pub fn record(&mut self, call: &CallRecord) {
         let key = call.series();
         self.together.record(call.query, (key.expression, key.partition.clone()));
+        let (now, half) = (self.now, self.half);
+        self.with_series(key, |series| series.record(call, now, half));
+    }
+
+    /// Counts the calls of a summary in the tick that is open, as after a restart from what was kept.
+    /// Which calls went together is not known any more.
+    pub fn replay(&mut self, key: SeriesKey, summary: &Summary) {
+        let (now, half) = (self.now, self.half);
+        self.with_series(key, |series| series.replay(summary, now, half));
+    }
+
+    fn with_series(&mut self, key: SeriesKey, change: impl FnOnce(&mut Series)) {
         if let Some(series) = self.series.get_mut(&key) {
-            series.record(call, self.now, self.half);
-            return;
+            return change(series);
         }
         if self.series.len() >= self.series_max {
             // Some room at once, so that a flood of new series does not search for each of them.
             self.evict((self.series_max / 16).max(1));
         }
-        let mut series = Series::default();
-        series.record(call, self.now, self.half);
-        self.series.insert(key, series);
+        change(self.series.entry(key).or_default());
+    }
+
+    /// The last frame of the store whose calls are counted here.
+    #[must_use]
+    pub fn frame(&self) -> u64 {
+        self.frame
+    }
+
+    /// Notes that the calls of the store's frames up to this one are counted here.
+    pub fn counted_until(&mut self, frame: u64) {
+        self.frame = frame;
     }
 
     /// Ends the open tick and answers its number.
@@ -135,7 +177,7 @@ impl History {
         }
         let empty = tick.0 - self.close_tick().next().0;
         for series in self.series.values_mut() {
-            series.stats.calls_per_tick.add_zeros(empty, self.half.ticks);
+            series.stats.calls_per_tick.add_repeated(0.0, empty, self.half.ticks);
         }
         self.now = tick;
         self.keep_bounds();
@@ -164,10 +206,31 @@ impl History {
         self.together.count(a, b)
     }
 
-    /// Series that were forgotten because there were too many.
+    /// What the series came to that are no longer counted one by one.
     #[must_use]
-    pub fn series_evicted(&self) -> u64 {
-        self.evicted
+    pub fn tail(&self) -> TailTotals {
+        self.tail.totals
+    }
+
+    /// Calls and would-be nanoseconds of a series, whether it is still counted by itself or not:
+    /// exact if it never was forgotten, else never too little.
+    #[must_use]
+    pub fn at_most(&self, key: &SeriesKey) -> (u64, u64) {
+        let (calls, would_be_ns) = self.tail.at_most(key);
+        self.series.get(key).map_or((calls, would_be_ns), |series| {
+            let stats = &series.stats;
+            (calls.saturating_add(stats.calls), would_be_ns.saturating_add(stats.would_be_ns))
+        })
+    }
+
+    /// Bytes that the history takes, by its own account: without the names in keys, which calls of one
+    /// table and function share, and without views.
+    #[must_use]
+    pub fn bytes_held(&self) -> usize {
+        // Nodes of a B-tree of random inserts are two thirds full.
+        let entry = (size_of::<SeriesKey>() + size_of::<Series>()) * 3 / 2;
+        let heap: usize = self.series.values().map(Series::heap_bytes).sum();
+        self.series.len() * entry + heap + self.tail.heap_bytes()
     }
 
     /// What the predictor needs: plain data that later calls do not change. Cheap: series are
@@ -177,6 +240,7 @@ impl History {
         let series = self.series.iter().map(|(key, series)| SeriesView {
             key: key.clone(),
             stats: series.stats,
+            durations: series.durations.clone(),
             buckets: series.buckets.clone(),
         });
         HistoryView {
@@ -218,7 +282,7 @@ impl History {
         for key in least {
             if let Some(series) = self.series.remove(&key) {
                 self.buckets -= series.buckets.len();
-                self.evicted += 1;
+                self.tail.add(&key, &series.stats);
             }
         }
     }

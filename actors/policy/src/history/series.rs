@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::sketch::QuantileSketch;
+use super::summary::Summary;
 use crate::calls::CallRecord;
 use crate::ids::Tick;
 
@@ -36,11 +38,14 @@ impl Rolling {
         self.variance = (1.0 - weight) * (self.variance + distance * shift);
     }
 
-    /// Takes in `count` zeros at once.
-    pub fn add_zeros(&mut self, count: u64, half_life: f64) {
-        // Past a few hundred half-lives nothing is left, so the loop has a bound.
+    /// Takes in the same value `count` times at once; one that is not finite is left out.
+    pub fn add_repeated(&mut self, value: f64, count: u64, half_life: f64) {
+        if !value.is_finite() {
+            return;
+        }
+        // Past a few hundred half-lives nothing else is left, so the loop has a bound.
         let steps = count.min((half_life * 64.0) as u64 + 64);
-        (0..steps).for_each(|_| self.add(0.0, half_life));
+        (0..steps).for_each(|_| self.add(value, half_life));
         self.count += count - steps;
     }
 
@@ -64,6 +69,9 @@ pub struct Bucket {
     pub would_be_ns: u64,
 }
 
+/// Calls after which those before count half in the quantiles of durations.
+const DURATIONS_HALVED_AT: u64 = 8_192;
+
 /// Buckets by tick, oldest first.
 pub(super) type Buckets = VecDeque<Bucket>;
 
@@ -84,6 +92,8 @@ pub struct SeriesStats {
     pub ns: u64,
     /// Nanoseconds that computing everything would have cost.
     pub would_be_ns: u64,
+    /// Bytes of output that was computed.
+    pub bytes: u64,
     /// Calls per closed tick, from the tick of the first call on.
     pub calls_per_tick: Rolling,
     /// Would-be nanoseconds per row, by call.
@@ -113,34 +123,58 @@ pub(super) struct Series {
     pub(super) buckets: Arc<Buckets>,
     /// The open tick.
     pub(super) open: Bucket,
+    /// Would-be nanoseconds of the latest calls; shared with the views as the ticks are.
+    pub(super) durations: Arc<QuantileSketch>,
 }
 
 impl Series {
     /// Counts one call in the open tick `now`.
     pub(super) fn record(&mut self, call: &CallRecord, now: Tick, half: HalfLives) {
+        Arc::make_mut(&mut self.durations).add(call.would_be_ns);
+        let durations = QuantileSketch::default();
+        self.add(&Summary { durations, ..Summary::of(call) }, now, half);
+    }
+
+    /// Counts the calls of a summary in the open tick `now`. Rolling durations take in the mean of
+    /// its calls as often as there are calls.
+    pub(super) fn replay(&mut self, summary: &Summary, now: Tick, half: HalfLives) {
+        Arc::make_mut(&mut self.durations).merge(&summary.durations);
+        self.add(summary, now, half);
+    }
+
+    fn add(&mut self, of: &Summary, now: Tick, half: HalfLives) {
+        if of.calls == 0 {
+            return;
+        }
         let stats = &mut self.stats;
         if stats.calls == 0 {
             stats.first_called = now;
         }
-        stats.calls += 1;
-        stats.rows = stats.rows.saturating_add(call.rows);
-        stats.rows_stored = stats.rows_stored.saturating_add(call.rows_stored);
-        stats.rows_fresh = stats.rows_fresh.saturating_add(call.rows_fresh);
-        stats.rows_fresh_stored = stats.rows_fresh_stored.saturating_add(call.rows_fresh_stored);
-        stats.ns = stats.ns.saturating_add(call.ns);
-        stats.would_be_ns = stats.would_be_ns.saturating_add(call.would_be_ns);
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+        add(&mut stats.calls, of.calls);
+        add(&mut stats.rows, of.rows);
+        add(&mut stats.rows_stored, of.rows_stored);
+        add(&mut stats.rows_fresh, of.rows_fresh);
+        add(&mut stats.rows_fresh_stored, of.rows_fresh_stored);
+        add(&mut stats.ns, of.ns);
+        add(&mut stats.would_be_ns, of.would_be_ns);
+        add(&mut stats.bytes, of.bytes);
         stats.last_called = now;
-        stats.ns_per_call.add(call.would_be_ns as f64, half.calls);
-        if call.rows > 0 {
-            stats.ns_per_row.add(call.would_be_ns as f64 / call.rows as f64, half.calls);
+        let per_call = of.would_be_ns as f64 / of.calls as f64;
+        stats.ns_per_call.add_repeated(per_call, of.calls, half.calls);
+        if of.rows > 0 {
+            let per_row = of.would_be_ns as f64 / of.rows as f64;
+            stats.ns_per_row.add_repeated(per_row, of.calls, half.calls);
         }
-        let computed = call.rows.saturating_sub(call.rows_stored);
+        let computed = of.rows.saturating_sub(of.rows_stored);
         if computed > 0 {
-            stats.bytes_per_row.add(call.bytes as f64 / computed as f64, half.calls);
+            let per_row = of.bytes as f64 / computed as f64;
+            stats.bytes_per_row.add_repeated(per_row, of.calls, half.calls);
         }
-        self.open.calls = self.open.calls.saturating_add(1);
-        self.open.rows = self.open.rows.saturating_add(call.rows);
-        self.open.would_be_ns = self.open.would_be_ns.saturating_add(call.would_be_ns);
+        let calls = u32::try_from(of.calls).unwrap_or(u32::MAX);
+        self.open.calls = self.open.calls.saturating_add(calls);
+        add(&mut self.open.rows, of.rows);
+        add(&mut self.open.would_be_ns, of.would_be_ns);
     }
 
     /// Ends the open tick `now`; answers how many buckets that added.
@@ -151,6 +185,9 @@ impl Series {
         }
         let bucket = Bucket { tick: now, ..std::mem::take(&mut self.open) };
         Arc::make_mut(&mut self.buckets).push_back(bucket);
+        if self.durations.count() >= DURATIONS_HALVED_AT {
+            Arc::make_mut(&mut self.durations).halve();
+        }
         1
     }
 
@@ -161,6 +198,14 @@ impl Series {
             Arc::make_mut(&mut self.buckets).drain(..old);
         }
         old
+    }
+
+    /// Bytes on the heap, with what the allocator adds to each block.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let buckets = size_of::<Buckets>() + self.buckets.capacity() * size_of::<Bucket>();
+        let durations = size_of::<QuantileSketch>() + self.durations.heap_bytes();
+        // Two counters before what an `Arc` shares, and eight bytes before each of four blocks.
+        buckets + durations + 2 * 16 + 4 * 8
     }
 
     /// Calls per tick with the open tick counted, so that a new series is not taken for an idle
@@ -189,7 +234,7 @@ mod tests {
     fn old_values_count_half_after_the_half_life() {
         let mut rolling = Rolling::default();
         (0..1_000).for_each(|_| rolling.add(8.0, 10.0));
-        rolling.add_zeros(10, 10.0);
+        rolling.add_repeated(0.0, 10, 10.0);
         assert!((rolling.mean - 4.0).abs() < 1e-6, "{rolling:?}");
     }
 
@@ -197,7 +242,7 @@ mod tests {
     fn many_zeros_at_once_leave_nothing_and_take_no_time() {
         let mut rolling = Rolling::default();
         rolling.add(8.0, 10.0);
-        rolling.add_zeros(u64::MAX / 2, 10.0);
+        rolling.add_repeated(0.0, u64::MAX / 2, 10.0);
         assert!(rolling.mean < 1e-6 && rolling.deviation() < 1e-3, "{rolling:?}");
         assert_eq!(rolling.count, u64::MAX / 2 + 1);
     }

@@ -3,6 +3,7 @@
 use super::*;
 use crate::ids::{ExpressionId, NodeId, PartitionId};
 use proptest::prelude::*;
+use std::sync::Arc;
 
 fn call(function: &str, ordinal: u32, rows: u64, ns_per_row: u64) -> CallRecord {
     CallRecord {
@@ -94,7 +95,8 @@ fn the_least_called_series_is_forgotten_and_counted() {
     history.record(&call("new", 0, 1, 1));
     let kept: Vec<_> = history.iter().map(|(key, _)| key.function.to_string()).collect();
     assert_eq!(kept, ["new", "often"]);
-    assert_eq!(history.series_evicted(), 1);
+    assert_eq!((history.tail().series, history.tail().calls), (1, 1));
+    assert_eq!((history.at_most(&key("once", 0)).0, history.at_most(&key("often", 0)).0), (1, 3));
 }
 
 #[test]
@@ -143,14 +145,77 @@ fn what_one_query_calls_is_known_to_go_together() {
 #[test]
 fn bytes_that_are_no_history_are_an_error_that_says_so() {
     let config = LoopConfig::default();
-    let error = History::load(&config, b"{\"version\":1,\"now\"").unwrap_err();
-    assert!(error.to_string().starts_with("stored history is unreadable: EOF"), "{error}");
-    let error = History::load(&config, b"{\"version\":99}").unwrap_err();
-    assert_eq!(error.to_string(), "stored history has version 99; it must be 1");
+    let whole = history(&config, &[1, 1]).save();
+    let error = History::load(&config, &whole[..whole.len() - 1]).unwrap_err();
+    assert_eq!(error.to_string(), "stored history is unreadable: the checksum is another one");
+    let error = History::load(&config, b"{\"version\":1}").unwrap_err();
+    assert_eq!(error.to_string(), "stored history has version 1; it must be 2");
     assert_eq!((error.code(), error.is_retryable()), ("FS-HISTORY-2", false));
-    let text = String::from_utf8(history(&config, &[1, 1]).save().unwrap()).unwrap();
-    let error = History::load(&config, text.replace("\"now\":3", "\"now\":2").as_bytes());
-    assert!(error.unwrap_err().to_string().contains("out of order"));
+    for bytes in [&b""[..], b"FSHI", b"FSHI\x02\0\0\0", b"something else"] {
+        assert_eq!(History::load(&config, bytes).unwrap_err().code(), "FS-HISTORY-1", "{bytes:?}");
+    }
+    for damaged in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[damaged] ^= 0x10;
+        assert!(History::load(&config, &bytes).is_err(), "byte {damaged}");
+    }
+}
+
+#[test]
+fn calls_that_are_counted_again_from_sums_give_the_same_series() {
+    let config = LoopConfig::default();
+    let (mut live, mut again) = (History::new(&config), History::new(&config));
+    let mut timeline = Timeline::new(100);
+    for tick in 1..=20 {
+        for ordinal in 0..tick % 3 {
+            let call =
+                CallRecord { at_ms: 1_000 * u64::from(tick), ..call("embed", ordinal, 9, 5) };
+            live.record(&call);
+            timeline.record(&call, call.at_ms);
+        }
+        live.close_tick();
+        for row in timeline.flush(1_000 * u64::from(tick)) {
+            again.replay(row.key, &row.summary);
+        }
+        again.close_tick();
+    }
+    let (live, again): (Vec<_>, Vec<_>) = (live.iter().collect(), again.iter().collect());
+    assert_eq!(live, again);
+}
+
+#[test]
+fn a_hundred_thousand_series_take_less_than_a_kilobyte_each() {
+    let config = LoopConfig::default().with_series_max(100_000).unwrap();
+    let mut history = History::new(&config);
+    let table: Arc<str> = "trades".into();
+    for ordinal in 0..100_000 {
+        let partition = PartitionId { table: table.clone(), ordinal };
+        for ns_per_row in [50, 90, 4_000] {
+            history.record(&CallRecord {
+                partition: partition.clone(),
+                ..call("embed", 0, 1, ns_per_row)
+            });
+        }
+        if ordinal % 50_000 == 0 {
+            history.close_tick();
+        }
+    }
+    history.close_tick();
+    let bytes = history.bytes_held() / 100_000;
+    assert!((500..1_024).contains(&bytes), "{bytes} bytes for each");
+}
+
+#[test]
+fn series_beyond_the_bound_take_no_more_than_the_tail() {
+    let config = LoopConfig::default().with_series_max(100).unwrap();
+    let mut history = History::new(&config);
+    let record = |history: &mut History, ordinal| history.record(&call("embed", ordinal, 1, 1));
+    (0..2_000).for_each(|ordinal| record(&mut history, ordinal));
+    let before = history.bytes_held();
+    (2_000..20_000).for_each(|ordinal| record(&mut history, ordinal));
+    assert!(history.bytes_held() <= before + 8_192, "{} after {before}", history.bytes_held());
+    let held: u64 = history.iter().map(|(_, stats)| stats.calls).sum();
+    assert_eq!(held + history.tail().calls, 20_000);
 }
 
 proptest! {
@@ -161,8 +226,10 @@ proptest! {
     ) {
         let config = LoopConfig::default();
         let mut history = history(&config, &calls);
+        let view = Arc::new(history.view());
+        prop_assert_eq!(history.snapshot(&view).save(), history.save());
         (0..more).for_each(|_| history.record(&call("match", 3, 9, 9)));
-        let mut loaded = History::load(&config, &history.save().unwrap()).unwrap();
+        let mut loaded = History::load(&config, &history.save()).unwrap();
         history.close_tick();
         loaded.close_tick();
         let (a, b) = (history.view(), loaded.view());

@@ -82,7 +82,7 @@ impl Together {
     }
 }
 
-fn ordered(a: &Target, b: &Target) -> (Target, Target) {
+pub(super) fn ordered(a: &Target, b: &Target) -> (Target, Target) {
     if a <= b { (a.clone(), b.clone()) } else { (b.clone(), a.clone()) }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::series::{Buckets, SeriesStats};
+use super::sketch::QuantileSketch;
 use crate::ids::{SeriesKey, Tick};
 
 /// Values of [`HistoryView::calls`] over all series; with more series each gets a shorter past.
@@ -18,6 +19,8 @@ pub struct SeriesView {
     pub key: SeriesKey,
     /// Its statistics at the time of the view.
     pub stats: SeriesStats,
+    /// Would-be nanoseconds of its latest calls.
+    pub durations: Arc<QuantileSketch>,
     pub(super) buckets: Arc<Buckets>,
 }
 

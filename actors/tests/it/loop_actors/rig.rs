@@ -1,14 +1,14 @@
 //! A cluster and a node provider that exist on paper only, and a loop around them.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use foreshard_actors::loop_handle::{LoopArgs, LoopHandle, Ticks};
-use foreshard_actors::ports::{Cluster, NodeProvider, Outcome};
+use foreshard_actors::ports::{Clock, Cluster, NodeProvider, Outcome};
 use foreshard_actors::predictor::Members;
 use foreshard_actors::state_file::MemoryFile;
 use foreshard_policy::calls::CallRecord;
@@ -345,8 +345,37 @@ impl Member for Failing {
     }
 }
 
+/// The time of the paused clock, which somebody may set.
+#[derive(Debug)]
+pub(crate) struct PaperClock {
+    start: tokio::time::Instant,
+    now_ms: AtomicI64,
+}
+
+impl PaperClock {
+    fn new() -> Self {
+        Self { start: tokio::time::Instant::now(), now_ms: AtomicI64::new(1_700_000_000_000) }
+    }
+
+    pub(crate) fn jump_ms(&self, ms: i64) {
+        self.now_ms.fetch_add(ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for PaperClock {
+    fn now_ms(&self) -> u64 {
+        let passed = self.start.elapsed().as_millis() as i64;
+        (self.now_ms.load(Ordering::SeqCst) + passed) as u64
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64
+    }
+}
+
 pub(crate) struct Rig {
     pub(crate) handle: LoopHandle,
+    pub(crate) clock: Arc<PaperClock>,
     pub(crate) cluster: Arc<PaperCluster>,
     pub(crate) checkpoint: Arc<MemoryFile>,
 }
@@ -361,7 +390,9 @@ impl Rig {
     pub(crate) async fn start(change: impl FnOnce(&mut LoopArgs)) -> Self {
         let cluster = Arc::new(PaperCluster::new());
         let checkpoint = Arc::new(MemoryFile::default());
+        let clock = Arc::new(PaperClock::new());
         let mut args = LoopArgs {
+            clock: clock.clone(),
             cluster: cluster.clone(),
             provider: cluster.clone(),
             checkpoint_file: checkpoint.clone(),
@@ -369,7 +400,7 @@ impl Rig {
         };
         change(&mut args);
         let handle = LoopHandle::start(args, None).await.unwrap();
-        Self { handle, cluster, checkpoint }
+        Self { handle, clock, cluster, checkpoint }
     }
 
     /// Waits on the paused clock; a minute of it is for ever.

@@ -1,6 +1,7 @@
 //! System tables about what was called, and what was decided.
 
 use foreshard_policy::decision::Outcome;
+use foreshard_policy::history::SeriesStats;
 use foreshard_policy::ids::PartitionId;
 
 use crate::catalog::system::sheet::Sheet;
@@ -35,6 +36,12 @@ pub(super) fn calls(engine: &Inner) -> Sheet {
 pub(super) fn function_stats(engine: &Inner) -> Sheet {
     let history = engine.the_loop.history();
     let rows = || history.series.iter();
+    let quantile = |share: f64| rows().map(move |series| series.durations.quantile(share));
+    // Little's law: calls that come in a tick, times the ticks that one takes.
+    let tick_ns = (history.tick_ms as f64 * 1e6).max(1.0);
+    let in_flight = |stats: &SeriesStats| {
+        stats.calls_per_tick.mean * stats.ns as f64 / (stats.calls as f64).max(1.0) / tick_ns
+    };
     Sheet::default()
         .text("function", rows().map(|series| &series.key.function))
         .text("expression", rows().map(|series| series.key.expression))
@@ -55,6 +62,25 @@ pub(super) fn function_stats(engine: &Inner) -> Sheet {
         .number("ns_per_call_mean", rows().map(|series| series.stats.ns_per_call.mean))
         .number("ns_per_call_deviation", rows().map(|series| series.stats.ns_per_call.deviation()))
         .count("last_called_tick", rows().map(|series| series.stats.last_called.0))
+        .count("bytes", rows().map(|series| series.stats.bytes))
+        .number("in_flight_mean", rows().map(|series| in_flight(&series.stats)))
+        .number_or_null("duration_ns_p50", quantile(0.5))
+        .number_or_null("duration_ns_p95", quantile(0.95))
+        .number_or_null("duration_ns_p99", quantile(0.99))
+}
+
+/// `system.history_counters`: what the history holds on disk, and what was irregular: dropped, damaged,
+/// late or doubled.
+pub(super) fn counters(engine: &Inner) -> Sheet {
+    let the_loop = &engine.the_loop;
+    let mut counters = vec![("calls_dropped", the_loop.calls().dropped())];
+    counters.extend(the_loop.irregular().counters());
+    let store = the_loop.history_store();
+    counters.extend(store.iter().flat_map(|store| store.counters().counters()));
+    let rows = || counters.iter();
+    Sheet::default()
+        .text("name", rows().map(|(name, _)| name))
+        .count("value", rows().map(|(_, value)| *value))
 }
 
 /// `system.decisions`: every step with its inputs, forecast, reason and outcome.

@@ -1,7 +1,9 @@
 //! The `system` schema: what the engine has, does and expects, as tables.
 //!
-//! Each table is made anew when a query plans it, from what the actors have published; none waits.
+//! Each table is made anew when a query plans it, from what the actors have published; none waits. One is
+//! read from disk: `system.history`.
 
+mod buckets;
 mod cluster;
 mod forecasts;
 mod history;
@@ -15,13 +17,17 @@ use datafusion::catalog::{SchemaProvider, TableProvider};
 use datafusion::common::{DataFusionError, Result, exec_datafusion_err};
 use datafusion::datasource::MemTable;
 
+use crate::catalog::system::buckets::HistoryTable;
 pub(crate) use crate::catalog::system::sheet::Sheet;
 use crate::engine::Inner;
 
 type Make = fn(&Inner) -> Sheet;
 
-/// Every table with what makes it.
-const TABLES: [(&str, Make); 16] = [
+/// The table that is read from disk.
+const HISTORY: &str = "history";
+
+/// Every other table with what makes it.
+const TABLES: [(&str, Make); 17] = [
     ("announced", forecasts::announced),
     ("calls", history::calls),
     ("decisions", history::decisions),
@@ -29,6 +35,7 @@ const TABLES: [(&str, Make); 16] = [
     ("function_stats", history::function_stats),
     ("functions", cluster::functions),
     ("groups", cluster::groups),
+    ("history_counters", history::counters),
     ("members", forecasts::members),
     ("nodes", cluster::nodes),
     ("outputs", cluster::outputs),
@@ -61,20 +68,26 @@ impl SystemSchema {
 #[async_trait]
 impl SchemaProvider for SystemSchema {
     fn table_names(&self) -> Vec<String> {
-        TABLES.iter().map(|(name, _)| (*name).to_owned()).collect()
+        let names = TABLES.iter().map(|(name, _)| *name).chain([HISTORY]);
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        names.sort_unstable();
+        names
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
-        let Some((_, make)) = TABLES.iter().find(|(table, _)| *table == name) else {
+        if !self.table_exist(name) {
             return Ok(None);
-        };
+        }
         let engine = self.engine.get().and_then(Weak::upgrade);
         let engine = engine.ok_or_else(|| exec_datafusion_err!("the engine has stopped"))?;
+        let Some((_, make)) = TABLES.iter().find(|(table, _)| *table == name) else {
+            return Ok(Some(Arc::new(HistoryTable::new(engine.the_loop.history_store()))));
+        };
         let batch = make(&engine).finish()?;
         Ok(Some(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)))
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        TABLES.iter().any(|(table, _)| *table == name)
+        name == HISTORY || TABLES.iter().any(|(table, _)| *table == name)
     }
 }
