@@ -5,6 +5,7 @@
 
 mod boosting;
 mod direct;
+pub mod drift;
 pub mod ensemble;
 mod features;
 mod kernel;
@@ -211,6 +212,12 @@ impl ForecastError {
 pub trait Member: Send {
     /// Short name, as it stands in `system.forecasts`.
     fn name(&self) -> &'static str;
+
+    /// Whether [`fit`](Self::fit) goes on where it stopped, a few training steps at a time. Such a
+    /// member learns at every tick, the others anew when the past has grown.
+    fn learns_in_steps(&self) -> bool {
+        false
+    }
 
     /// Learns from `window`, for forecasts `horizons` ticks ahead (ascending, each at least one),
     /// with at most `steps_max` training steps. Called now and then, not each tick; members that
