@@ -251,6 +251,12 @@ pub trait Member: Send {
     /// Short name, as it stands in `system.forecasts`.
     fn name(&self) -> &'static str;
 
+    /// Whether [`fit`](Self::fit) goes on where it stopped, a few training steps at a time. Such a
+    /// member learns at every tick, the others anew when the past has grown.
+    fn learns_in_steps(&self) -> bool {
+        false
+    }
+
     /// Learns from `window`, for forecasts `horizons` ticks ahead (ascending, each at least one),
     /// with at most `steps_max` training steps. Called now and then, not each tick; members that
     /// need no training steps may learn even if `steps_max` is zero.
