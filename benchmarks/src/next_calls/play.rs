@@ -175,3 +175,39 @@ fn play_calls(calls: &[Call]) -> Vec<CallScore> {
     };
     CALL_RULES.iter().zip(hits).map(score).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One key every hour, another one every third hour.
+    fn calls() -> Vec<Call> {
+        let call = |hour: i64, key: u32| Call { second: hour * SECONDS_PER_HOUR, key };
+        let rare = |hour: i64| (hour % 3 == 0).then(|| call(hour, 2));
+        (0..48).flat_map(|hour| std::iter::once(call(hour, 1)).chain(rare(hour))).collect()
+    }
+
+    #[test]
+    fn places_that_stay_empty_are_misses_and_recall_goes_by_what_was_called() {
+        let played = play(&calls());
+        assert_eq!(played.hours, 24);
+        let of = |rule: &str| played.by_hour.iter().find(|it| it.rule == rule).copied().unwrap();
+        // Of 24 hours with one key and a third of them with two, the last hour foretells each first one.
+        let last = of("last-hour");
+        assert_eq!((last.precision, last.recall), (24.0 / 240.0, 24.0 / 32.0));
+        let popular = of("popularity");
+        assert_eq!((popular.precision, popular.recall), (32.0 / 240.0, 1.0));
+        assert_eq!(popular.precision_of_named, 32.0 / 48.0);
+        assert_eq!(of("learned").recall, 1.0);
+    }
+
+    #[test]
+    fn a_rule_knows_nothing_of_the_hour_that_it_is_scored_on() {
+        let mut changed = calls();
+        let last_hour = changed[changed.len() - 1].second;
+        let before = play(&changed[..changed.len() - 1]);
+        changed.iter_mut().filter(|call| call.second == last_hour).for_each(|call| call.key = 99);
+        let after = play(&changed);
+        assert!(after.by_hour[0].recall < before.by_hour[0].recall, "nobody can know 99");
+    }
+}

@@ -254,3 +254,81 @@ mod pairs {
         Ok(Vec::<(K, Key)>::deserialize(deserializer)?.into_iter().collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::SplitMix64;
+
+    /// What is expected after hours in which `calls` says how often each key is called.
+    fn after(hours: usize, calls: impl Fn(usize) -> Vec<(u32, f64)>) -> HotKeys<u32> {
+        let mut hot = HotKeys::new(24);
+        for hour in 0..hours {
+            calls(hour).into_iter().for_each(|(key, calls)| hot.observe(key, calls));
+            hot.end_hour();
+        }
+        hot
+    }
+
+    fn keys(hot: &HotKeys<u32>, count: usize) -> Vec<u32> {
+        hot.hottest(count).into_iter().map(|(key, _)| key).collect()
+    }
+
+    #[test]
+    fn a_key_that_is_called_at_the_same_hour_every_day_is_expected_then_and_not_before() {
+        let mut random = SplitMix64::new(1);
+        let noise: Vec<u32> = (0..24 * 40).map(|_| 10 + (random.bits() % 30) as u32).collect();
+        let calls = |hour: usize| {
+            let daily = if hour % 24 == 9 { vec![(1, 5.0)] } else { vec![] };
+            daily.into_iter().chain([(noise[hour], 5.0)]).collect()
+        };
+        assert_eq!(keys(&after(24 * 30 + 9, calls), 1), [1], "at nine");
+        assert!(!keys(&after(24 * 30 + 15, calls), 5).contains(&1), "in the afternoon");
+    }
+
+    #[test]
+    fn where_the_last_hour_tells_all_it_is_followed_rather_than_what_was_popular_once() {
+        // Each key is called for twelve hours, then never again.
+        let hot = after(12 * 30 + 3, |hour| vec![((hour / 12) as u32, 3.0)]);
+        assert_eq!(keys(&hot, 1), [30]);
+        assert!(hot.hottest(1)[0].1 > 0.6, "{:?}", hot.hottest(3));
+    }
+
+    #[test]
+    fn chances_are_about_right() {
+        let mut random = SplitMix64::new(2);
+        let mut hot = HotKeys::new(24);
+        let (mut expected, mut came) = (0.0, 0.0);
+        for hour in 0..1_000 {
+            let chances = hot.hottest(10);
+            let called: Vec<u32> =
+                (0..10).filter(|key| random.uniform() < 0.05 + 0.06 * f64::from(*key)).collect();
+            if hour >= 200 {
+                expected += chances.iter().map(|(_, chance)| chance).sum::<f64>();
+                came += called.len() as f64;
+            }
+            called.into_iter().for_each(|key| hot.observe(key, 1.0));
+            hot.end_hour();
+        }
+        assert!((expected / came - 1.0).abs() < 0.15, "{expected} {came}");
+    }
+
+    #[test]
+    fn a_million_keys_that_come_once_do_not_fill_the_memory_nor_push_out_the_hot_one() {
+        let hot = after(60, |hour| {
+            let passing = (0..1_000).map(|key| (1_000 + 1_000 * hour as u32 + key, 1.0));
+            passing.chain([(7, 3.0)]).collect()
+        });
+        assert!(hot.keys.len() <= KEYS_MAX, "{}", hot.keys.len());
+        assert_eq!(keys(&hot, 1), [7]);
+    }
+
+    #[test]
+    fn after_a_restart_the_same_is_expected() {
+        let hot = after(100, |hour| vec![((hour % 7) as u32, 2.0), ((hour % 3) as u32, 1.0)]);
+        let stored = serde_json::to_vec(&hot).unwrap();
+        let read: HotKeys<u32> = serde_json::from_slice(&stored).unwrap();
+        assert_eq!(keys(&read, 7), keys(&hot, 7));
+        assert_eq!(keys(&HotKeys::new(0), 3), [0_u32; 0], "nothing known");
+    }
+}

@@ -126,13 +126,16 @@ impl<K: Clone + Ord> Counts<K> {
             Err(at) => self.calls.insert(at, (key.clone(), 1.0)),
         }
         self.total += 1.0;
-        if self.total > calls_max {
+        let (is_much, is_many) = (self.total > calls_max, self.calls.len() > keys_max);
+        if is_much {
             self.calls.iter_mut().for_each(|(_, calls)| *calls /= 2.0);
         }
-        if self.calls.len() > keys_max {
+        if is_many {
             forget_rarer_half(&mut self.calls, |it| it.1, |it| it.0 == key);
         }
-        self.total = self.calls.iter().map(|(_, calls)| calls).sum();
+        if is_much || is_many {
+            self.total = self.calls.iter().map(|(_, calls)| calls).sum();
+        }
     }
 
     /// How far the context says what follows: calls in it, against those that were new in it.
