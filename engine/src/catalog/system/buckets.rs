@@ -139,8 +139,10 @@ fn times(filters: &[Expr]) -> (u64, u64) {
         let Some((operator, ms)) = bound(filter) else { continue };
         match operator {
             Operator::Eq => (from, to) = (from.max(ms), to.min(ms)),
-            Operator::Gt | Operator::GtEq => from = from.max(ms),
-            Operator::Lt | Operator::LtEq => to = to.min(ms),
+            Operator::GtEq => from = from.max(ms),
+            Operator::LtEq => to = to.min(ms),
+            Operator::Gt => from = from.max(ms.saturating_add(1)),
+            Operator::Lt => to = to.min(ms.saturating_sub(1)),
             _ => {}
         }
     }
@@ -148,8 +150,7 @@ fn times(filters: &[Expr]) -> (u64, u64) {
     (known(from), known(to))
 }
 
-/// A comparison of `start` with a moment, in milliseconds; one that excludes the moment counts as one that
-/// includes it.
+/// A comparison of `start` with a moment, in milliseconds.
 fn bound(filter: &Expr) -> Option<(Operator, i64)> {
     let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else { return None };
     let is_start = |expr: &Expr| matches!(expr, Expr::Column(column) if column.name == START);
@@ -263,8 +264,8 @@ mod tests {
     fn comparisons_of_the_start_bound_the_time_and_others_do_not() {
         let start = || col(START);
         assert_eq!(times(&[]), (0, i64::MAX as u64));
-        assert_eq!(times(&[start().gt_eq(moment(5)), start().lt(moment(9))]), (5, 9));
-        assert_eq!(times(&[and(moment(5).lt(start()), moment(9).gt_eq(start()))]), (5, 9));
+        assert_eq!(times(&[start().gt_eq(moment(5)), start().lt(moment(9))]), (5, 8));
+        assert_eq!(times(&[and(moment(5).lt(start()), moment(9).gt_eq(start()))]), (6, 9));
         assert_eq!(times(&[start().eq(moment(7)), start().gt(moment(3))]), (7, 7));
         let either = start().lt(moment(5)).or(col("function").eq(lit("f")));
         assert_eq!(times(&[either, col("calls").gt(lit(5u64))]), (0, i64::MAX as u64));
