@@ -1,5 +1,6 @@
 //! The loop on a paused clock, with ports that write down what they were asked.
 
+mod announced;
 mod plans;
 mod rig;
 
