@@ -249,6 +249,8 @@ impl Known {
         if !at.is_multiple_of(stride) {
             return;
         }
+        // Forecasts that wait do not survive a restart.
+        self.pending.resize_with(self.tracks.len(), VecDeque::new);
         let (due, pending) = (at + ahead as u64, &mut self.pending[class]);
         pending.retain(|(other, _)| *other != due);
         pending.push_back((due, said));

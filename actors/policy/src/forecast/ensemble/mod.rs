@@ -76,7 +76,7 @@ const SEASON_SERIES: usize = 64;
 const SEASONS_MAX: usize = 3;
 
 /// Share of the past that must have come since the last fit of the members that learn at once.
-const GROWN: f64 = 1.0 / 8.0;
+const GROWN: f64 = 1.0 / 5.0;
 
 /// Fewest ticks between two such fits.
 const FIT_TICKS_MIN: u64 = 16;
