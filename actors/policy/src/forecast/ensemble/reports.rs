@@ -1,10 +1,10 @@
 //! What the members of an ensemble say of themselves, and what they were worth to it.
 
-use super::{Ensemble, NAIVE};
+use super::Ensemble;
 use crate::forecast::MemberReport;
 
-/// Smallest loss that others are divided by, in calls.
-const LOSS_FLOOR: f64 = 0.01;
+/// Smallest loss that others are divided by, in logarithms of calls.
+const LOSS_FLOOR: f64 = 1e-4;
 
 /// One member of an ensemble.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,20 +22,22 @@ impl Ensemble {
     /// All members, in the order in which they are asked.
     #[must_use]
     pub fn standings(&self) -> Vec<MemberStanding> {
-        let members = self.members.iter().enumerate();
+        let naive = self.mixer.members().position(|member| member.name() == "naive");
+        let members = self.mixer.members().enumerate();
         let standings = members.map(|(place, member)| MemberStanding {
             member: member.name(),
             report: member.report(),
-            scaled_loss: self.scaled_loss(place),
+            scaled_loss: naive.and_then(|naive| self.scaled_loss(place, naive)),
         });
         standings.collect()
     }
 
-    /// Mean over the horizons that the member was scored at.
-    fn scaled_loss(&self, member: usize) -> Option<f64> {
-        let scaled = self.learned.all.iter().filter_map(|track| {
-            let loss = |place: usize| track.losses.get(place).filter(|loss| loss.count > 0);
-            Some(loss(member)?.mean / loss(NAIVE)?.mean.max(LOSS_FLOOR))
+    /// Mean over the horizons that the member was scored at, its quantiles corrected by its past misses.
+    fn scaled_loss(&self, member: usize, naive: usize) -> Option<f64> {
+        let scaled = self.mixer.pool.iter().filter_map(|track| {
+            let source = |place: usize| track.members.get(place);
+            let loss = |place| Some(source(place)?.loss).filter(|loss| loss.count > 0.0);
+            Some(loss(member)?.mean() / loss(naive)?.mean().max(LOSS_FLOOR))
         });
         let (sum, count) = scaled.fold((0.0, 0), |(sum, count), loss| (sum + loss, count + 1));
         (count > 0).then(|| sum / f64::from(count))
@@ -51,15 +53,15 @@ mod tests {
     use crate::history::History;
     use crate::ids::{ExpressionId, NodeId, PartitionId, Tick};
 
-    /// Expects six calls, whatever comes, and has made seven steps.
-    struct Off;
+    /// Knows that four and eight calls come in turn, and has made seven steps.
+    struct Right;
 
     const REPORT: MemberReport =
         MemberReport { steps: 7, ticks: Some(3), at: Some(Tick(3)), frozen_since: None };
 
-    impl Member for Off {
+    impl Member for Right {
         fn name(&self) -> &'static str {
-            "off"
+            "right"
         }
         fn fit(&mut self, _: &Window<'_>, _: &[usize], _: u32) -> Result<FitReport, ForecastError> {
             Ok(FitReport::default())
@@ -69,7 +71,9 @@ mod tests {
             window: &Window<'_>,
             horizons: &[usize],
         ) -> Result<Vec<Vec<Quantiles>>, ForecastError> {
-            Ok(vec![vec![Quantiles::exactly(6.0); horizons.len()]; window.series.len()])
+            let calls = |ahead: &usize| 4.0 + 4.0 * ((window.at.0 + *ahead as u64 - 1) % 2) as f64;
+            let all = horizons.iter().map(|ahead| Quantiles::exactly(calls(ahead))).collect();
+            Ok(vec![all; window.series.len()])
         }
         fn report(&self) -> MemberReport {
             REPORT
@@ -102,10 +106,10 @@ mod tests {
             traceparent: None,
         };
         let (mut history, mut ensemble) =
-            (History::new(&config), Ensemble::new(&config, vec![Box::new(Off)]));
+            (History::new(&config), Ensemble::new(&config, vec![Box::new(Right)]));
         assert!(ensemble.standings().iter().all(|it| it.scaled_loss.is_none()));
-        for tick in 0..40 {
-            // Four and eight in turn: six is off by two, and repeating the last tick by four.
+        for tick in 0..60 {
+            // Repeating the last tick is off by four each time.
             (0..4 + 4 * (tick % 2)).for_each(|_| history.record(&call));
             history.close_tick();
             ensemble.observe(&history.view());
@@ -114,8 +118,8 @@ mod tests {
         let standings = ensemble.standings();
         let of = |member: &str| standings.iter().find(|it| it.member == member).unwrap();
         assert!((of("naive").scaled_loss.unwrap() - 1.0).abs() < 1e-9);
-        let off = of("off");
-        assert_eq!(off.report, REPORT);
-        assert!((0.2..0.9).contains(&off.scaled_loss.unwrap()), "{off:?}");
+        let right = of("right");
+        assert_eq!(right.report, REPORT);
+        assert!((0.0..0.2).contains(&right.scaled_loss.unwrap()), "{right:?}");
     }
 }
