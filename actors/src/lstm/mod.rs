@@ -130,7 +130,7 @@ impl Lstm {
     ) -> candle_core::Result<Vec<Vec<Quantiles>>> {
         let mut out = vec![Vec::new(); window.series.len()];
         let Some(training) = &self.training else { return Ok(out) };
-        let (net, cell) = (&training.best, training.best.cell()?);
+        let (net, cell) = (&training.used, training.used.cell()?);
         let mut places = busiest(window);
         places.retain(|place| window.series[*place].len() >= TICKS_MIN);
         let mut ids: Vec<u64> = places.iter().map(|place| window.series[*place].id).collect();
