@@ -13,7 +13,7 @@
 //! # Learning
 //! A [`fit`](Member::fit) makes a bounded number of small steps. Forecasts are made by the best
 //! average of weights so far, judged by the newest share of each series, which is never learned from
-//! before. If the average gets worse for a while, learning goes back to the best one and rests until
+//! before; only their linear parts are then fitted on all there is. If the average gets worse for a while, learning goes back to the best one and rests until
 //! there is more to learn from; when the past has doubled, a fresh network is started, and takes over
 //! once it is better. Equal seeds give equal weights, bit by bit, also across a restart.
 //!
