@@ -13,7 +13,7 @@
 //! # Learning
 //! A [`fit`](Member::fit) makes a bounded number of small steps. Forecasts are made by the best
 //! average of weights so far, judged by the newest share of each series, which is never learned from
-//! before. If the average gets worse for a while, learning goes back to the best one and rests until
+//! before; only their linear parts are then fitted on all there is. If the average gets worse for a while, learning goes back to the best one and rests until
 //! there is more to learn from; when the past has doubled, a fresh network is started, and takes over
 //! once it is better. Equal seeds give equal weights, bit by bit, also across a restart.
 //!
@@ -132,7 +132,7 @@ impl Lstm {
     ) -> candle_core::Result<Vec<Vec<Quantiles>>> {
         let mut out = vec![Vec::new(); window.series.len()];
         let Some(training) = &self.training else { return Ok(out) };
-        let (net, cell) = (&training.best, training.best.cell()?);
+        let (net, cell) = (&training.used, training.used.cell()?);
         let mut places = busiest(window);
         places.retain(|place| window.series[*place].len() >= TICKS_MIN);
         let mut ids: Vec<u64> = places.iter().map(|place| window.series[*place].id).collect();

@@ -19,10 +19,10 @@ pub(super) const QUANTILES: [f32; 3] = [0.1, 0.5, 0.9];
 const LAYER: usize = 24;
 
 /// Most standard deviations that an input of a head is away from its mean.
-const FAR_MAX: f32 = 3.0;
+const FAR_MAX: f32 = 6.0;
 
 /// Most usual targets that a target is away from no change.
-const TARGET_MAX: f32 = 12.0;
+pub(super) const TARGET_MAX: f32 = 12.0;
 
 /// Least and most that spreads are stretched by.
 const STRETCH: [f32; 2] = [0.5, 2.0];
@@ -54,9 +54,15 @@ pub(super) struct Scaling {
     pub(super) inverse: Vec<f32>,
     /// Size of a usual target.
     pub(super) target: f32,
+    /// Largest target that was seen, in usual ones: no quantile is further from no change.
+    pub(super) reach: f32,
     /// What lower and upper spread are stretched by in forecasts, because spreads that were learned
     /// are too small for what was not learned from.
     pub(super) stretch: [f32; 2],
+    /// Where the linear part started: a weight per input, and the median.
+    pub(super) linear: Vec<f32>,
+    /// The penalty it was found with.
+    pub(super) penalty: f32,
 }
 
 impl Scaling {
@@ -66,7 +72,10 @@ impl Scaling {
             mean: vec![0.0; PER_HORIZON],
             inverse: vec![0.0; PER_HORIZON],
             target: 1.0,
+            reach: TARGET_MAX,
             stretch: [1.0; 2],
+            linear: vec![0.0; PER_HORIZON + 1],
+            penalty: 0.0,
         }
     }
 
@@ -181,7 +190,13 @@ impl Net {
 
     /// Replaces the linear part of a head: `[PER_HORIZON]` weights of the median in standardised
     /// units, and the starts of median and spreads.
-    pub(super) fn set_linear(&self, head: usize, linear: &[f32], starts: [f32; 3]) -> Result<()> {
+    pub(super) fn set_linear(
+        &mut self,
+        head: usize,
+        linear: &[f32],
+        starts: [f32; 3],
+    ) -> Result<()> {
+        self.scalings[head].linear = linear.iter().copied().chain([starts[0]]).collect();
         let mut weights = vec![0.0; PER_HORIZON * QUANTILES.len()];
         for (row, weight) in weights.chunks_mut(QUANTILES.len()).zip(linear) {
             row[0] = *weight;
@@ -190,6 +205,19 @@ impl Net {
         let vars = self.head(head);
         vars[LINEAR].set(&Tensor::from_vec(weights, vars[LINEAR].shape(), &Device::Cpu)?)?;
         vars[BIAS].set(&Tensor::new(&bias, &Device::Cpu)?)
+    }
+
+    /// The network with each linear part moved by as much as its start would be if it were `starts`.
+    pub(super) fn moved(&self, starts: &[Vec<f32>]) -> Result<Self> {
+        let mut values = self.values()?;
+        for (head, (scaling, start)) in self.scalings.iter().zip(starts).enumerate() {
+            let mut moves = start.iter().zip(&scaling.linear).map(|(new, old)| new - old);
+            let of_head = OF_CELL + head * OF_HEAD;
+            let weights = values[of_head + LINEAR].chunks_mut(QUANTILES.len());
+            weights.zip(moves.by_ref()).for_each(|(row, by)| row[0] += by);
+            values[of_head + BIAS][0] += moves.next().unwrap_or(0.0);
+        }
+        self.with_values(values)
     }
 
     fn head(&self, head: usize) -> &[Var] {
@@ -312,7 +340,7 @@ impl Net {
         let [low, high] = scaling.stretch;
         let row = |row: &[f32]| {
             let quantiles = [row[0] - low * row[1], row[0], row[0] + high * row[2]];
-            quantiles.map(|change| change * scaling.target)
+            quantiles.map(|change| change.clamp(-scaling.reach, scaling.reach) * scaling.target)
         };
         Ok(out.chunks_exact(QUANTILES.len()).map(row).collect())
     }

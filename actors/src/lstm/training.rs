@@ -17,7 +17,7 @@ const CHECK_STEPS: u64 = 20;
 /// Checks in a row without a better average after which learning goes back and rests.
 const PATIENCE: u32 = 8;
 
-/// Learning rests until the past has grown by one in so many ticks.
+/// Learning rests, and linear parts stay, until the past has grown by one in so many ticks.
 const REST_SHARE: u64 = 16;
 
 /// Losses that the report averages over at both ends of a fit, because one batch is noisy.
@@ -32,6 +32,8 @@ pub struct Standing {
     pub at: Tick,
     /// Ticks of the longest series then: the history that the weights know.
     pub ticks: u64,
+    /// Ticks of the longest series that the linear parts know.
+    pub linear_ticks: u64,
     /// Ticks of the longest series when the network under training was started.
     pub started_ticks: u64,
     /// Pinball loss of the weights in use over that of the last value, by horizon, at the last
@@ -51,6 +53,9 @@ pub struct Standing {
 #[derive(Debug)]
 pub(super) struct Training {
     pub(super) best: Net,
+    /// The best one, with linear parts that also know the rows that it was checked by: what forecasts
+    /// are made with.
+    pub(super) used: Net,
     pub(super) live: Net,
     pub(super) optimizer: Optimizer,
     pub(super) standing: Standing,
@@ -69,6 +74,7 @@ impl Training {
             steps: 0,
             at,
             ticks,
+            linear_ticks: ticks,
             started_ticks: ticks,
             losses,
             improvements: 0,
@@ -76,13 +82,15 @@ impl Training {
             reverts: 0,
             frozen_since: None,
         };
-        Ok(Self { best, live, optimizer, standing })
+        let used = best.moved(&linear::starts(&best, lessons.linear_whole()))?;
+        Ok(Self { best, used, live, optimizer, standing })
     }
 
     /// A copy that shares no variables.
     pub(super) fn independent(&self) -> Result<Self> {
         Ok(Self {
             best: self.best.clone(),
+            used: self.used.clone(),
             live: self.live.with_values(self.live.values()?)?,
             optimizer: self.optimizer.clone(),
             standing: self.standing.clone(),
@@ -98,6 +106,7 @@ impl Training {
         steps_max: u32,
     ) -> Result<FitReport> {
         let ticks = lessons.ticks() as u64;
+        let improvements = self.standing.improvements;
         if ticks >= 2 * self.standing.started_ticks {
             self.live = fresh(config, lessons)?;
             self.optimizer = Optimizer::new(&self.live)?;
@@ -107,6 +116,7 @@ impl Training {
         }
         if let Some(since) = self.standing.frozen_since {
             if at.0.saturating_sub(since.0) < ticks / REST_SHARE {
+                self.refresh(lessons, ticks, improvements)?;
                 return Ok(FitReport::default());
             }
             self.standing.frozen_since = None;
@@ -124,6 +134,7 @@ impl Training {
                 }
             }
         }
+        self.refresh(lessons, ticks, improvements)?;
         let span = LOSS_SPAN.min(losses.len());
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len().max(1) as f64;
         Ok(FitReport {
@@ -145,6 +156,17 @@ impl Training {
         } else {
             self.standing.losses = old;
             self.standing.worse += 1;
+        }
+        Ok(())
+    }
+
+    /// Fits the linear parts of the network in use on all rows, if it is another one than before
+    /// or if there are enough new ones.
+    fn refresh(&mut self, lessons: &Lessons<'_>, ticks: u64, improvements: u64) -> Result<()> {
+        let grown = ticks.saturating_sub(self.standing.linear_ticks) >= ticks / REST_SHARE;
+        if grown || self.standing.improvements != improvements {
+            self.used = self.best.moved(&linear::starts(&self.best, lessons.linear_whole()))?;
+            self.standing.linear_ticks = ticks;
         }
         Ok(())
     }
