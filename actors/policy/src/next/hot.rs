@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_million_keys_that_come_once_do_not_fill_the_memory_nor_push_out_the_hot_one() {
+    fn ever_new_keys_that_come_once_do_not_fill_the_memory_nor_push_out_the_hot_one() {
         let hot = after(60, |hour| {
             let passing = (0..1_000).map(|key| (1_000 + 1_000 * hour as u32 + key, 1.0));
             passing.chain([(7, 3.0)]).collect()
