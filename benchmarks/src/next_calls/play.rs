@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use foreshard_policy::next::{HotKeys, Sequence};
 
 /// Keys that each rule names for the next hour.
-pub const NAMED: usize = 10;
+const NAMED: usize = 10;
 
 /// Hours at the begin that only train.
 const HOURS_WARM: i64 = 24;
@@ -20,52 +20,52 @@ const GAP_HOURS_MAX: i64 = 24 * 7;
 
 /// One call: when, in seconds, and of what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Call {
+pub(super) struct Call {
     /// Seconds since any fixed time.
-    pub second: i64,
+    pub(super) second: i64,
     /// Number of the key.
-    pub key: u32,
+    pub(super) key: u32,
 }
 
 /// What a rule for the next hour came to, over all hours with calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct HourScore {
+pub(super) struct HourScore {
     /// Name of the rule.
-    pub rule: &'static str,
+    pub(super) rule: &'static str,
     /// Keys that were named and called, per place: a place that is left empty is a miss, since naming
     /// fewer keys is no merit where there is room for [`NAMED`].
-    pub precision: f64,
+    pub(super) precision: f64,
     /// Keys that were named and called, per key named.
-    pub precision_of_named: f64,
+    pub(super) precision_of_named: f64,
     /// Keys among the most called ones of the hour, as many as were called but at most [`NAMED`], that
     /// were named.
-    pub recall: f64,
+    pub(super) recall: f64,
     /// Calls of keys that were named, per call.
-    pub recall_of_calls: f64,
+    pub(super) recall_of_calls: f64,
 }
 
 /// What a rule for the next call came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct CallScore {
+pub(super) struct CallScore {
     /// Name of the rule.
-    pub rule: &'static str,
+    pub(super) rule: &'static str,
     /// Share of calls that were the first one named.
-    pub first: f64,
+    pub(super) first: f64,
     /// Share of calls that were among the first three named.
-    pub three: f64,
+    pub(super) three: f64,
 }
 
 /// Scores of all rules on one trace.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Played {
+pub(super) struct Played {
     /// Hours that were scored.
-    pub hours: usize,
+    pub(super) hours: usize,
     /// Calls that were scored.
-    pub calls: usize,
+    pub(super) calls: usize,
     /// Rules for the next hour.
-    pub by_hour: Vec<HourScore>,
+    pub(super) by_hour: Vec<HourScore>,
     /// Rules for the next call.
-    pub by_call: Vec<CallScore>,
+    pub(super) by_call: Vec<CallScore>,
 }
 
 /// Rules for the next hour: ours, and what it is compared with.
@@ -84,7 +84,7 @@ struct Sums {
 }
 
 /// Plays calls, sorted by time.
-pub fn play(calls: &[Call]) -> Played {
+pub(super) fn play(calls: &[Call]) -> Played {
     let (hours, sums) = play_hours(calls);
     let called: usize = hours.iter().map(|hour| hour.values().sum::<usize>()).sum();
     let share = |part: usize, all: usize| part as f64 / all.max(1) as f64;

@@ -14,7 +14,7 @@ const HALF_LIVES: [f64; 4] = [2.0, 8.0, 48.0, 336.0];
 const DAY_SHARE: f64 = 0.3;
 
 /// What is known of a key at the end of an hour, and a constant.
-const FEATURES: usize = 14;
+const FEATURES: usize = 16;
 
 /// Length of a step of learning.
 const STEP: f64 = 0.15;
@@ -59,6 +59,8 @@ struct Key {
     is_known: bool,
     /// Mean logarithm of the calls of an hour with calls.
     burst: f64,
+    /// All its calls so far.
+    total: f64,
 }
 
 impl<K: Clone + Ord> HotKeys<K> {
@@ -107,7 +109,7 @@ impl<K: Clone + Ord> HotKeys<K> {
         let mut ranked: Vec<(&K, f64, f64)> = known
             .map(|(name, key)| {
                 let chance = self.model.chance(&key.features(hour));
-                (name, chance, chance * key.burst.powf(BURST_POWER))
+                (name, chance, chance * key.prior())
             })
             .collect();
         ranked.sort_by(|a, b| b.2.total_cmp(&a.2));
@@ -127,8 +129,11 @@ impl<K: Clone + Ord> HotKeys<K> {
     }
 }
 
-/// How much the size of a key's bursts counts beside its chance to be called.
+/// Power to which the size of a key's bursts counts beside its chance to be called.
 const BURST_POWER: f64 = 0.5;
+
+/// The same of all its calls so far: of keys that are as likely, the popular one is called more often.
+const POPULARITY_POWER: f64 = 0.1;
 
 impl Key {
     fn new(hours_per_day: usize) -> Self {
@@ -141,11 +146,17 @@ impl Key {
             hours_idle: 0.0,
             is_known: false,
             burst: 0.0,
+            total: 0.0,
         }
     }
 
     fn worth(&self) -> f64 {
         self.calls.iter().sum()
+    }
+
+    /// How often it is called if it is, up to a factor that all have in common.
+    fn prior(&self) -> f64 {
+        self.burst.powf(BURST_POWER) * (1.0 + self.total).powf(POPULARITY_POWER)
     }
 
     fn features(&self, hour: usize) -> [f64; FEATURES] {
@@ -173,11 +184,14 @@ impl Key {
             trend,
             at(hour) + around,
             idle,
+            self.total.ln_1p() / 4.0,
+            (self.total.ln_1p() / 8.0).powi(2),
         ]
     }
 
     fn end_hour(&mut self, hour: usize) {
         let calls = self.now.ln_1p();
+        self.total += self.now;
         let is_active = f64::from(u8::from(self.now > 0.0));
         for (half_life, (mean, active)) in
             HALF_LIVES.iter().zip(self.calls.iter_mut().zip(&mut self.active))
@@ -314,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_million_keys_that_come_once_do_not_fill_the_memory_nor_push_out_the_hot_one() {
+    fn ever_new_keys_that_come_once_do_not_fill_the_memory_nor_push_out_the_hot_one() {
         let hot = after(60, |hour| {
             let passing = (0..1_000).map(|key| (1_000 + 1_000 * hour as u32 + key, 1.0));
             passing.chain([(7, 3.0)]).collect()
