@@ -16,6 +16,9 @@ pub trait Regression: Clone + Default + Send + Serialize + DeserializeOwned {
     /// Name of the member that uses it.
     const NAME: &'static str;
 
+    /// Fewest rows that a model is learned from.
+    const ROWS_MIN: usize;
+
     /// Most rows that one model learns from.
     const ROWS_MAX: usize;
 
@@ -31,9 +34,6 @@ pub trait Regression: Clone + Default + Send + Serialize + DeserializeOwned {
     /// What it says about one row.
     fn answer(&self, row: &[f32]) -> f64;
 }
-
-/// Fewest rows that a model is learned from.
-const ROWS_MIN: usize = 40;
 
 /// Newest rows that are learned from however long the past is.
 const ROWS_NEWEST_MIN: usize = 2_000;
@@ -79,7 +79,7 @@ impl Sample {
     }
 
     fn model<R: Regression>(&self, ahead: usize) -> Option<Model<R>> {
-        if self.targets.len() < ROWS_MIN {
+        if self.targets.len() < R::ROWS_MIN {
             return None;
         }
         let regression = R::learn(&self.rows, &self.targets);
@@ -188,7 +188,8 @@ impl<R: Regression> Member for Direct<R> {
             let answer = |ahead: &usize| {
                 let model = models.iter().min_by_key(|model| model.ahead.abs_diff(*ahead))?;
                 row.clear();
-                push_row(&mut row, series, clock, model.ahead);
+                // Between learned horizons the nearest model sees the row of the tick asked for.
+                push_row(&mut row, series, clock, *ahead);
                 let centre = last + model.regression.answer(&row);
                 Some(from_logs(centre + model.low, centre, centre + model.high))
             };

@@ -46,6 +46,7 @@ pub struct Kernel {
 
 impl Regression for Kernel {
     const NAME: &'static str = "kernel";
+    const ROWS_MIN: usize = 48;
     const ROWS_MAX: usize = 8_000;
     const OWN_MAX: usize = 64;
 

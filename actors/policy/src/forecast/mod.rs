@@ -7,6 +7,7 @@ pub mod announced;
 mod boosting;
 mod concurrency;
 mod direct;
+pub mod drift;
 pub mod ensemble;
 mod features;
 pub mod function;
@@ -108,6 +109,9 @@ pub struct SeriesForecast {
     pub calls_now: f64,
     /// Calls expected within one season, or within the known past if there is no season.
     pub calls_season: f64,
+    /// How forecasts of the next tick have stood so far.
+    #[serde(default)]
+    pub standing: ensemble::Standing,
     /// Whether somebody announced what is to come in one of the ticks; the announced factor is in
     /// [`calls`](Self::calls).
     #[serde(default)]
@@ -249,6 +253,12 @@ impl ForecastError {
 pub trait Member: Send {
     /// Short name, as it stands in `system.forecasts`.
     fn name(&self) -> &'static str;
+
+    /// Whether [`fit`](Self::fit) goes on where it stopped, a few training steps at a time. Such a
+    /// member learns at every tick, the others anew when the past has grown.
+    fn learns_in_steps(&self) -> bool {
+        false
+    }
 
     /// Learns from `window`, for forecasts `horizons` ticks ahead (ascending, each at least one),
     /// with at most `steps_max` training steps. Called now and then, not each tick; members that

@@ -43,6 +43,7 @@ pub struct Ridge {
 
 impl Regression for Ridge {
     const NAME: &'static str = "ridge";
+    const ROWS_MIN: usize = 48;
     const ROWS_MAX: usize = 20_000;
     const OWN_MAX: usize = 64;
 

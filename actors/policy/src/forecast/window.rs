@@ -34,6 +34,12 @@ impl Past {
         self.sums.push(sum);
     }
 
+    /// Calls in the newest tick; zero if none is known.
+    #[must_use]
+    pub fn last(&self) -> f64 {
+        self.logs.last().map_or(0.0, |log| log.exp_m1())
+    }
+
     /// Forgets all but the newest `ticks` ticks, once a quarter more is there: that makes it cheap.
     pub fn keep(&mut self, ticks: usize) {
         let over = self.logs.len().saturating_sub(ticks);

@@ -64,7 +64,7 @@ impl SeriesView {
         self.calls_until(at, ticks) / known as f64
     }
 
-    fn calls(&self, at: Tick, ticks: usize, oldest: Tick) -> Vec<f64> {
+    pub(crate) fn calls(&self, at: Tick, ticks: usize, oldest: Tick) -> Vec<f64> {
         let start = oldest.0.max((at.0 + 1).saturating_sub(ticks as u64));
         let mut calls = vec![0.0; (at.0 + 1).saturating_sub(start) as usize];
         for bucket in self.buckets.iter() {

@@ -1,51 +1,59 @@
 //! Mixes the members by what they were worth so far.
 //!
 //! Each tick: [`observe`](Ensemble::observe) scores what was said about the tick that ended,
+//! [`forecast`](Ensemble::forecast) asks every member again and mixes the answers. The [`Mixer`] does
+//! that for series by number; the ensemble keeps their past, looks for seasons and says whether steps
+//! may be taken ahead: the mix is trusted while it loses less than repeating the last tick would, each
+//! series weighing what its calls cost.
+
+//! Mixes the members by what they were worth so far.
+//!
+//! Each tick: [`observe`](Ensemble::observe) scores what was said about the tick that ended,
 //! [`forecast`](Ensemble::forecast) asks every member again and mixes the answers. Weights are
 //! earned per series and horizon by Hedge on the pinball loss, as a multiple of seasonal naive's;
 //! intervals are tracked quantiles of past misses. The mix is trusted while it loses no more than
 //! repeating the last tick would, each series weighing what its calls cost.
 
+mod band;
+mod gate;
+mod mixer;
 mod reports;
 mod saved;
+mod stack;
 mod track;
 mod turn;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+pub use gate::Standing;
+pub use mixer::{Mixer, Outlook};
 pub use reports::MemberStanding;
 pub use turn::{invert, repeat_current};
 
 use super::naive::Naive;
-use super::period::find_season;
-use super::seasonal::{Profile, Which};
+use super::period::find_periods;
+use super::seasonal::{Profile, SeasonalNaive, Which};
 use super::smoothing::Smoothing;
-use super::{FitReport, Forecast, ForecastError, Member, Past, Quantiles, Series, Window};
+use super::sparse::Sparse;
+use super::{
+    FitReport, Forecast, ForecastError, KernelMember, Member, NewTreesMember, Past, Quantiles,
+    RidgeMember, Series, SeriesForecast, TreesMember, Window,
+};
 use crate::config::LoopConfig;
 use crate::history::{HistoryView, Rolling, SeriesView};
 use crate::ids::{SeriesKey, Tick};
-use track::{Mixed, Track, mix, weights};
 
-/// Positions of the members that the others are measured by.
-const NAIVE: usize = 0;
-const SEASONAL: usize = 1;
-
-/// How much more than another member the seasonal one is believed once there is a season: it was
-/// tested for, or the operator says so.
-const SEASONAL_PRIOR: f64 = 4.0;
-
-/// Horizons that are scored; the others share the weights of the nearest.
-const CLASSES: usize = 3;
-
-/// Most series that are scored each tick, the costliest first; the others go by what is true of
-/// all.
+/// Series that are scored each tick, the costliest first; the others go by what is true of all.
 const SCORED_MAX: usize = 2_000;
 
-/// Most answers that wait for their ticks, over all series.
-const PENDING_MAX: usize = 100_000;
+/// Horizons that members are asked for one by one; between further ones it is interpolated.
+const ASKED_EACH: usize = 16;
+
+/// Horizons that are asked for of each series when there are more than [`SCORED_MAX`].
+const ASKED_OF_MANY: usize = 3;
 
 /// Scored ticks before the mix can be trusted.
 const TRUST_TICKS_MIN: u64 = 8;
@@ -53,53 +61,95 @@ const TRUST_TICKS_MIN: u64 = 8;
 /// Ticks of scores after which one counts half for trust.
 const TRUST_HALF_LIFE: f64 = 500.0;
 
-/// Busy series that are searched for a season when their sum has none.
-const SEASON_SERIES: usize = 8;
+/// Share of the naive member's loss that must be avoided to be trusted.
+const TRUST_GAIN: f64 = 0.01;
+
+/// Loss, in nanoseconds of calls, that is let pass.
+const TRUST_FLOOR: f64 = 1e-6;
+
+const DAY_MS: u64 = 86_400_000;
+
+/// Busy series that are searched for seasons of their own.
+const SEASON_SERIES: usize = 64;
+
+/// Seasons that a series may have.
+const SEASONS_MAX: usize = 3;
+
+/// Share of the past that must have come since the last fit of the members that learn at once.
+const GROWN: f64 = 1.0 / 8.0;
+
+/// Fewest ticks between two such fits.
+const FIT_TICKS_MIN: u64 = 16;
+
+/// Logarithms that are kept over all series; with more series each has a shorter past.
+const CELLS_MAX: usize = 16_000_000;
+
+/// Shortest past that is kept of a series.
+const TICKS_MIN: usize = 64;
+
+/// The members of this crate: all that is known without a neural network.
+#[must_use]
+pub fn statistical_members() -> Vec<Box<dyn Member>> {
+    vec![
+        Box::new(Naive),
+        Box::new(SeasonalNaive(Which::Shortest)),
+        Box::new(SeasonalNaive(Which::Longest)),
+        Box::new(Profile(Which::Shortest)),
+        Box::new(Profile(Which::Longest)),
+        Box::new(Smoothing::default()),
+        Box::new(Sparse),
+        Box::new(RidgeMember::default()),
+        Box::new(KernelMember::default()),
+        Box::new(TreesMember::default()),
+        Box::new(NewTreesMember::default()),
+    ]
+}
+
+/// Horizons that are learned for when forecasts reach `horizon` ticks ahead.
+#[must_use]
+pub fn learned_horizons(horizon: usize) -> Vec<usize> {
+    let all = BTreeSet::from([1, horizon.div_ceil(2), horizon.max(1)]);
+    all.into_iter().collect()
+}
 
 /// Several members, the weight of each, and the intervals learned from past misses.
 pub struct Ensemble {
     config: LoopConfig,
-    members: Vec<Box<dyn Member>>,
+    /// The configured season, if there is one.
+    configured: Vec<usize>,
+    mixer: Mixer,
     learned: Learned,
+    pasts: BTreeMap<u64, Past>,
+    /// The last tick in `pasts`.
+    seen: Tick,
     pending: VecDeque<Pending>,
-    observed: Tick,
 }
 
-/// What survives a restart.
+/// What survives a restart, besides the state of the mixer.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Learned {
-    tracks: Vec<(SeriesKey, Tracks)>,
-    all: Tracks,
-    /// Cost-weighted loss per tick of the mix and of the naive member.
+    /// Cost-weighted loss per tick of what was published and of the naive member.
     loss: Rolling,
     loss_naive: Rolling,
-    season: Option<usize>,
-    /// Ticks that were known when a season was looked for.
-    season_ticks_seen: usize,
+    /// Seasons of all series together.
+    seasons: Vec<usize>,
+    /// Seasons of the busiest series.
+    seasons_of: BTreeMap<u64, Vec<usize>>,
+    /// The last tick at which members learned at once.
+    fitted: u64,
+    /// Drifts that were noticed until then.
+    drifts: u64,
 }
 
-type Tracks = [Track; CLASSES];
-
-/// What was said at one tick about those that follow.
+/// What was published for the next tick.
 struct Pending {
     at: Tick,
-    horizons: [usize; CLASSES],
-    series: Vec<(SeriesKey, f64, [Said; CLASSES])>,
+    series: Vec<(SeriesKey, f64, Quantiles, f64)>,
 }
-
-#[derive(Clone, Default)]
-struct Said {
-    members: Vec<Option<Quantiles>>,
-    mixed: Mixed,
-    quantiles: Quantiles,
-}
-
-/// What all members answered: by member, series, tick.
-type Answers = Vec<Option<Vec<Vec<Quantiles>>>>;
 
 impl fmt::Debug for Ensemble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.members.iter().map(|member| member.name())).finish()
+        self.mixer.fmt(f)
     }
 }
 
@@ -107,90 +157,66 @@ impl Ensemble {
     /// The statistical members of this crate, and `more` (for example an LSTM).
     #[must_use]
     pub fn new(config: &LoopConfig, more: Vec<Box<dyn Member>>) -> Self {
-        let mut members: Vec<Box<dyn Member>> = vec![
-            Box::new(Naive),
-            Box::new(Profile(Which::Shortest)),
-            Box::new(Smoothing::default()),
-        ];
+        let mut members = statistical_members();
         members.extend(more);
         Self {
             config: config.clone(),
-            members,
+            configured: Vec::from_iter(config.season_ticks()),
+            mixer: Mixer::new(members, learned_horizons(config.horizon_ticks())),
             learned: Learned::default(),
+            pasts: BTreeMap::new(),
+            seen: Tick::default(),
             pending: VecDeque::new(),
-            observed: Tick::default(),
         }
     }
 
-    /// The season that forecasts go by: the configured one, or the one that was found.
+    /// The season that forecasts go by: the configured one, or the strongest that was found.
     #[must_use]
     pub fn season_ticks(&self) -> Option<usize> {
-        self.config.season_ticks().or(self.learned.season)
+        self.config.season_ticks().or(self.learned.seasons.first().copied())
     }
 
-    /// Lets every member learn from the view with at most `steps_max` training steps, and looks for
-    /// a season now and then. A member that fails keeps its former state; its error is in the
-    /// report.
+    /// Lets members learn from the view with at most `steps_max` training steps: those that learn in
+    /// steps at every call, the others when the past has grown or drifted. Seasons are looked for then
+    /// too. A member that fails keeps its former state; its error is in the report.
     pub fn fit(
         &mut self,
         view: &HistoryView,
         steps_max: u32,
     ) -> Vec<(&'static str, Result<FitReport, ForecastError>)> {
-        let calls = view.calls(view.at);
-        self.look_for_season(view, &calls);
-        let (seasons, pasts) = (Vec::from_iter(self.season_ticks()), pasts(calls));
-        let series = all_series(view, &pasts, &seasons);
+        self.take_in(view);
+        let ticks = self.pasts.values().map(Past::len).max().unwrap_or(0);
+        let since = view.at.0.abs_diff(self.learned.fitted);
+        let drifts = self.mixer.known.values().map(|known| known.drifts).sum::<u64>();
+        let grown = since as f64 > (GROWN * ticks as f64).max(FIT_TICKS_MIN as f64);
+        let drifted = drifts > self.learned.drifts && since > FIT_TICKS_MIN;
+        let at_once = grown || drifted || self.learned.fitted == 0;
+        if at_once {
+            (self.learned.fitted, self.learned.drifts) = (view.at.0, drifts);
+            self.look_for_seasons(view);
+        }
+        let series = series_of(&self.configured, &self.learned, &self.pasts, view);
         let window = window(view, &series);
-        let horizons: Vec<usize> = (1..=self.config.horizon_ticks()).collect();
-        let members = self.members.iter_mut();
-        members.map(|member| (member.name(), member.fit(&window, &horizons, steps_max))).collect()
+        self.mixer.fit(&window, steps_max, at_once)
     }
 
     /// Scores the forecasts whose ticks are over, which moves weights, intervals and trust.
     /// Call it once per closed tick, before [`forecast`](Self::forecast).
     pub fn observe(&mut self, view: &HistoryView) {
-        let mut tracks: BTreeMap<SeriesKey, Tracks> =
-            std::mem::take(&mut self.learned.tracks).into_iter().collect();
-        let first = self.pending.front().map_or(view.at, |pending| pending.at);
-        for tick in self.observed.max(first).0 + 1..=view.at.0 {
-            self.observe_tick(view, Tick(tick), &mut tracks);
-        }
-        self.observed = view.at;
-        self.pending.retain(|pending| {
-            pending.horizons.iter().any(|ahead| pending.at.0 + *ahead as u64 > view.at.0)
-        });
-        tracks.retain(|key, _| view.get(key).is_some());
-        self.learned.tracks = tracks.into_iter().collect();
-    }
-
-    fn observe_tick(
-        &mut self,
-        view: &HistoryView,
-        tick: Tick,
-        tracks: &mut BTreeMap<SeriesKey, Tracks>,
-    ) {
-        let (mut loss, mut loss_naive, mut scored) = (0.0, 0.0, false);
-        for pending in &self.pending {
-            for (class, ahead) in pending.horizons.iter().enumerate() {
-                let again = pending.horizons[..class].contains(ahead);
-                if again || pending.at.0 + *ahead as u64 != tick.0 {
-                    continue;
-                }
-                for (key, cost, said) in &pending.series {
-                    let Some(series) = view.get(key) else { continue };
-                    let actual = series.calls_at(tick);
-                    let said = &said[class];
-                    let own = tracks.entry(key.clone()).or_default();
-                    own[class].score(&said.members, &said.mixed, actual);
-                    self.learned.all[class].score(&said.members, &said.mixed, actual);
-                    let naive = said.members.get(NAIVE).copied().flatten().unwrap_or_default();
-                    loss += cost * said.quantiles.pinball(actual);
-                    loss_naive += cost * naive.pinball(actual);
-                    scored = true;
-                }
+        self.take_in(view);
+        let series = series_of(&self.configured, &self.learned, &self.pasts, view);
+        self.mixer.observe(&window(view, &series));
+        while let Some(pending) = self.pending.front()
+            && pending.at < view.at
+        {
+            let Some(pending) = self.pending.pop_front() else { break };
+            let (mut loss, mut loss_naive) = (0.0, 0.0);
+            for (key, cost, published, naive) in &pending.series {
+                let Some(series) = view.get(key) else { continue };
+                let actual = series.calls_at(pending.at.next());
+                loss += cost * published.pinball(actual);
+                loss_naive += cost * Quantiles::exactly(*naive).pinball(actual);
             }
-        }
-        if scored {
             self.learned.loss.add(loss, TRUST_HALF_LIFE);
             self.learned.loss_naive.add(loss_naive, TRUST_HALF_LIFE);
         }
@@ -206,38 +232,39 @@ impl Ensemble {
         view: &HistoryView,
         horizon: usize,
     ) -> Result<Forecast, ForecastError> {
+        self.take_in(view);
         let horizon = horizon.max(1);
-        let (seasons, pasts) = (Vec::from_iter(self.season_ticks()), pasts(view.calls(view.at)));
-        let series = all_series(view, &pasts, &seasons);
+        let asked = asked(horizon, view.series.len());
+        let scored = costliest(view, SCORED_MAX);
+        let series = series_of(&self.configured, &self.learned, &self.pasts, view);
         let window = window(view, &series);
-        let answers = self.ask(&window, horizon)?;
-        let horizons = [1, horizon.div_ceil(2), horizon];
+        let outlooks = self.mixer.forecast(&window, &asked, |place| scored.contains(&place))?;
+        let names: Vec<String> =
+            self.mixer.members().map(|member| member.name().to_owned()).collect();
+        let season = self.season_ticks();
         let mut pending = Vec::new();
-        let mut forecasts = Vec::new();
-        for (position, series) in view.series.iter().enumerate() {
-            let awake = self.awake(&answers, position);
-            let (said, weights) = self.mix_series(series, position, &answers, &awake, horizons);
-            forecasts.push(turn::describe(
-                view,
-                series,
-                &self.config,
-                seasons.first().copied(),
-                said.iter().map(|said| said.quantiles).collect(),
-                self.members.iter().map(|m| m.name().to_owned()).zip(weights).collect(),
-            ));
-            let cost = series.stats.ns_per_call.mean.max(1.0);
-            if let Some(said) = at_horizons(&said, horizons) {
-                pending.push((series.key.clone(), cost, said));
+        let mut forecasts = Vec::with_capacity(view.series.len());
+        for (place, (series, outlooks)) in view.series.iter().zip(&outlooks).enumerate() {
+            let Some(first) = outlooks.first() else { continue };
+            let last = self.pasts.get(&series.key.id()).map_or(0.0, Past::last);
+            if scored.contains(&place) {
+                let cost = series.stats.ns_per_call.mean.max(1.0);
+                pending.push((series.key.clone(), cost, first.quantiles, last));
             }
+            let weights = names.iter().cloned().zip(first.weights.iter().copied()).collect();
+            let calls = interpolated(&asked, outlooks, horizon);
+            let described = turn::describe(view, series, &self.config, season, calls, weights);
+            forecasts.push(SeriesForecast { standing: first.standing, ..described });
         }
-        self.keep(view, horizon, horizons, pending);
+        self.pending.retain(|pending| pending.at != view.at);
+        self.pending.push_back(Pending { at: view.at, series: pending });
         Ok(Forecast {
             at: view.at,
             tick_ms: view.tick_ms,
             series: forecasts,
             trusted: self.is_trusted(),
             skill: self.skill(),
-            season_ticks: seasons.first().copied(),
+            season_ticks: season,
         })
     }
 
@@ -251,135 +278,142 @@ impl Ensemble {
     fn is_trusted(&self) -> bool {
         let Learned { loss, loss_naive, .. } = &self.learned;
         // Rounding alone must not cost the trust on a load that never changes.
-        loss.count >= TRUST_TICKS_MIN && loss.mean <= loss_naive.mean * (1.0 + 1e-9) + 1e-6
+        loss.count >= TRUST_TICKS_MIN
+            && loss.mean <= loss_naive.mean * (1.0 - TRUST_GAIN) + TRUST_FLOOR
     }
 
-    fn ask(&mut self, window: &Window<'_>, horizon: usize) -> Result<Answers, ForecastError> {
-        let horizons: Vec<usize> = (1..=horizon).collect();
-        let mut failure = None;
-        let answers: Answers = self
-            .members
-            .iter_mut()
-            .map(|member| match member.forecast(window, &horizons) {
-                Ok(answer) => Some(answer),
-                Err(error) => {
-                    failure = Some(error);
-                    None
-                }
-            })
-            .collect();
-        match failure {
-            Some(error) if answers.iter().all(Option::is_none) => Err(error),
-            _ => Ok(answers),
-        }
+    /// Takes in the whole past again at the next call: it is another one than it was.
+    pub fn look_again(&mut self) {
+        self.pasts.clear();
     }
 
-    /// Which members have something of their own to say about a series.
-    fn awake(&self, answers: &Answers, position: usize) -> Vec<bool> {
-        let said =
-            |answer: &Vec<Vec<Quantiles>>| answer.get(position).is_some_and(|s| !s.is_empty());
-        answers.iter().map(|answer| answer.as_ref().is_some_and(said)).collect()
-    }
-
-    fn mix_series(
-        &self,
-        series: &SeriesView,
-        position: usize,
-        answers: &Answers,
-        awake: &[bool],
-        horizons: [usize; CLASSES],
-    ) -> (Vec<Said>, Vec<f64>) {
-        let found = self.learned.tracks.binary_search_by(|(key, _)| key.cmp(&series.key));
-        let own = found.ok().map(|at| &self.learned.tracks[at].1);
-        let priors: Vec<f64> = (0..self.members.len())
-            .map(|member| if member == SEASONAL { SEASONAL_PRIOR } else { 1.0 })
-            .collect();
-        let by_class: [Vec<f64>; CLASSES] = std::array::from_fn(|class| {
-            let own = own.map(|own| &own[class]);
-            weights(own, &self.learned.all[class], &priors, awake, SEASONAL)
-        });
-        let said = (1..=horizons[CLASSES - 1]).map(|ahead| {
-            let class = class_of(ahead, horizons);
-            let member = |answer: &Option<Vec<Vec<Quantiles>>>, awake: &bool| {
-                let tick = answer.as_ref()?.get(position)?.get(ahead - 1)?;
-                awake.then(|| tick.tidy())
-            };
-            let members: Vec<_> =
-                answers.iter().zip(awake).map(|(answer, awake)| member(answer, awake)).collect();
-            let mixed = mix(&members, &by_class[class]);
-            let quantiles = own.unwrap_or(&self.learned.all)[class].quantiles(&mixed);
-            Said { members, mixed, quantiles }
-        });
-        let said = said.collect();
-        (said, by_class[0].clone())
-    }
-
-    /// Keeps what was said until its ticks are over, for the costliest series.
-    fn keep(
-        &mut self,
-        view: &HistoryView,
-        horizon: usize,
-        horizons: [usize; CLASSES],
-        mut series: Vec<(SeriesKey, f64, [Said; CLASSES])>,
-    ) {
-        let most = SCORED_MAX.min(PENDING_MAX / horizon).max(16);
-        if series.len() > most {
-            let load = |key: &SeriesKey, cost: f64| {
-                view.get(key).map_or(0.0, |series| series.stats.calls_per_tick.mean * cost)
-            };
-            series.sort_by(|a, b| {
-                (load(&b.0, b.1).total_cmp(&load(&a.0, a.1))).then_with(|| a.0.cmp(&b.0))
-            });
-            series.truncate(most);
-        }
-        self.pending.retain(|pending| pending.at != view.at);
-        self.pending.push_back(Pending { at: view.at, horizons, series });
-    }
-
-    fn look_for_season(&mut self, view: &HistoryView, calls: &[Vec<f64>]) {
-        let ticks = calls.iter().map(Vec::len).max().unwrap_or(0);
-        let seen = self.learned.season_ticks_seen;
-        let grown = (view.at.0 as usize).abs_diff(seen) > (ticks / 8).max(8);
-        if self.config.season_ticks().is_some() || !grown {
+    /// Adds the ticks that closed since the last call to what is kept of each series.
+    fn take_in(&mut self, view: &HistoryView) {
+        let ticks = (CELLS_MAX / view.series.len().max(1)).max(TICKS_MIN);
+        if view.at == self.seen && self.pasts.len() == view.series.len() {
             return;
         }
-        self.learned.season_ticks_seen = view.at.0 as usize;
-        let mut total = vec![0.0; ticks];
-        for series in calls {
-            total.iter_mut().rev().zip(series.iter().rev()).for_each(|(sum, calls)| *sum += calls);
+        let mut before = std::mem::take(&mut self.pasts);
+        let goes_on = view.at >= self.seen;
+        for series in &view.series {
+            let id = series.key.id();
+            let past = match before.remove(&id).filter(|_| goes_on) {
+                Some(mut past) => {
+                    for tick in self.seen.0 + 1..=view.at.0 {
+                        past.push(series.calls_at(Tick(tick)));
+                    }
+                    past.keep(ticks);
+                    past
+                }
+                None => Past::new(series.calls(view.at, ticks, view.oldest)),
+            };
+            self.pasts.insert(id, past);
         }
-        let mut busiest: Vec<_> = calls.iter().collect();
-        busiest.sort_by(|a, b| b.iter().sum::<f64>().total_cmp(&a.iter().sum::<f64>()));
-        self.learned.season = find_season(&total)
-            .or_else(|| busiest.into_iter().take(SEASON_SERIES).find_map(|one| find_season(one)));
+        self.seen = view.at;
+    }
+
+    fn look_for_seasons(&mut self, view: &HistoryView) {
+        if self.config.season_ticks().is_some() {
+            return;
+        }
+        let pasts = &self.pasts;
+        let ticks = pasts.values().map(Past::len).max().unwrap_or(0);
+        let mut total = vec![0.0; ticks];
+        for past in pasts.values() {
+            let logs = past.series(past.len(), 0, &[]).logs;
+            total
+                .iter_mut()
+                .rev()
+                .zip(logs.iter().rev())
+                .for_each(|(sum, log)| *sum += log.exp_m1());
+        }
+        let logs: Vec<f64> = total.iter().map(|calls: &f64| calls.max(0.0).ln_1p()).collect();
+        self.learned.seasons = seasons(&logs, view.tick_ms);
+        let mut busiest: Vec<(u64, &Past)> = pasts.iter().map(|(id, past)| (*id, past)).collect();
+        let level = |past: &Past| past.series(past.len(), 0, &[]).mean(0, ticks);
+        busiest.sort_by(|a, b| level(b.1).total_cmp(&level(a.1)).then(a.0.cmp(&b.0)));
+        let own = busiest.into_iter().take(SEASON_SERIES).filter_map(|(id, past)| {
+            let found = seasons(past.series(past.len(), 0, &[]).logs, view.tick_ms);
+            (!found.is_empty()).then_some((id, found))
+        });
+        self.learned.seasons_of = own.collect();
     }
 }
 
-fn pasts(calls: Vec<Vec<f64>>) -> Vec<Past> {
-    calls.into_iter().map(Past::new).collect()
+/// The seasons of a series of logarithms, strongest first; one that is about a day or a week is one.
+#[must_use]
+pub fn seasons(logs: &[f64], tick_ms: u64) -> Vec<usize> {
+    let calendar = [DAY_MS, 7 * DAY_MS].map(|ms| (ms / tick_ms.max(1)) as usize);
+    let mut all = Vec::new();
+    for period in find_periods(logs, SEASONS_MAX) {
+        let near = |known: &usize| period.ticks.abs_diff(*known) * 100 <= *known;
+        let ticks = calendar.into_iter().find(near).unwrap_or(period.ticks);
+        if !all.contains(&ticks) {
+            all.push(ticks);
+        }
+    }
+    all
 }
 
-fn all_series<'a>(view: &HistoryView, pasts: &'a [Past], seasons: &'a [usize]) -> Vec<Series<'a>> {
-    let ids = view.series.iter().map(|series| series.key.id());
-    ids.zip(pasts).map(|(id, past)| past.series(past.len(), id, seasons)).collect()
+/// The series of a view as members see them.
+fn series_of<'a>(
+    configured: &'a [usize],
+    learned: &'a Learned,
+    pasts: &'a BTreeMap<u64, Past>,
+    view: &HistoryView,
+) -> Vec<Series<'a>> {
+    let one = |series: &SeriesView| {
+        let id = series.key.id();
+        let past = pasts.get(&id)?;
+        let found = learned.seasons_of.get(&id).unwrap_or(&learned.seasons);
+        let seasons = if configured.is_empty() { found } else { configured };
+        Some(past.series(past.len(), id, seasons))
+    };
+    view.series.iter().filter_map(one).collect()
 }
 
 fn window<'a>(view: &HistoryView, series: &'a [Series<'a>]) -> Window<'a> {
     Window { at: view.at, tick_ms: view.tick_ms, epoch_ms: 0, series }
 }
 
-/// The scored horizon that is nearest to `ahead`.
-fn class_of(ahead: usize, horizons: [usize; CLASSES]) -> usize {
-    let near = horizons.iter().enumerate().min_by_key(|(_, scored)| scored.abs_diff(ahead));
-    near.map_or(0, |(class, _)| class)
+/// Places of the series whose calls cost most.
+fn costliest(view: &HistoryView, most: usize) -> BTreeSet<usize> {
+    let mut places: Vec<usize> = (0..view.series.len()).collect();
+    if places.len() > most {
+        let load = |place: &usize| {
+            let stats = &view.series[*place].stats;
+            stats.calls_per_tick.mean * stats.ns_per_call.mean.max(1.0)
+        };
+        places.sort_by(|a, b| load(b).total_cmp(&load(a)).then(a.cmp(b)));
+        places.truncate(most);
+    }
+    places.into_iter().collect()
 }
 
-fn at_horizons(said: &[Said], horizons: [usize; CLASSES]) -> Option<[Said; CLASSES]> {
-    let mut kept: [Said; CLASSES] = Default::default();
-    for (kept, ahead) in kept.iter_mut().zip(horizons) {
-        *kept = said.get(ahead - 1)?.clone();
+/// Horizons that members are asked for: all, or the learned ones and some between them.
+fn asked(horizon: usize, series: usize) -> Vec<usize> {
+    let each = if series > SCORED_MAX { 0 } else { ASKED_EACH.min(horizon) };
+    let mut all: BTreeSet<usize> = (1..=each).chain(learned_horizons(horizon)).collect();
+    let more = if series > SCORED_MAX { ASKED_OF_MANY } else { ASKED_EACH };
+    all.extend((1..=more).map(|part| (horizon * part / more).max(1)));
+    all.into_iter().collect()
+}
+
+/// Every tick up to `horizon`: between two that were asked for, logarithms go straight.
+fn interpolated(asked: &[usize], outlooks: &[Outlook], horizon: usize) -> Vec<Quantiles> {
+    let mut calls = Vec::with_capacity(horizon);
+    for ahead in 1..=horizon {
+        let after = asked.partition_point(|other| *other < ahead).min(asked.len() - 1);
+        let before = if asked[after] == ahead { after } else { after.saturating_sub(1) };
+        let (from, to) = (asked[before] as f64, asked[after] as f64);
+        let share = if to > from { (ahead as f64 - from) / (to - from) } else { 0.0 };
+        let (a, b) = (&outlooks[before].quantiles, &outlooks[after].quantiles);
+        let mix = |a: f64, b: f64| ((1.0 - share) * a.ln_1p() + share * b.ln_1p()).exp_m1();
+        let one =
+            Quantiles { q10: mix(a.q10, b.q10), q50: mix(a.q50, b.q50), q90: mix(a.q90, b.q90) };
+        calls.push(if before == after { *a } else { one.tidy() });
     }
-    Some(kept)
+    calls
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! What the members of an ensemble say of themselves, and what they were worth to it.
 
-use super::{Ensemble, NAIVE};
+use super::Ensemble;
+use super::track::Track;
 use crate::forecast::MemberReport;
 
-/// Smallest loss that others are divided by, in calls.
-const LOSS_FLOOR: f64 = 0.01;
+/// Name of the member that the others are measured by.
+const YARDSTICK: &str = "naive";
+
+/// Smallest loss that others are divided by, in logarithms of calls.
+const LOSS_FLOOR: f64 = 1e-9;
 
 /// One member of an ensemble.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -13,8 +17,8 @@ pub struct MemberStanding {
     pub member: &'static str,
     /// What it says of itself.
     pub report: MemberReport,
-    /// Its mean pinball loss over all scored series, as a multiple of the naive member's; none if it was
-    /// never scored.
+    /// Its mean pinball loss over all scored series and horizons, as a multiple of the naive member's;
+    /// none if it was never scored.
     pub scaled_loss: Option<f64>,
 }
 
@@ -22,22 +26,26 @@ impl Ensemble {
     /// All members, in the order in which they are asked.
     #[must_use]
     pub fn standings(&self) -> Vec<MemberStanding> {
-        let members = self.members.iter().enumerate();
+        let yardstick = self.mixer.members().position(|member| member.name() == YARDSTICK);
+        let members = self.mixer.members().enumerate();
         let standings = members.map(|(place, member)| MemberStanding {
             member: member.name(),
             report: member.report(),
-            scaled_loss: self.scaled_loss(place),
+            scaled_loss: yardstick.and_then(|naive| self.scaled_loss(place, naive)),
         });
         standings.collect()
     }
 
-    /// Mean over the horizons that the member was scored at.
-    fn scaled_loss(&self, member: usize) -> Option<f64> {
-        let scaled = self.learned.all.iter().filter_map(|track| {
-            let loss = |place: usize| track.losses.get(place).filter(|loss| loss.count > 0);
-            Some(loss(member)?.mean / loss(NAIVE)?.mean.max(LOSS_FLOOR))
-        });
-        let (sum, count) = scaled.fold((0.0, 0), |(sum, count), loss| (sum + loss, count + 1));
+    fn scaled_loss(&self, member: usize, yardstick: usize) -> Option<f64> {
+        let scaled = |track: &Track| {
+            let loss = |place: usize| {
+                let loss = track.members.get(place)?.loss;
+                (loss.count > 0.0).then(|| loss.mean().max(LOSS_FLOOR))
+            };
+            Some(loss(member)? / loss(yardstick)?)
+        };
+        let (sum, count) = (self.mixer.pool.iter().filter_map(scaled))
+            .fold((0.0, 0), |(sum, count), loss| (sum + loss, count + 1));
         (count > 0).then(|| sum / f64::from(count))
     }
 }
@@ -116,6 +124,6 @@ mod tests {
         assert!((of("naive").scaled_loss.unwrap() - 1.0).abs() < 1e-9);
         let off = of("off");
         assert_eq!(off.report, REPORT);
-        assert!((0.2..0.9).contains(&off.scaled_loss.unwrap()), "{off:?}");
+        assert!(off.scaled_loss.is_some_and(|loss| loss > 0.0 && loss < 1.0), "{off:?}");
     }
 }

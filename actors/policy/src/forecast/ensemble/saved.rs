@@ -1,12 +1,16 @@
 //! The ensemble as bytes, for restarts.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
+use super::mixer::Known;
+use super::track::Track;
 use super::{Ensemble, Learned};
 use crate::forecast::ForecastError;
 
 /// Changes whenever the fields below do.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const NAME: &str = "ensemble";
 
@@ -16,6 +20,8 @@ struct Saved {
     /// Names in the order of the losses.
     members: Vec<(String, Vec<u8>)>,
     learned: Learned,
+    known: BTreeMap<u64, Known>,
+    pool: Vec<Track>,
 }
 
 impl Ensemble {
@@ -24,11 +30,18 @@ impl Ensemble {
     /// # Errors
     /// [`ForecastError::Numeric`] if a member cannot be written.
     pub fn save(&self) -> Result<Vec<u8>, ForecastError> {
-        let members = self.members.iter();
-        let members = members
+        let members = self
+            .mixer
+            .members()
             .map(|member| Ok((member.name().to_owned(), member.save()?)))
             .collect::<Result<_, ForecastError>>()?;
-        let saved = Saved { version: VERSION, members, learned: self.learned.clone() };
+        let saved = Saved {
+            version: VERSION,
+            members,
+            learned: self.learned.clone(),
+            known: self.mixer.known.clone(),
+            pool: self.mixer.pool.clone(),
+        };
         serde_json::to_vec(&saved)
             .map_err(|error| ForecastError::Numeric { member: NAME, reason: error.to_string() })
     }
@@ -46,12 +59,14 @@ impl Ensemble {
         if saved.version != VERSION {
             return Err(unusable(format!("version {}, not {VERSION}", saved.version)));
         }
-        if !saved.learned.tracks.is_sorted_by(|a, b| a.0 < b.0) {
-            return Err(unusable("series are out of order".to_owned()));
+        let horizons = self.mixer.pool.len();
+        let whole = saved.known.values().all(|known| known.is_for(horizons));
+        if saved.pool.len() != horizons || !whole {
+            return Err(unusable(format!("it is not for {horizons} horizons")));
         }
         let names = saved.members.iter().map(|(name, _)| name.as_str());
-        let same = names.eq(self.members.iter().map(|member| member.name()));
-        for member in &mut self.members {
+        let same = names.eq(self.mixer.members().map(|member| member.name()));
+        for member in self.mixer.members_mut() {
             let found = saved.members.iter().find(|(name, _)| name == member.name());
             if let Some((_, state)) = found {
                 member.load(state)?;
@@ -59,6 +74,7 @@ impl Ensemble {
         }
         if same {
             self.learned = saved.learned;
+            (self.mixer.known, self.mixer.pool) = (saved.known, saved.pool);
         }
         self.pending.clear();
         Ok(())

@@ -123,7 +123,8 @@ fn a_load_that_does_the_opposite_of_yesterday_costs_the_trust() {
         distrusted += u32::from(!turning.tick(&opposite(tick)).trusted);
     }
     let forecast = turning.tick(&opposite(200));
-    let seasonal = forecast.series[0].weights[SEASONAL].1;
+    let seasonal =
+        forecast.series[0].weights.iter().find(|(name, _)| name == "seasonal_naive").unwrap().1;
     assert!(seasonal < 0.05, "{:?}", forecast.series[0].weights);
     assert!(distrusted > 20, "{distrusted} of 199 ticks");
 }
@@ -230,7 +231,7 @@ fn a_state_that_is_none_is_refused_and_one_of_other_members_is_read_without_thei
     let mut turning = Turning::new(&config(None), more);
     turning.ticks(50, days);
     assert_eq!(ensemble.load(&turning.ensemble.save().unwrap()), Ok(()));
-    assert_eq!(ensemble.learned.tracks.len(), 0);
+    assert_eq!(ensemble.mixer.known.len(), 0);
 }
 
 #[test]
@@ -255,9 +256,18 @@ fn in_mode_reactive_every_tick_is_like_the_last_few_and_never_trusted() {
 }
 
 #[test]
-fn the_scored_horizons_cover_all_the_others() {
-    let classes: Vec<_> = (1..=12).map(|ahead| class_of(ahead, [1, 6, 12])).collect();
-    assert_eq!(classes, [0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2]);
+fn every_tick_of_a_long_forecast_lies_between_those_that_members_were_asked_for() {
+    let asked = asked(1_000, 5);
+    assert!(asked.len() <= 40 && asked[..16].iter().copied().eq(1..=16) && asked.contains(&1_000));
+    let outlook = |ahead: &usize| Outlook {
+        quantiles: Quantiles::exactly(*ahead as f64),
+        ..Outlook::default()
+    };
+    let outlooks: Vec<Outlook> = asked.iter().map(outlook).collect();
+    let calls = interpolated(&asked, &outlooks, 1_000);
+    assert_eq!(calls.len(), 1_000);
+    assert!(calls.windows(2).all(|pair| pair[0].q50 < pair[1].q50));
+    assert!((calls[999].q50 - 1_000.0).abs() < 1e-6);
 }
 
 proptest! {

@@ -1,217 +1,350 @@
-//! What the members and the intervals of one series were worth so far.
+//! What the members and the mix were worth so far, for one horizon of one series.
 
 use serde::{Deserialize, Serialize};
 
-use super::super::Quantiles;
-use crate::history::Rolling;
+use super::band::{Band, Logs, MEMBER, MIX};
+use super::stack::stacked;
 
-/// How strongly weights follow losses: a member whose loss is higher by the loss of seasonal naive
-/// gets `exp(-HEDGE)` of the weight.
-const HEDGE: f64 = 12.0;
+/// How strongly weights follow losses: a member whose loss is twice the best one's gets `exp(-HEDGE)`
+/// of its weight.
+const HEDGE: f64 = 24.0;
 
-/// Scores after which a score counts half.
-const LOSS_HALF_LIFE: f64 = 1_000.0;
+/// The same among the ways to mix.
+const HEDGE_WAYS: f64 = 40.0;
 
-/// Scores after which the size of a miss counts half.
-const MISS_HALF_LIFE: f64 = 100.0;
+/// Scores after which a score counts half, for short horizons.
+const HALF_LIFE: f64 = 2_000.0;
+
+/// Horizons after which a score counts half, for long ones.
+const HALF_LIFE_HORIZONS: f64 = 10.0;
 
 /// Scores of all series together that a series' own scores are weighed against.
 const POOL: f64 = 10.0;
 
-/// Scores before intervals are learned ones.
-const BAND_COUNT_MIN: u64 = 20;
+/// Scores between two searches for stacked weights.
+const STACK_EVERY: u32 = 12;
 
-/// Step of the quantile tracker, in scales.
-const BAND_STEP: f64 = 0.05;
+/// Scores before weights are stacked.
+const STACK_MIN: f64 = 20.0;
 
-/// Furthest that a tracked quantile goes from the median, in scales.
-const BAND_MAX: f64 = 20.0;
+/// Smallest loss that others are divided by: a constant series loses nothing at all.
+const LOSS_FLOOR: f64 = 1e-9;
 
-/// Smallest loss that others are divided by, in calls: a constant series loses nothing at all.
-const LOSS_FLOOR: f64 = 0.01;
+/// Loss in logarithms of calls below which nothing is lost.
+const EXACT: f64 = 1e-4;
 
-/// Smallest scale of an interval, in logarithms of calls.
-const SCALE_FLOOR: f64 = 1e-3;
+/// What is left of past scores after a drift.
+const FORGET: f64 = 0.25;
+
+/// Ways to mix: by Hedge, half and half, stacked.
+const WAYS: [f64; 3] = [0.0, 0.5, 1.0];
+
+/// Mean that forgets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Fading {
+    sum: f64,
+    pub(super) count: f64,
+}
+
+impl Fading {
+    fn add(&mut self, value: f64, keep: f64) {
+        self.sum = self.sum * keep + value;
+        self.count = self.count * keep + 1.0;
+    }
+
+    pub(super) fn mean(&self) -> f64 {
+        self.sum / self.count.max(1e-9)
+    }
+}
+
+/// A member or the mix.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Source {
+    pub(super) band: Band,
+    /// Pinball loss of the learned quantiles, in logarithms of calls.
+    pub(super) loss: Fading,
+}
 
 /// One horizon of one series.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Track {
-    /// Loss of each member in calls; empty until the first score.
-    pub(super) losses: Vec<Rolling>,
-    /// Misses of the median, in logarithms of calls.
-    misses: Rolling,
-    /// Where the 10 % and 90 % quantiles lie, in scales from the median.
-    low: f64,
-    high: f64,
+    pub(super) members: Vec<Source>,
+    pub(super) mix: Source,
+    /// Pinball loss of the ways to mix, without a band of their own.
+    ways: [Fading; WAYS.len()],
+    /// Share of ticks within the interval that was published.
+    pub(super) inside: Fading,
+    /// Sums of products of the members' misses.
+    products: Vec<f64>,
+    stacked: Vec<f64>,
+    until_stack: u32,
 }
 
-/// What was mixed for one tick, before its interval was moved: kept until the tick is over.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Mixed {
-    /// Logarithm of the median.
-    pub(super) centre: f64,
-    /// How far members and their intervals lie apart, in logarithms.
-    pub(super) spread: f64,
-    /// Logarithms of the members' mean 10 % and 90 % quantiles.
-    lower: f64,
-    upper: f64,
+/// What was said at one tick about another one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Said {
+    /// What each member said, if anything.
+    pub(super) raw: Vec<Option<Logs>>,
+    /// The same with learned quantiles.
+    pub(super) learned: Vec<Option<Logs>>,
+    /// The mix before its band, and with it.
+    pub(super) mixed: Logs,
+    pub(super) mix: Logs,
+    ways: [Logs; WAYS.len()],
+    /// Scales of the members' bands and of the mix's.
+    scales: Vec<f32>,
+    mix_scale: f32,
+    pub(super) weights: Vec<f64>,
+    /// What is published: the mix, or a plain member as long as the mix is not proven.
+    pub(super) published: Logs,
 }
 
 impl Track {
-    /// Takes in what the members said and what happened. A member that said nothing is not scored.
-    pub(super) fn score(&mut self, members: &[Option<Quantiles>], mixed: &Mixed, actual: f64) {
-        if self.losses.len() != members.len() {
-            self.losses = vec![Rolling::default(); members.len()];
+    /// Takes in what was said about a tick `ahead`, of which the logarithm is now known. A member
+    /// that said nothing is not scored.
+    pub(super) fn score(&mut self, said: &Said, actual: f64, ahead: usize) {
+        let count = said.raw.len();
+        if self.members.len() != count {
+            self.members = vec![Source::default(); count];
+            self.products = vec![0.0; count * count];
+            self.stacked.clear();
         }
-        for (loss, said) in self.losses.iter_mut().zip(members) {
-            if let Some(said) = said {
-                loss.add(said.pinball(actual), LOSS_HALF_LIFE);
+        let half_life = HALF_LIFE.max(HALF_LIFE_HORIZONS * ahead as f64);
+        let keep = 0.5_f64.powf(1.0 / half_life);
+        let sources = self.members.iter_mut().zip(&said.raw).zip(&said.learned).zip(&said.scales);
+        for (((source, raw), learned), scale) in sources {
+            if let (Some(raw), Some(learned)) = (raw, learned) {
+                let (middle, scale) = (f64::from(raw.middle), f64::from(*scale));
+                source.band.learn(middle, scale, actual, ahead, MEMBER);
+                source.loss.add(learned.pinball(actual), keep);
             }
         }
-        if self.misses.count == 0 {
-            (self.low, self.high) = (-1.28, 1.28);
+        let middle = f64::from(said.mixed.middle);
+        self.mix.band.learn(middle, f64::from(said.mix_scale), actual, ahead, MIX);
+        self.mix.loss.add(said.mix.pinball(actual), keep);
+        for (way, said) in self.ways.iter_mut().zip(&said.ways) {
+            way.add(said.pinball(actual), keep);
         }
-        let miss = actual.ln_1p() - mixed.centre;
-        let scaled = miss / self.scale(mixed.spread);
-        let step = |quantile: f64, level: f64| {
-            let below = if scaled < quantile { 1.0 } else { 0.0 };
-            (quantile + BAND_STEP * (level - below)).clamp(-BAND_MAX, BAND_MAX)
+        let actual_calls = said.published.quantiles().holds(actual.exp_m1());
+        self.inside.add(f64::from(u8::from(actual_calls)), keep);
+        self.multiply(said, actual, keep);
+    }
+
+    fn multiply(&mut self, said: &Said, actual: f64, keep: f64) {
+        let miss = |raw: &Option<Logs>| raw.map(|raw| f64::from(raw.middle) - actual);
+        let misses: Vec<Option<f64>> = said.raw.iter().map(miss).collect();
+        // Ticks that everybody missed would decide alone: their squares are held down.
+        let weight = 1.0 / ((f64::from(said.mix.middle) - actual).abs() + 0.05);
+        let count = misses.len();
+        for (line, a) in self.products.chunks_exact_mut(count.max(1)).zip(&misses) {
+            for (product, b) in line.iter_mut().zip(&misses) {
+                *product *= keep;
+                if let (Some(a), Some(b)) = (a, b) {
+                    *product += weight * a * b;
+                }
+            }
+        }
+    }
+
+    /// Mixes what the members say, and publishes that.
+    pub(super) fn mix(&mut self, raw: Vec<Option<Logs>>, pool: &Self) -> Said {
+        let own = self.mix.loss.count;
+        let bands = |member: usize| {
+            let own = self.members.get(member).filter(|source| source.band.count >= POOL);
+            own.or(pool.members.get(member)).map(|source| source.band).unwrap_or_default()
         };
-        (self.low, self.high) = (step(self.low, 0.1).min(0.0), step(self.high, 0.9).max(0.0));
-        self.misses.add(miss.abs(), MISS_HALF_LIFE);
-    }
-
-    /// Loss of each member as a multiple of member `yardstick`'s (of the first one's until that was
-    /// scored), with the number of scores; absent if it was never scored.
-    fn relative(&self, members: usize, yardstick: usize) -> Vec<Option<(f64, f64)>> {
-        let loss = |member| self.losses.get(member).filter(|loss: &&Rolling| loss.count > 0);
-        let unit = loss(yardstick).or(loss(0)).map_or(0.0, |loss| loss.mean).max(LOSS_FLOOR);
-        (0..members)
-            .map(|member| loss(member).map(|loss| (loss.mean / unit, loss.count as f64)))
-            .collect()
-    }
-
-    fn scale(&self, spread: f64) -> f64 {
-        (self.misses.mean * spread).max(0.0).sqrt().max(SCALE_FLOOR)
-    }
-
-    /// Median and interval of what was mixed, by what was learned from past misses.
-    pub(super) fn quantiles(&self, mixed: &Mixed) -> Quantiles {
-        let (low, high) = if self.misses.count < BAND_COUNT_MIN {
-            (mixed.lower, mixed.upper)
-        } else {
-            let scale = self.scale(mixed.spread);
-            (mixed.centre + self.low * scale, mixed.centre + self.high * scale)
+        let learn = |(member, raw): (usize, &Option<Logs>)| {
+            raw.map(|raw| bands(member).quantiles(&raw, MEMBER))
         };
-        let (q10, q50, q90) = (low.exp_m1(), mixed.centre.exp_m1(), high.exp_m1());
-        Quantiles { q10: q10.min(q50), q50, q90: q90.max(q50) }.tidy()
+        let learned: Vec<Option<Logs>> = raw.iter().enumerate().map(learn).collect();
+        let scale = |(member, raw): (usize, &Option<Logs>)| {
+            raw.map_or(0.0, |raw| bands(member).scale(raw.width(), MEMBER) as f32)
+        };
+        let scales = raw.iter().enumerate().map(scale).collect();
+        let hedged = self.hedged(&learned, pool);
+        let stacked = self.stacked(&hedged);
+        let weights_of = |share: f64| -> Vec<f64> {
+            hedged.iter().zip(&stacked).map(|(a, b)| (1.0 - share) * a + share * b).collect()
+        };
+        let ways = WAYS.map(|share| average(&learned, &weights_of(share)));
+        let share = self.way();
+        let weights = weights_of(share);
+        let mixed = average(&learned, &weights);
+        let band = if own >= POOL { self.mix.band } else { pool.mix.band };
+        let mix = band.quantiles(&mixed, MIX);
+        let mix_scale = band.scale(mixed.width(), MIX) as f32;
+        Said { raw, learned, mixed, mix, ways, scales, mix_scale, weights, published: mix }
+    }
+
+    /// Weights by Hedge: the loss of a series pulled towards that of all series while it has few
+    /// scores of its own. A member without any score counts as good as the best; one that is silent
+    /// gets no weight.
+    fn hedged(&self, said: &[Option<Logs>], pool: &Self) -> Vec<f64> {
+        let own = relative(&self.members);
+        let pooled = relative(&pool.members);
+        let loss = |member: usize| {
+            let of = |all: &[Option<(f64, f64)>]| all.get(member).copied().flatten();
+            match (of(&own), of(&pooled)) {
+                (Some((own, count)), Some((pool, _))) => {
+                    Some((own * count + pool * POOL) / (count + POOL))
+                }
+                (Some((loss, _)), None) | (None, Some((loss, _))) => Some(loss),
+                (None, None) => None,
+            }
+        };
+        let losses: Vec<Option<f64>> = (0..said.len()).map(loss).collect();
+        let awake = losses.iter().zip(said).filter(|(_, said)| said.is_some());
+        let best = awake.filter_map(|(loss, _)| *loss).fold(f64::INFINITY, f64::min);
+        let best = best.max(LOSS_FLOOR);
+        let weight = |(loss, said): (&Option<f64>, &Option<Logs>)| {
+            let behind = loss.map_or(0.0, |loss| (loss / best - 1.0).max(0.0));
+            if said.is_some() { (-HEDGE * behind).exp() } else { 0.0 }
+        };
+        normalised(losses.iter().zip(said).map(weight).collect())
+    }
+
+    /// Stacked weights of the members that have weight in `hedged`, searched for now and then.
+    fn stacked(&mut self, hedged: &[f64]) -> Vec<f64> {
+        if self.mix.loss.count < STACK_MIN || self.products.len() != hedged.len() * hedged.len() {
+            return hedged.to_vec();
+        }
+        if self.stacked.len() != hedged.len() || self.until_stack == 0 {
+            self.stacked = stacked(&self.products, hedged);
+            self.until_stack = STACK_EVERY;
+        }
+        self.until_stack -= 1;
+        let awake = self.stacked.iter().zip(hedged);
+        let awake = awake.map(|(weight, hedged)| if *hedged > 0.0 { *weight } else { 0.0 });
+        let weights = normalised(awake.collect());
+        if weights.iter().sum::<f64>() > 0.5 { weights } else { hedged.to_vec() }
+    }
+
+    /// How much of the stacked weights to take, by what the ways to mix were worth.
+    fn way(&self) -> f64 {
+        let scored = self.ways.iter().all(|way| way.count > 0.0);
+        if !scored {
+            return WAYS.iter().sum::<f64>() / WAYS.len() as f64;
+        }
+        let best = self.ways.iter().map(Fading::mean).fold(f64::INFINITY, f64::min);
+        let best = best.max(LOSS_FLOOR);
+        let weight = |way: &Fading| (-HEDGE_WAYS * (way.mean() / best - 1.0)).exp();
+        let weights = normalised(self.ways.iter().map(weight).collect());
+        weights.iter().zip(WAYS).map(|(weight, share)| weight * share).sum()
+    }
+
+    /// How far the mix missed, in deviations.
+    pub(super) fn residual(&self, said: &Said, actual: f64) -> f64 {
+        let miss = actual - f64::from(said.mix.middle);
+        miss / (1.25 * self.mix.band.miss()).max(1e-3)
+    }
+
+    /// Lets what was known so far count for a quarter: the load is another one now.
+    pub(super) fn forget(&mut self) {
+        let fade = |fading: &mut Fading| {
+            fading.sum *= FORGET;
+            fading.count *= FORGET;
+        };
+        self.members.iter_mut().for_each(|source| fade(&mut source.loss));
+        self.ways.iter_mut().for_each(fade);
+        self.products.iter_mut().for_each(|product| *product *= FORGET);
+        fade(&mut self.mix.loss);
+    }
+
+    /// Whether the mix loses nothing worth mentioning.
+    pub(super) fn is_exact(&self) -> bool {
+        self.mix.loss.count > 0.0 && self.mix.loss.mean() < EXACT
+    }
+
+    /// Loss of the mix as a multiple of a member's; `None` as long as one of them was not scored.
+    pub(super) fn against(&self, member: usize) -> Option<f64> {
+        let plain = self.members.get(member).filter(|source| source.loss.count > 0.0)?;
+        let mix = self.mix.loss;
+        // Rounding alone must not cost the trust on a load that never changes.
+        let (mix, plain) = (mix.mean(), plain.loss.mean());
+        (self.mix.loss.count > 0.0).then(|| (mix + 1e-6) / (plain + 1e-6))
     }
 }
 
-/// Weights by Hedge: `prior * exp(-HEDGE * loss)`, the loss of a series pulled towards that of all
-/// series while it has few scores of its own. A member without any score counts as good as the
-/// best; one that is `None` in `awake` gets no weight.
-pub(super) fn weights(
-    own: Option<&Track>,
-    all: &Track,
-    priors: &[f64],
-    awake: &[bool],
-    yardstick: usize,
-) -> Vec<f64> {
-    let members = priors.len();
-    let own = own.map_or_else(|| vec![None; members], |own| own.relative(members, yardstick));
-    let pool = all.relative(members, yardstick);
-    let losses: Vec<Option<f64>> = own
-        .iter()
-        .zip(&pool)
-        .map(|(own, pool)| match (own, pool) {
-            (Some((own, count)), Some((pool, _))) => {
-                Some((own * count + pool * POOL) / (count + POOL))
-            }
-            (Some((loss, _)), None) | (None, Some((loss, _))) => Some(*loss),
-            (None, None) => None,
-        })
-        .collect();
-    let awake_losses = losses.iter().zip(awake).filter(|(_, awake)| **awake);
-    let best = awake_losses.filter_map(|(loss, _)| *loss).fold(f64::INFINITY, f64::min);
-    let weight = |member: usize| {
-        let behind = losses[member].map_or(0.0, |loss| loss - best);
-        if awake[member] { priors[member] * (-HEDGE * behind.max(0.0)).exp() } else { 0.0 }
+/// Loss of each source as a multiple of the best one's, with the number of scores; absent if it was
+/// never scored.
+fn relative(sources: &[Source]) -> Vec<Option<(f64, f64)>> {
+    let scored = |source: &&Source| source.loss.count > 0.0;
+    let losses = sources.iter().filter(scored).map(|source| source.loss.mean());
+    let best = losses.fold(f64::INFINITY, f64::min).max(LOSS_FLOOR);
+    let one = |source: &Source| {
+        let loss = &source.loss;
+        (loss.count > 0.0).then(|| ((loss.mean() + LOSS_FLOOR) / best, loss.count))
     };
-    let raw: Vec<f64> = (0..members).map(weight).collect();
-    let sum: f64 = raw.iter().sum();
-    raw.into_iter().map(|weight| if sum > 0.0 { weight / sum } else { 0.0 }).collect()
+    sources.iter().map(one).collect()
 }
 
-/// Mixes what the members say in logarithms of calls.
-pub(super) fn mix(said: &[Option<Quantiles>], weights: &[f64]) -> Mixed {
-    let pairs =
-        || said.iter().zip(weights).filter_map(|(said, weight)| Some((said.as_ref()?, weight)));
-    let mean = |of: fn(&Quantiles) -> f64| pairs().map(|(q, weight)| weight * of(q).ln_1p()).sum();
-    let (lower, centre, upper): (f64, f64, f64) =
-        (mean(|q| q.q10), mean(|q| q.q50), mean(|q| q.q90));
-    let apart: f64 = pairs().map(|(q, weight)| weight * (q.q50.ln_1p() - centre).abs()).sum();
-    Mixed { centre, spread: (upper - lower) / 2.56 + apart, lower, upper }
+fn normalised(mut weights: Vec<f64>) -> Vec<f64> {
+    let sum: f64 = weights.iter().sum();
+    if sum > 0.0 {
+        weights.iter_mut().for_each(|weight| *weight /= sum);
+    }
+    weights
+}
+
+/// Weighted mean of quantiles.
+fn average(said: &[Option<Logs>], weights: &[f64]) -> Logs {
+    let mut sums = [0.0; 3];
+    for (said, weight) in said.iter().zip(weights) {
+        if let Some(said) = said {
+            sums[0] += weight * f64::from(said.low);
+            sums[1] += weight * f64::from(said.middle);
+            sums[2] += weight * f64::from(said.high);
+        }
+    }
+    let [low, middle, high] = sums.map(|sum| sum as f32);
+    Logs { low, middle, high }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn said(calls: &[f64]) -> Vec<Option<Quantiles>> {
-        calls.iter().map(|calls| Some(Quantiles::exactly(*calls))).collect()
+    fn logs(middle: f32) -> Option<Logs> {
+        Some(Logs { low: middle - 0.1, middle, high: middle + 0.1 })
+    }
+
+    fn after(scores: usize, said: &[Option<Logs>], actual: f64) -> Track {
+        let (mut track, pool) = (Track::default(), Track::default());
+        for _ in 0..scores {
+            let said = track.mix(said.to_vec(), &pool);
+            track.score(&said, actual, 1);
+        }
+        track
     }
 
     #[test]
     fn the_member_that_is_right_gets_the_weight() {
-        let mut track = Track::default();
-        for _ in 0..50 {
-            track.score(&said(&[0.0, 5.0, 10.0]), &Mixed::default(), 10.0);
-        }
-        let weights = weights(Some(&track), &Track::default(), &[1.0; 3], &[true; 3], 1);
-        assert!(weights[2] > 0.99, "{weights:?}");
+        let said = [logs(1.0), logs(2.0), logs(3.0)];
+        let weights = after(60, &said, 3.0).mix(said.to_vec(), &Track::default()).weights;
+        assert!(weights[2] > 0.98, "{weights:?}");
         assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-9);
     }
 
     #[test]
     fn a_series_without_scores_goes_by_what_is_true_of_all() {
-        let mut all = Track::default();
-        (0..50).for_each(|_| all.score(&said(&[0.0, 10.0]), &Mixed::default(), 10.0));
-        assert!(weights(None, &all, &[1.0; 2], &[true; 2], 0)[1] > 0.99);
+        let said = [logs(1.0), logs(3.0)];
+        let all = after(60, &said, 3.0);
+        assert!(Track::default().mix(said.to_vec(), &all).weights[1] > 0.98);
     }
 
     #[test]
-    fn a_member_that_wakes_up_counts_as_good_as_the_best() {
-        let mut track = Track::default();
-        for _ in 0..50 {
-            track.score(&[Some(Quantiles::exactly(3.0)), None], &Mixed::default(), 9.0);
-        }
-        let none = Track::default();
-        assert_eq!(weights(Some(&track), &none, &[1.0, 4.0], &[true, false], 0), [1.0, 0.0]);
-        assert_eq!(weights(Some(&track), &none, &[1.0, 4.0], &[true, true], 0), [0.2, 0.8]);
+    fn a_member_that_wakes_up_counts_as_good_as_the_best_and_a_silent_one_not_at_all() {
+        let mut track = after(10, &[logs(2.9), None], 3.0);
+        let pool = Track::default();
+        assert_eq!(track.mix(vec![logs(2.9), None], &pool).weights, [1.0, 0.0]);
+        assert_eq!(track.mix(vec![logs(2.9), logs(1.0)], &pool).weights, [0.5, 0.5]);
+        assert_eq!(track.mix(vec![None, None], &pool).weights, [0.0, 0.0]);
     }
 
     #[test]
     fn losses_of_exactly_zero_give_finite_weights() {
-        let mut track = Track::default();
-        (0..50).for_each(|_| track.score(&said(&[4.0, 4.0]), &Mixed::default(), 4.0));
-        let none = Track::default();
-        assert_eq!(weights(Some(&track), &none, &[1.0; 2], &[true; 2], 0), [0.5, 0.5]);
-        assert_eq!(weights(None, &none, &[1.0; 2], &[false; 2], 0), [0.0, 0.0]);
-    }
-
-    #[test]
-    fn the_interval_learns_to_hold_four_out_of_five() {
-        let mut track = Track::default();
-        let members = [Some(Quantiles { q10: 49.0, q50: 50.0, q90: 51.0 })];
-        let mixed = mix(&members, &[1.0]);
-        let mut inside = 0;
-        for tick in 0..2_000 {
-            let actual = 30.0 + f64::from(tick * 37 % 41);
-            let Quantiles { q10, q90, .. } = track.quantiles(&mixed);
-            inside += i32::from(tick >= 1_000 && (q10..=q90).contains(&actual));
-            track.score(&members, &mixed, actual);
-        }
-        assert!((760..=840).contains(&inside), "{inside} of 1000");
+        let said = vec![Some(Logs { low: 2.0, middle: 2.0, high: 2.0 }); 2];
+        let weights = after(60, &said, 2.0).mix(said, &Track::default()).weights;
+        assert!(weights.iter().all(|weight| (weight - 0.5).abs() < 1e-3), "{weights:?}");
     }
 }

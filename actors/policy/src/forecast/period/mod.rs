@@ -9,10 +9,13 @@
 
 mod background;
 mod fourier;
+mod refine;
+mod rest;
 mod spectrum;
 #[cfg(test)]
 mod tests;
 
+use rest::{band, correlation, without_outliers, without_season, without_shifts};
 use spectrum::Spectrum;
 
 /// Shortest series that is searched.
@@ -25,7 +28,7 @@ const TICKS_MAX: usize = 1 << 17;
 const CYCLES_MIN: f64 = 2.8;
 
 /// Chance of a line in noise that has none, over all frequencies.
-const FALSE_ALARM: f64 = 1e-3;
+const FALSE_ALARM: f64 = 1e-4;
 
 /// Lines that are looked into beside those of the seasons that are found.
 const LINES_MAX: usize = 8;
@@ -37,7 +40,37 @@ const CORRELATION_MIN: f64 = 0.1;
 const HALF_SHARE: f64 = 0.3;
 
 /// How near to a multiple or part of a season another period is the same one.
-const SAME: f64 = 0.03;
+const SAME: f64 = 0.06;
+
+/// How near to a multiple of a known season a longer one may be taken for it.
+const NEST: f64 = 0.03;
+
+/// Chance of a further line in noise: what a season leaves behind when it changes is no noise.
+const FALSE_ALARM_FURTHER: f64 = 2e-5;
+
+/// How near to such a sum or difference a frequency is one, in cycles over the whole series.
+const MIXED_CYCLES: f64 = 1.5;
+
+/// Seasons in a series below which its spectrum is too coarse to measure one.
+const CYCLES_COARSE: f64 = 16.0;
+
+/// Part of the best multiple's autocorrelation that a smaller one needs to be the season.
+const SMALLER_SHARE: f64 = 0.6;
+
+/// Autocorrelation by which a period must be better than the one that waves are measured by.
+const FAR_BETTER: f64 = 0.1;
+
+/// Part of a period to which such a one is looked for.
+const SHARPEST: usize = 256;
+
+/// Mean deviations from the median that a load may be away.
+const OUTLIER: f64 = 3.0;
+
+/// Shifts of level that are taken off.
+const SHIFTS_MAX: usize = 2;
+
+/// Ticks on each side of a shift of level, at least.
+const SHIFT_TICKS: usize = 24;
 
 /// A season of a series.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -87,7 +120,7 @@ pub fn find_periods(series: &[f64], max: usize) -> Vec<Period> {
     if series.len() < TICKS_MIN || series.iter().any(|value| !value.is_finite()) {
         return vec![];
     }
-    let loads: Vec<f64> = series.iter().map(|load| logarithm(*load)).collect();
+    let loads = searchable(series);
     let mut search = Search { rest: loads.clone(), found: vec![], dismissed: vec![] };
     while search.found.len() < max && search.dismissed.len() < LINES_MAX {
         if !search.step() {
@@ -116,13 +149,16 @@ pub fn still_holds(recent: &[f64], ticks: usize) -> Option<bool> {
     if ticks < 2 || is_short || recent.iter().any(|value| !value.is_finite()) {
         return None;
     }
-    let loads: Vec<f64> = recent.iter().map(|load| logarithm(*load)).collect();
-    Some(is_confirmed(&loads, ticks as f64))
+    Some(is_confirmed(&searchable(recent), ticks as f64))
 }
 
-/// Near zero the value itself, far from it its logarithm, with its sign.
-fn logarithm(value: f64) -> f64 {
-    value.signum() * value.abs().ln_1p()
+/// Loads as they are searched: near zero the value itself, far from it its logarithm, with its sign;
+/// outliers drawn in.
+fn searchable(loads: &[f64]) -> Vec<f64> {
+    let logarithm = |load: &f64| load.signum() * load.abs().ln_1p();
+    let mut loads: Vec<f64> = loads.iter().map(logarithm).collect();
+    without_outliers(&mut loads, OUTLIER);
+    loads
 }
 
 /// A season while others are looked for.
@@ -144,14 +180,21 @@ impl Search {
     /// Looks into the clearest line of the rest; false if there is none.
     fn step(&mut self) -> bool {
         let known: Vec<f64> = self.found.iter().map(|found| found.ticks).collect();
+        let longest = known.iter().copied().fold(SHIFT_TICKS as f64, f64::max);
+        self.rest = without_shifts(&self.rest, longest.round() as usize, SHIFTS_MAX);
         let Some(spectrum) = Spectrum::of(&self.rest, &known, &self.dismissed) else {
             return false;
         };
         let Some(line) = spectrum.clearest_line(CYCLES_MIN) else { return false };
-        if line.p_value > FALSE_ALARM {
+        let chance_max = if known.is_empty() { FALSE_ALARM } else { FALSE_ALARM_FURTHER };
+        if line.p_value > chance_max {
             return false;
         }
-        let ticks = spectrum.period(line, CYCLES_MIN).map(|ticks| nested(&spectrum, ticks, &known));
+        if self.is_mixed(line.frequency) {
+            self.dismissed.push(line.frequency);
+            return true;
+        }
+        let ticks = self.period(&spectrum, line.frequency);
         let Some(ticks) = ticks.filter(|ticks| self.is_season(*ticks)) else {
             self.dismissed.push(line.frequency);
             return true;
@@ -161,6 +204,67 @@ impl Search {
         self.found.push(Found { ticks, p_value: line.p_value });
         self.rest = without_season(&self.rest, ticks);
         true
+    }
+
+    /// The period that a line belongs to: its own or a multiple of it.
+    fn period(&self, spectrum: &Spectrum, frequency: f64) -> Option<f64> {
+        let base = 1.0 / frequency;
+        let likely = spectrum.multiples(frequency, CYCLES_MIN);
+        let short = (base / 8.0) as usize;
+        let repeats: Vec<f64> = (1..=*likely.last()?)
+            .map(|times| base * times as f64)
+            .map(|ticks| correlation(&band(&self.rest, ticks, short), ticks.round() as usize))
+            .collect();
+        let best = likely.iter().map(|times| repeats[times - 1]).fold(0.0, f64::max);
+        // Beside another season nothing repeats quite; without what is slower the shorter one may.
+        let times = 1 + repeats.iter().position(|it| *it >= SMALLER_SHARE * best)?;
+        let (ticks, slack) = (base * times as f64, spectrum.slack(frequency, times));
+        let measured = if self.rest.len() as f64 >= CYCLES_COARSE * ticks {
+            spectrum.measured(ticks - slack, ticks + slack)
+        } else {
+            self.sharpened(
+                refine::refined(&self.rest, (ticks - slack).max(2.0), ticks + slack),
+                slack,
+            )
+        };
+        (measured >= 2.0).then(|| self.nested(spectrum, measured))
+    }
+
+    /// The period near one after which the series repeats far better, or that one: short rushes are not
+    /// measured well by waves.
+    fn sharpened(&self, ticks: f64, slack: f64) -> f64 {
+        let fast = band(&self.rest, ticks, 1);
+        let (from, to) = ((ticks - slack).max(2.0) as usize, (ticks + slack).ceil() as usize);
+        let lags = (from..=to).step_by((to / SHARPEST).max(1));
+        let repeats = correlation(&fast, ticks.round() as usize);
+        let best =
+            lags.map(|lag| (lag, correlation(&fast, lag))).max_by(|a, b| a.1.total_cmp(&b.1));
+        best.filter(|(_, best)| *best > repeats + FAR_BETTER).map_or(ticks, |(lag, _)| lag as f64)
+    }
+
+    /// The multiple of a known season that `ticks` may be as well, or `ticks`: seasons mostly nest.
+    fn nested(&self, spectrum: &Spectrum, ticks: f64) -> f64 {
+        let multiples = self.found.iter().map(|found| found.ticks * (ticks / found.ticks).round());
+        let near = multiples.filter(|multiple| {
+            *multiple > 0.0
+                && (multiple / ticks - 1.0).abs() < NEST
+                && spectrum.agreement(*multiple) >= 0.97 * spectrum.agreement(ticks)
+        });
+        near.min_by(|a, b| (a - ticks).abs().total_cmp(&(b - ticks).abs())).unwrap_or(ticks)
+    }
+
+    /// Whether a frequency is the sum or the difference of two seasons' harmonics: what the logarithm of
+    /// their sum brings in.
+    fn is_mixed(&self, frequency: f64) -> bool {
+        let is_near =
+            |other: f64| (frequency - other).abs() * (self.rest.len() as f64) < MIXED_CYCLES;
+        let harmonics = |ticks: f64| [1.0, 2.0, 3.0].map(|wave| wave / ticks);
+        let ticks: Vec<f64> = self.found.iter().map(|found| found.ticks).collect();
+        let pairs = ticks.iter().flat_map(|one| ticks.iter().map(move |other| (*one, *other)));
+        pairs.filter(|(one, other)| one < other).any(|(one, other)| {
+            let sums = harmonics(one).map(|a| harmonics(other).map(|b| (a + b, (a - b).abs())));
+            sums.into_iter().flatten().any(|(sum, difference)| is_near(sum) || is_near(difference))
+        })
     }
 
     fn is_season(&self, ticks: f64) -> bool {
@@ -173,17 +277,6 @@ impl Search {
 fn is_multiple(long: f64, short: f64, times: std::ops::RangeInclusive<u32>) -> bool {
     let ratio = long / short;
     times.into_iter().any(|times| (ratio / f64::from(times) - 1.0).abs() < SAME)
-}
-
-/// The multiple of a known season that `ticks` is as well as exactly, or `ticks`: seasons mostly nest.
-fn nested(spectrum: &Spectrum, ticks: f64, known: &[f64]) -> f64 {
-    let multiples = known.iter().map(|known| known * (ticks / known).round());
-    let near = multiples.filter(|multiple| {
-        *multiple > 0.0
-            && (multiple / ticks - 1.0).abs() < SAME
-            && spectrum.agreement(*multiple) >= 0.97 * spectrum.agreement(ticks)
-    });
-    near.min_by(|a, b| (a - ticks).abs().total_cmp(&(b - ticks).abs())).unwrap_or(ticks)
 }
 
 /// Whether a series is like itself `ticks` ago, in both of its halves, and less so somewhat earlier or
@@ -200,67 +293,4 @@ fn is_confirmed(series: &[f64], ticks: f64) -> bool {
     let aside = (lag / 4).max(1);
     let around = correlation(&smoothed, lag - aside).max(correlation(&smoothed, lag + aside));
     all >= CORRELATION_MIN && halves >= HALF_SHARE * all && all > around
-}
-
-/// A series without what is slower than `ticks` and without what is faster than `short` ticks.
-fn band(series: &[f64], ticks: f64, short: usize) -> Vec<f64> {
-    let sums = prefix_sums(series);
-    let fast = moving_mean(&sums, short.max(1));
-    let slow = moving_mean(&sums, (ticks.round() as usize).max(2));
-    fast.into_iter().zip(slow).map(|(fast, slow)| fast - slow).collect()
-}
-
-fn prefix_sums(series: &[f64]) -> Vec<f64> {
-    let mut sum = 0.0;
-    let sums = series.iter().map(|value| {
-        sum += value;
-        sum
-    });
-    std::iter::once(0.0).chain(sums).collect()
-}
-
-/// Means of `width` values around each; at the ends of the nearest such.
-fn moving_mean(sums: &[f64], width: usize) -> Vec<f64> {
-    let ticks = sums.len() - 1;
-    let width = width.min(ticks);
-    (0..ticks)
-        .map(|tick| {
-            let from = tick.saturating_sub(width / 2).min(ticks - width);
-            (sums[from + width] - sums[from]) / width as f64
-        })
-        .collect()
-}
-
-/// Correlation of a series with itself `lag` ticks ago; zero if nothing varies.
-fn correlation(series: &[f64], lag: usize) -> f64 {
-    let Some(later) = series.get(lag..) else { return 0.0 };
-    let (mut both, mut first, mut second) = (0.0, 0.0, 0.0);
-    for (a, b) in series.iter().zip(later) {
-        both += a * b;
-        first += a * a;
-        second += b * b;
-    }
-    let power = (first * second).sqrt();
-    if power > 1e-12 { both / power } else { 0.0 }
-}
-
-/// What is left of a series when the mean of each phase of a season is taken off.
-fn without_season(series: &[f64], ticks: f64) -> Vec<f64> {
-    let level = moving_mean(&prefix_sums(series), (ticks.round() as usize).max(2));
-    let phases = (ticks.round() as usize).max(1);
-    let phase = |tick: usize| {
-        let turns = tick as f64 / ticks;
-        (((turns - turns.floor()) * phases as f64) as usize).min(phases - 1)
-    };
-    let mut means = vec![(0.0, 0_u32); phases];
-    for (tick, (value, level)) in series.iter().zip(&level).enumerate() {
-        let (sum, count) = &mut means[phase(tick)];
-        *sum += value - level;
-        *count += 1;
-    }
-    let mean = |tick: usize| {
-        let (sum, count) = means[phase(tick)];
-        sum / f64::from(count.max(1))
-    };
-    series.iter().enumerate().map(|(tick, value)| value - mean(tick)).collect()
 }

@@ -6,17 +6,20 @@ use super::fourier::Fourier;
 /// Ratio of power to noise below which a frequency says nothing.
 const RATIO_MIN: f64 = 6.0;
 
-/// Part of the best multiple's autocorrelation that a smaller one needs to be the season.
-const SMALLER_SHARE: f64 = 0.6;
+/// Part of the best multiple's autocorrelation that another one needs to be looked at.
+const LIKELY_SHARE: f64 = 0.6;
 
 /// Multiples of a line's period that may be the season.
-const MULTIPLES_MAX: usize = 32;
+const MULTIPLES_MAX: usize = 16;
 
 /// Seasons at most over which a period is measured.
 const REPEATS_MAX: usize = 64;
 
 /// Part of a season's frequency around each harmonic that belongs to it: what it changes by.
-const SIDE_SHARE: f64 = 0.04;
+const SIDE_SHARE: f64 = 0.06;
+
+/// The same, in cycles over the whole series.
+const SIDE_CYCLES: f64 = 2.5;
 
 /// Periods that are tried to find the best.
 const TRIALS: usize = 96;
@@ -46,7 +49,8 @@ impl Spectrum {
     /// `dismissed`; `None` if the series is constant or too short.
     pub(super) fn of(series: &[f64], known: &[f64], dismissed: &[f64]) -> Option<Self> {
         let ticks = series.len();
-        let length = (2 * ticks).next_power_of_two();
+        // Long enough for autocorrelations up to the longest season.
+        let length = (ticks + ticks * 2 / 5).next_power_of_two();
         let fourier = Fourier::new(length);
         let (level, steps) = (detrended(series), differences(series));
         let (of_level, of_steps) = fourier.powers(&level, &steps);
@@ -94,24 +98,31 @@ impl Spectrum {
         position as f64 + shift.clamp(-0.5, 0.5)
     }
 
-    /// The multiple of a line's period after which everything that stands out repeats, in ticks.
-    pub(super) fn period(&self, line: Line, cycles_min: f64) -> Option<f64> {
-        let base = 1.0 / line.frequency;
-        let longest = self.ticks as f64 / cycles_min;
-        // A line's frequency is known to a part of one cycle in the whole series.
-        let slack = |period: f64| (0.5 * period * base / self.ticks as f64).max(0.5);
-        let multiples = (1..=MULTIPLES_MAX).map(|times| base * times as f64);
-        let peaks: Vec<(f64, f64)> = multiples
-            .take_while(|period| *period <= longest * 1.02)
-            .map(|period| (period, self.peak(period, slack(period))))
+    /// The multiples of a line's period after which most of what stands out repeats, ascending.
+    pub(super) fn multiples(&self, frequency: f64, cycles_min: f64) -> Vec<usize> {
+        let longest = 1.02 * self.ticks as f64 / cycles_min;
+        let peaks: Vec<f64> = (1..=MULTIPLES_MAX)
+            .take_while(|times| *times as f64 / frequency <= longest)
+            .map(|times| self.peak(times as f64 / frequency, self.slack(frequency, times)))
             .collect();
-        let best = peaks.iter().map(|(_, peak)| *peak).fold(0.0, f64::max);
-        let (period, _) = peaks.into_iter().find(|(_, peak)| *peak >= SMALLER_SHARE * best)?;
-        let (low, width) = (period - slack(period), 2.0 * slack(period));
-        let tried = (0..=TRIALS).map(|trial| low + width * trial as f64 / TRIALS as f64);
+        let best = peaks.iter().copied().fold(0.0, f64::max);
+        let likely = peaks.iter().enumerate().filter(|(_, peak)| **peak >= LIKELY_SHARE * best);
+        likely.map(|(position, _)| position + 1).collect()
+    }
+
+    /// By how many ticks a multiple of a line's period may be wrong: the line's frequency is known to a
+    /// part of one cycle in the whole series.
+    pub(super) fn slack(&self, frequency: f64, times: usize) -> f64 {
+        (0.5 * times as f64 / (frequency * frequency * self.ticks as f64)).max(0.5)
+    }
+
+    /// The period of `low` to `high` ticks after which most repeats.
+    pub(super) fn measured(&self, low: f64, high: f64) -> f64 {
+        let tried = (0..=TRIALS).map(|trial| low + (high - low) * trial as f64 / TRIALS as f64);
         tried
-            .filter(|period| *period >= 2.0)
-            .max_by(|a, b| self.agreement(*a).total_cmp(&self.agreement(*b)))
+            .map(|period| (period, self.agreement(period)))
+            .max_by(|a, b| a.1.total_cmp(&b.1))
+            .map_or(low, |(period, _)| period)
     }
 
     /// The highest autocorrelation near a lag.
@@ -141,7 +152,7 @@ impl Spectrum {
 fn is_harmonic(frequency: f64, period: f64, ticks: usize) -> bool {
     let nearest = (frequency * period).round();
     let away = (frequency - nearest / period).abs();
-    nearest >= 1.0 && away <= (1.5 / ticks as f64).max(SIDE_SHARE / period)
+    nearest >= 1.0 && away <= (SIDE_CYCLES / ticks as f64).max(SIDE_SHARE / period)
 }
 
 /// A series without its mean and its trend.

@@ -1,0 +1,161 @@
+//! Whether the mix has shown that it is better than the plainest forecasts, and why not.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::track::Track;
+
+/// Scores before the mix is judged.
+const COUNT_MIN: f64 = 8.0;
+
+/// Gain over repeating the last tick that opens the gate, beside what few independent scores may give
+/// by chance.
+const GAIN: f64 = 0.015;
+
+/// Gain over the last season that opens it.
+const GAIN_SEASON: f64 = 0.01;
+
+/// Loss against the last season that shuts it.
+const LOSS_SEASON: f64 = 0.04;
+
+/// Gain that chance gives when there is one independent score, falling with the root of their number.
+const CHANCE: f64 = 0.25;
+
+/// Shares of ticks within an 80 % interval that are taken for honest.
+const INSIDE: (f64, f64) = (0.70, 0.92);
+
+/// Scores before the coverage is judged.
+const INSIDE_COUNT_MIN: f64 = 100.0;
+
+/// How a forecast stands at one horizon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "is")]
+pub enum Standing {
+    /// Nothing is known of its worth yet.
+    #[default]
+    New,
+    /// Better than repeating the last tick or season, with honest intervals.
+    Proven {
+        /// Share of the plain forecast's loss that was avoided.
+        gain: f64,
+    },
+    /// Not better than repeating the last tick or season, which is said instead.
+    Plain {
+        /// Share of the plain forecast's loss that was avoided; about zero or negative.
+        gain: f64,
+    },
+    /// Better, but its intervals hold too few or too many ticks.
+    Dishonest {
+        /// Share of ticks within the interval that was to hold 80 %.
+        inside: f64,
+    },
+}
+
+impl Standing {
+    /// Whether steps may be taken ahead by it.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        matches!(self, Self::Proven { .. })
+    }
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::New => write!(f, "not trusted yet: too few of its forecasts are over"),
+            Self::Proven { gain } => {
+                write!(
+                    f,
+                    "trusted: it avoided {:.0} % of the loss of plain repetition",
+                    gain * 100.0
+                )
+            }
+            Self::Plain { gain } if *gain < 0.0 => write!(
+                f,
+                "not trusted: it lost {:.1} % more than plain repetition, which is shown instead",
+                -gain * 100.0
+            ),
+            Self::Plain { gain } => write!(
+                f,
+                "not trusted: avoiding {:.1} % of the loss of plain repetition, which is shown \
+                 instead, may be chance",
+                gain * 100.0
+            ),
+            Self::Dishonest { inside } => write!(
+                f,
+                "not trusted: {:.0} % of ticks fell into an interval meant for 80 %",
+                inside * 100.0
+            ),
+        }
+    }
+}
+
+/// Positions of the plain members.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plain {
+    pub(super) naive: usize,
+    pub(super) seasonal: [usize; 2],
+}
+
+/// The standing of a track for a horizon `ahead`, after `before`; and the plain member to fall back on
+/// if it is [`Standing::Plain`].
+pub(super) fn judge(track: &Track, before: Standing, plain: Plain, ahead: usize) -> Standing {
+    let count = track.mix.loss.count;
+    let Some(naive) = track.against(plain.naive).filter(|_| count >= COUNT_MIN) else {
+        return Standing::New;
+    };
+    let independent = (count / ahead.max(1) as f64).max(0.1);
+    let season = plain.seasonal.into_iter().filter_map(|member| track.against(member));
+    let season = season.fold(0.0, f64::max);
+    let gain = 1.0 - naive.max(season);
+    let was_plain = matches!(before, Standing::Plain { .. });
+    let is_plain = if was_plain {
+        let chance = CHANCE / independent.sqrt();
+        naive > 1.0 - GAIN - chance || season > 1.0 - GAIN_SEASON
+    } else {
+        // Equal to the last tick is no reason for trust, unless nothing was lost at all.
+        naive >= 1.0 && !track.is_exact() || season > 1.0 + LOSS_SEASON
+    };
+    if is_plain {
+        return Standing::Plain { gain };
+    }
+    let inside = track.inside.mean();
+    let honest = (INSIDE.0..=INSIDE.1).contains(&inside) || track.is_exact();
+    if track.inside.count / ahead.max(1) as f64 >= INSIDE_COUNT_MIN && !honest {
+        return Standing::Dishonest { inside };
+    }
+    Standing::Proven { gain }
+}
+
+/// The plain member with the least loss.
+pub(super) fn best_plain(track: &Track, plain: Plain) -> usize {
+    let loss = |member: &usize| {
+        let source = track.members.get(*member).filter(|source| source.loss.count > 0.0);
+        source.map_or(f64::INFINITY, |source| source.loss.mean())
+    };
+    let all = [plain.naive, plain.seasonal[0], plain.seasonal[1]];
+    all.into_iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap_or(plain.naive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_is_told_in_plain_words() {
+        let told = |standing: Standing| standing.to_string();
+        assert_eq!(
+            told(Standing::Proven { gain: 0.314 }),
+            "trusted: it avoided 31 % of the loss of plain repetition"
+        );
+        assert_eq!(
+            told(Standing::Plain { gain: -0.02 }),
+            "not trusted: it lost 2.0 % more than plain repetition, which is shown instead"
+        );
+        assert_eq!(
+            told(Standing::Dishonest { inside: 0.55 }),
+            "not trusted: 55 % of ticks fell into an interval meant for 80 %"
+        );
+    }
+}
