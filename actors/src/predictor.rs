@@ -120,6 +120,8 @@ pub struct Tools {
     scorer: Scorer,
     /// Training steps that the next round may make.
     steps_max: u32,
+    /// What was announced in the last round.
+    announced: Arc<Announced>,
 }
 
 impl Actor for Predictor {
@@ -242,7 +244,8 @@ impl Tools {
             Err(error) => tracing::warn!(%error, file = ?args.file, "checkpoint cannot be read"),
         }
         let steps_max = config.lstm().steps_per_tick();
-        Ok(Self { ensemble, scorer: Scorer::new(), steps_max })
+        let announced = args.board.announced.all();
+        Ok(Self { ensemble, scorer: Scorer::new(), steps_max, announced })
     }
 
     fn save(&self, file: &dyn StateFile) {
@@ -272,6 +275,9 @@ impl Round {
     fn run(mut self, mut tools: Box<Tools>) -> Option<Box<Tools>> {
         let config = self.args.board.config.load_full();
         let announced = self.args.board.announced.all();
+        if std::mem::replace(&mut tools.announced, announced.clone()) != announced {
+            tools.ensemble.look_again();
+        }
         // Members learn nothing from what was announced, and are not judged by it.
         let calm = announced.calm(&self.view, &self.moments);
         let seen = calm.as_ref().unwrap_or(&self.view);

@@ -280,6 +280,7 @@ mod tests {
             weights: Vec::new(),
             calls_now: 0.0,
             calls_season: 0.0,
+            standing: crate::forecast::ensemble::Standing::New,
             announced: false,
         };
         for at in 0..6 {

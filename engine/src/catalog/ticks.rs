@@ -13,7 +13,7 @@ use datafusion::common::{Result, ScalarValue, exec_datafusion_err};
 use datafusion::datasource::MemTable;
 use datafusion::logical_expr::Expr;
 use datafusion::prelude::SessionContext;
-use foreshard_policy::forecast::function::{FunctionTick, of_function, past_calls};
+use foreshard_policy::forecast::function::{FunctionTick, of_function, past_calls, series_of};
 use foreshard_policy::forecast::reason;
 use foreshard_policy::ids::Tick;
 
@@ -180,7 +180,7 @@ fn coming(engine: &Inner, asked: &Asked) -> Sheet {
     let mut ticks =
         of_function(&forecast, &the_loop.history(), &asked.function, asked.table.as_deref());
     ticks.truncate(asked.ticks);
-    let reason = reason(&forecast);
+    let reason = reason(&forecast, series_of(&forecast, &asked.function, asked.table.as_deref()));
     let rows = || ticks.iter();
     let number = |of: fn(&FunctionTick) -> f64| ticks.iter().map(of);
     Sheet::default()

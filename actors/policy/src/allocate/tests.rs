@@ -36,6 +36,7 @@ fn load(now: f64, later: f64, trusted: bool) -> Forecast {
         weights: Vec::new(),
         calls_now: now,
         calls_season: 1.0,
+        standing: crate::forecast::ensemble::Standing::New,
         announced: false,
     };
     Forecast { series: vec![series], trusted, ..Forecast::default() }

@@ -6,7 +6,7 @@
 //! the past. It says nothing of ticks that are unlike the past, and the independent part is taken to be
 //! near a normal distribution, so the interval of a sum of a few parts that are seldom called is rough.
 
-use super::{Forecast, Quantiles, concurrency};
+use super::{Forecast, Quantiles, SeriesForecast, concurrency};
 use crate::history::HistoryView;
 use crate::ids::{SeriesKey, Tick};
 
@@ -42,12 +42,9 @@ pub fn of_function(
     function: &str,
     table: Option<&str>,
 ) -> Vec<FunctionTick> {
-    let is_part = |key: &SeriesKey| {
-        *key.function == *function && table.is_none_or(|table| *key.partition.table == *table)
-    };
-    let parts: Vec<_> = forecast.series.iter().filter(|series| is_part(&series.key)).collect();
+    let parts: Vec<_> = series_of(forecast, function, table).collect();
     let ticks = parts.iter().map(|part| part.calls.len()).max().unwrap_or(0);
-    let past = past_calls(history, TICKS_MAX, is_part);
+    let past = past_calls(history, TICKS_MAX, |key| is_part(key, function, table));
     let dependence = dependence(&past);
     let tick = |ahead: usize| {
         let calls: Vec<_> =
@@ -63,6 +60,19 @@ pub fn of_function(
         }
     };
     (0..ticks).map(tick).collect()
+}
+
+/// What is expected of a function, series by series; of one table only, if it is given.
+pub fn series_of<'a>(
+    forecast: &'a Forecast,
+    function: &'a str,
+    table: Option<&'a str>,
+) -> impl Iterator<Item = &'a SeriesForecast> {
+    forecast.series.iter().filter(move |series| is_part(&series.key, function, table))
+}
+
+fn is_part(key: &SeriesKey, function: &str, table: Option<&str>) -> bool {
+    *key.function == *function && table.is_none_or(|table| *key.partition.table == *table)
 }
 
 /// Calls of the series that `is_part` holds for, over the newest `ticks` known ticks, oldest first.

@@ -109,6 +109,9 @@ pub struct SeriesForecast {
     pub calls_now: f64,
     /// Calls expected within one season, or within the known past if there is no season.
     pub calls_season: f64,
+    /// How forecasts of the next tick have stood so far.
+    #[serde(default)]
+    pub standing: ensemble::Standing,
     /// Whether somebody announced what is to come in one of the ticks; the announced factor is in
     /// [`calls`](Self::calls).
     #[serde(default)]

@@ -1,37 +1,80 @@
-//! Why a forecast is trusted or not, in plain words.
+//! Why forecasts are trusted or not, in plain words.
 
-use super::Forecast;
+use super::{Forecast, SeriesForecast};
 
-/// One line for people: what a forecast was worth so far, and what follows from that.
+/// One line for people: how the forecasts of these series stand, the costliest of them in words, and what
+/// follows from that.
 #[must_use]
-pub fn reason(forecast: &Forecast) -> String {
-    let loss = 100.0 * (1.0 - forecast.skill);
-    if forecast.trusted {
-        format!(
-            "trusted: so far it lost {loss:.0} % of what repeating the last tick would have lost, so steps \
-             are taken ahead of calls"
-        )
-    } else if forecast.skill < 0.0 {
-        format!(
-            "not trusted: so far it lost {loss:.0} % of what repeating the last tick would have lost, so \
-             rules go by the last ticks alone"
-        )
+pub fn reason<'a>(
+    forecast: &Forecast,
+    series: impl IntoIterator<Item = &'a SeriesForecast>,
+) -> String {
+    let series: Vec<_> = series.into_iter().collect();
+    let load = |series: &SeriesForecast| series.calls_now * series.ns_per_call;
+    let costliest = series.iter().max_by(|a, b| load(a).total_cmp(&load(b)));
+    let Some(costliest) = costliest else { return "nothing is known of its calls".to_owned() };
+    let proven = series.iter().filter(|series| series.standing.is_proven()).count();
+    let of_all = match series.len() {
+        1 => String::new(),
+        all => format!("{proven} of {all} series are trusted, and the costliest is "),
+    };
+    let so = if series.iter().all(|series| forecast.may_act_on(series)) && !forecast.trusted {
+        "; it was announced, so steps are taken ahead"
+    } else if forecast.trusted {
+        "; steps are taken ahead of calls"
     } else {
-        "not trusted: too few of its ticks are over to know what it is worth, so rules go by the last \
-         ticks alone"
-            .to_owned()
-    }
+        "; no steps are taken ahead of calls: over all functions, forecasts are not better than repeating \
+         the last tick"
+    };
+    format!("{of_all}{}{so}", costliest.standing)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::forecast::ensemble::Standing;
+    use crate::ids::{ExpressionId, PartitionId, SeriesKey};
+
+    fn series(calls: f64, standing: Standing) -> SeriesForecast {
+        SeriesForecast {
+            key: SeriesKey {
+                function: "f".into(),
+                expression: ExpressionId(1),
+                partition: PartitionId::new("t", 0),
+            },
+            calls: vec![],
+            ns_per_call: 1e6,
+            ns_per_row: 1.0,
+            bytes_per_row: 8.0,
+            weights: vec![],
+            calls_now: calls,
+            calls_season: 0.0,
+            standing,
+            announced: false,
+        }
+    }
+
+    fn said(trusted: bool, series: &[SeriesForecast]) -> String {
+        reason(&Forecast { trusted, ..Forecast::default() }, series)
+    }
 
     #[test]
-    fn a_reason_says_what_the_forecast_was_worth_and_what_is_done_about_it() {
-        let said = |trusted, skill| reason(&Forecast { trusted, skill, ..Forecast::default() });
-        assert!(said(true, 0.4).starts_with("trusted: so far it lost 60 %"));
-        assert!(said(false, -0.2).starts_with("not trusted: so far it lost 120 %"));
-        assert!(said(false, 0.0).starts_with("not trusted: too few"));
+    fn a_reason_says_what_the_costliest_forecast_was_worth_and_what_is_done_about_it() {
+        let proven = series(5.0, Standing::Proven { gain: 0.4 });
+        let fresh = series(1.0, Standing::New);
+        assert_eq!(
+            said(true, &[proven.clone()]),
+            "trusted: it avoided 40 % of the loss of plain repetition; steps are taken ahead of calls"
+        );
+        let both = said(true, &[fresh.clone(), proven]);
+        assert!(
+            both.starts_with("1 of 2 series are trusted, and the costliest is trusted: it"),
+            "{both}"
+        );
+        let shut = said(false, &[fresh.clone()]);
+        assert!(shut.starts_with("not trusted yet: ") && shut.contains("; no steps are"), "{shut}");
+        let announced = said(false, &[SeriesForecast { announced: true, ..fresh }]);
+        assert!(announced.ends_with("; it was announced, so steps are taken ahead"), "{announced}");
+        assert_eq!(said(true, &[]), "nothing is known of its calls");
     }
 }

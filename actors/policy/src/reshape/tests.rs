@@ -87,6 +87,7 @@ impl Scene {
             weights: Vec::new(),
             calls_now: calls.first().copied().unwrap_or(0.0),
             calls_season: calls.iter().sum(),
+            standing: crate::forecast::ensemble::Standing::New,
             announced: false,
         });
         self.forecast.series.sort_by(|a, b| a.key.cmp(&b.key));

@@ -18,7 +18,6 @@ fn partition(id: &PartitionId) -> u64 {
 /// `system.forecasts`: what is expected of each series in each of the coming ticks.
 pub(super) fn forecasts(engine: &Inner) -> Sheet {
     let (forecast, moments) = (engine.the_loop.forecast(), engine.the_loop.moments());
-    let reason = reason(&forecast);
     let rows = || {
         forecast.series.iter().flat_map(|series| {
             let concurrency = series.concurrency(forecast.tick_ms);
@@ -47,7 +46,7 @@ pub(super) fn forecasts(engine: &Inner) -> Sheet {
         .text("member_weights", rows().map(|(series, ..)| weights(&series.weights)))
         .flag("announced", rows().map(|(series, ..)| series.announced))
         .flag("trusted", rows().map(|_| forecast.trusted))
-        .text("reason", rows().map(|_| &reason))
+        .text("reason", rows().map(|(series, ..)| reason(&forecast, [series])))
 }
 
 /// `system.scores`: forecasts against what happened. Coverage and skill are those of all recent scores of

@@ -1,8 +1,8 @@
 //! What is shown of one function: its calls in the last ticks, and those that are expected.
 
 use arrow::temporal_conversions::timestamp_ms_to_datetime;
-use foreshard_policy::forecast::function::{of_function, past_calls};
-use foreshard_policy::forecast::{Forecast, Moments};
+use foreshard_policy::forecast::function::{of_function, past_calls, series_of};
+use foreshard_policy::forecast::{Forecast, Moments, reason};
 use foreshard_policy::history::HistoryView;
 use foreshard_policy::ids::Tick;
 
@@ -72,7 +72,7 @@ impl Shown {
             function: function.to_owned(),
             past: past.collect(),
             coming: coming.collect(),
-            reason: String::new(),
+            reason: reason(forecast, series_of(forecast, function, None)),
         }
     }
 

@@ -8,7 +8,7 @@ use arrow_flight::error::FlightError;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use datafusion::error::DataFusionError;
 use foreshard_actors::kept::{self, Kept};
-use foreshard_policy::forecast::{Forecast, reason};
+use foreshard_policy::forecast::Forecast;
 use futures::TryStreamExt;
 use tonic::transport::{Channel, Endpoint};
 
@@ -119,9 +119,7 @@ fn of_folder(kept: &Kept, function: &str, horizon: Option<usize>) -> Result<Show
         });
     }
     let ticks = (past_ticks(horizon), horizon);
-    let mut shown = Shown::of(function, ticks, &kept.history, &kept.forecast, &kept.moments);
-    shown.reason = reason(&kept.forecast);
-    Ok(shown)
+    Ok(Shown::of(function, ticks, &kept.history, &kept.forecast, &kept.moments))
 }
 
 async fn of_server(

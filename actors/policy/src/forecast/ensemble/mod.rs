@@ -40,7 +40,7 @@ use super::smoothing::Smoothing;
 use super::sparse::Sparse;
 use super::{
     FitReport, Forecast, ForecastError, KernelMember, Member, NewTreesMember, Past, Quantiles,
-    RidgeMember, Series, TreesMember, Window,
+    RidgeMember, Series, SeriesForecast, TreesMember, Window,
 };
 use crate::config::LoopConfig;
 use crate::history::{HistoryView, Rolling, SeriesView};
@@ -253,7 +253,8 @@ impl Ensemble {
             }
             let weights = names.iter().cloned().zip(first.weights.iter().copied()).collect();
             let calls = interpolated(&asked, outlooks, horizon);
-            forecasts.push(turn::describe(view, series, &self.config, season, calls, weights));
+            let described = turn::describe(view, series, &self.config, season, calls, weights);
+            forecasts.push(SeriesForecast { standing: first.standing, ..described });
         }
         self.pending.retain(|pending| pending.at != view.at);
         self.pending.push_back(Pending { at: view.at, series: pending });
@@ -279,6 +280,11 @@ impl Ensemble {
         // Rounding alone must not cost the trust on a load that never changes.
         loss.count >= TRUST_TICKS_MIN
             && loss.mean <= loss_naive.mean * (1.0 - TRUST_GAIN) + TRUST_FLOOR
+    }
+
+    /// Takes in the whole past again at the next call: it is another one than it was.
+    pub fn look_again(&mut self) {
+        self.pasts.clear();
     }
 
     /// Adds the ticks that closed since the last call to what is kept of each series.

@@ -1,6 +1,7 @@
 //! Forecasts that no member makes: upside down for experiments, standing still for mode reactive.
 
 use crate::config::LoopConfig;
+use crate::forecast::ensemble::Standing;
 use crate::forecast::{Forecast, Quantiles, SeriesForecast};
 use crate::history::{HistoryView, SeriesView};
 
@@ -76,6 +77,7 @@ pub(super) fn describe(
         weights,
         calls_now: series.calls_now(view.at, config.monitor().current_ticks()),
         calls_season: series.calls_until(view.at, season_ticks.unwrap_or(usize::MAX)),
+        standing: Standing::New,
         announced: false,
     }
 }
