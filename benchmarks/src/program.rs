@@ -13,8 +13,8 @@ use futures::future::LocalBoxFuture;
 use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
 use crate::{
-    admission, adversarial, dashboard, demo_day, drill_down, exact, overhead, predicates, reuse,
-    slt,
+    admission, adversarial, dashboard, demo_day, drill_down, exact, next_calls, overhead,
+    predicates, reuse, slt,
 };
 
 /// Exit code if a bound was missed.
@@ -57,7 +57,7 @@ pub struct Benchmark {
 }
 
 /// All benchmarks.
-pub const BENCHMARKS: [Benchmark; 10] = [
+pub const BENCHMARKS: [Benchmark; 11] = [
     Benchmark {
         name: "overhead",
         summary: "TPC-H and ClickBench, which call no function, with nothing stored",
@@ -97,6 +97,11 @@ pub const BENCHMARKS: [Benchmark; 10] = [
         name: "demo-day",
         summary: "a day played twice: off, reactive, forecast and inverted forecast",
         run: |options| Box::pin(demo_day::run(options)),
+    },
+    Benchmark {
+        name: "next-calls",
+        summary: "which keys are called next, on traces of single calls (--trace FILE)",
+        run: |options| Box::pin(next_calls::run(options)),
     },
     Benchmark {
         name: "slt",
