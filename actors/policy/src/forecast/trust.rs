@@ -63,7 +63,7 @@ mod tests {
         let proven = series(5.0, Standing::Proven { gain: 0.4 });
         let fresh = series(1.0, Standing::New);
         assert_eq!(
-            said(true, &[proven.clone()]),
+            said(true, std::slice::from_ref(&proven)),
             "trusted: it avoided 40 % of the loss of plain repetition; steps are taken ahead of calls"
         );
         let both = said(true, &[fresh.clone(), proven]);
@@ -71,7 +71,7 @@ mod tests {
             both.starts_with("1 of 2 series are trusted, and the costliest is trusted: it"),
             "{both}"
         );
-        let shut = said(false, &[fresh.clone()]);
+        let shut = said(false, std::slice::from_ref(&fresh));
         assert!(shut.starts_with("not trusted yet: ") && shut.contains("; no steps are"), "{shut}");
         let announced = said(false, &[SeriesForecast { announced: true, ..fresh }]);
         assert!(announced.ends_with("; it was announced, so steps are taken ahead"), "{announced}");
