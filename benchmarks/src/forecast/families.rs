@@ -53,7 +53,13 @@ pub fn all(seed: u64, quick: bool) -> Vec<Trace> {
         let mut state = State { dice, noise: 0.0, level: 0.0, ticks };
         let calls = (0..ticks).map(|tick| next(&mut state, tick)).collect();
         let series = vec![(String::new(), calls)];
-        Trace { name: (*name).to_owned(), tick_ms: TICK_MS, epoch_ms: EPOCH_MS, series, repaired: 0 }
+        Trace {
+            name: (*name).to_owned(),
+            tick_ms: TICK_MS,
+            epoch_ms: EPOCH_MS,
+            series,
+            repaired: 0,
+        }
     };
     (0..).zip(&FAMILIES).map(one).collect()
 }

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::band::Logs;
-use super::gate::{Plain, Standing, best_plain, judge};
+use super::gate::{Plain, Standing, instead, judge};
 use super::track::{Said, Track};
 use crate::forecast::drift::PageHinkley;
 use crate::forecast::{FitReport, ForecastError, Member, Quantiles, Window};
@@ -180,9 +180,13 @@ impl Mixer {
                 let answer = |member: &Option<Vec<Vec<Quantiles>>>| {
                     member.as_ref()?.get(place)?.get(position).map(Logs::of)
                 };
-                let raw = answers.iter().map(answer).collect();
-                let standing = known.standings[*class];
+                let raw: Vec<Option<Logs>> = answers.iter().map(answer).collect();
                 let track = &mut known.tracks[*class];
+                if self.season_begins(&raw, track) {
+                    track.restart();
+                    known.standings[*class] = Standing::New;
+                }
+                let standing = known.standings[*class];
                 let mut said = track.mix(raw, &self.pool[*class]);
                 self.fall_back(&mut said, track, standing);
                 outlooks.push(Outlook {
@@ -204,12 +208,31 @@ impl Mixer {
         Ok(all)
     }
 
+    /// Whether a season is known from now on: what was true without it says little.
+    fn season_begins(&self, raw: &[Option<Logs>], track: &Track) -> bool {
+        let season = self.plain.seasonal[0];
+        let speaks = raw.get(season).is_some_and(Option::is_some);
+        let scored = track.members.get(season).is_some_and(|source| source.band.count > 0.0);
+        speaks && !scored
+    }
+
+    /// Share of the tracks, each series weighing as `load` says, on whose forecasts steps may be taken
+    /// ahead: proven ones, and those that are new.
+    pub(super) fn open(&self, load: impl Fn(u64) -> f64) -> f64 {
+        let (mut open, mut all) = (0.0, 0.0);
+        for (id, known) in &self.known {
+            let load = load(*id);
+            for standing in &known.standings {
+                all += load;
+                open += if standing.is_proven() || *standing == Standing::New { load } else { 0.0 };
+            }
+        }
+        if all > 0.0 { open / all } else { 1.0 }
+    }
+
     /// Says what a plain member says as long as the mix is no better.
     fn fall_back(&self, said: &mut Said, track: &Track, standing: Standing) {
-        if !matches!(standing, Standing::Plain { .. }) {
-            return;
-        }
-        let member = best_plain(track, self.plain);
+        let Some(member) = instead(track, standing, self.plain) else { return };
         if let Some(Some(plain)) = said.learned.get(member).copied() {
             said.published = plain;
             said.weights.iter_mut().for_each(|weight| *weight = 0.0);

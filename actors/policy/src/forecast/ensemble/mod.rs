@@ -61,8 +61,8 @@ const TRUST_TICKS_MIN: u64 = 8;
 /// Ticks of scores after which one counts half for trust.
 const TRUST_HALF_LIFE: f64 = 500.0;
 
-/// Share of the naive member's loss that must be avoided to be trusted.
-const TRUST_GAIN: f64 = 0.01;
+/// Share of the load that must be forecast better than by plain repetition to be trusted.
+const TRUST_OPEN: f64 = 0.5;
 
 /// Loss, in nanoseconds of calls, that is let pass.
 const TRUST_FLOOR: f64 = 1e-6;
@@ -262,7 +262,7 @@ impl Ensemble {
             at: view.at,
             tick_ms: view.tick_ms,
             series: forecasts,
-            trusted: self.is_trusted(),
+            trusted: self.is_trusted(view),
             skill: self.skill(),
             season_ticks: season,
         })
@@ -275,11 +275,19 @@ impl Ensemble {
         if loss_naive.mean <= f64::EPSILON { 0.0 } else { 1.0 - loss.mean / loss_naive.mean }
     }
 
-    fn is_trusted(&self) -> bool {
+    fn is_trusted(&self, view: &HistoryView) -> bool {
         let Learned { loss, loss_naive, .. } = &self.learned;
         // Rounding alone must not cost the trust on a load that never changes.
-        loss.count >= TRUST_TICKS_MIN
-            && loss.mean <= loss_naive.mean * (1.0 - TRUST_GAIN) + TRUST_FLOOR
+        if loss.count < TRUST_TICKS_MIN || loss.mean > loss_naive.mean * (1.0 + 1e-9) + TRUST_FLOOR
+        {
+            return false;
+        }
+        let cost = |series: &SeriesView| {
+            series.stats.calls_per_tick.mean * series.stats.ns_per_call.mean.max(1.0)
+        };
+        let costs: BTreeMap<u64, f64> =
+            view.series.iter().map(|series| (series.key.id(), cost(series))).collect();
+        self.mixer.open(|id| costs.get(&id).copied().unwrap_or(0.0)) >= TRUST_OPEN
     }
 
     /// Takes in the whole past again at the next call: it is another one than it was.

@@ -238,6 +238,14 @@ impl Track {
         miss / (1.25 * self.mix.band.miss()).max(1e-3)
     }
 
+    /// Forgets what everybody was worth, but not how far they miss: another member has something to
+    /// say from now on.
+    pub(super) fn restart(&mut self) {
+        self.members.iter_mut().for_each(|source| source.loss = Fading::default());
+        self.ways = [Fading::default(); WAYS.len()];
+        self.mix.loss = Fading::default();
+    }
+
     /// Lets what was known so far count for a quarter: the load is another one now.
     pub(super) fn forget(&mut self) {
         let fade = |fading: &mut Fading| {
@@ -261,7 +269,7 @@ impl Track {
         let mix = self.mix.loss;
         // Rounding alone must not cost the trust on a load that never changes.
         let (mix, plain) = (mix.mean(), plain.loss.mean());
-        (self.mix.loss.count > 0.0).then(|| (mix + 1e-6) / (plain + 1e-6))
+        (self.mix.loss.count > 0.0).then(|| (mix + EXACT) / (plain + EXACT))
     }
 }
 
