@@ -237,6 +237,10 @@ impl Ensemble {
         let series = series_of(&self.configured, &self.learned, &self.pasts, view);
         let window = window(view, &series);
         let outlooks = self.mixer.forecast(&window, &asked, |place| scored.contains(&place))?;
+        if 2 * self.mixer.begun as usize > view.series.len() {
+            // What the mix was worth without a season says little from now on.
+            (self.learned.loss, self.learned.loss_naive) = Default::default();
+        }
         let names: Vec<String> =
             self.mixer.members().map(|member| member.name().to_owned()).collect();
         let season = self.season_ticks();
