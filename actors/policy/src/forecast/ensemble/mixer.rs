@@ -221,6 +221,9 @@ impl Mixer {
             }
             all.push(outlooks);
         }
+        if 2 * self.begun as usize > window.series.len() {
+            self.pool.iter_mut().for_each(Track::restart);
+        }
         Ok(all)
     }
 

@@ -207,7 +207,7 @@ impl Track {
         let weight = |(member, (loss, said)): (usize, (&Option<f64>, &Option<Logs>))| {
             let doubt = BELIEF / (scores(member) + BELIEF);
             let prior = if seasonal.contains(&member) { SEASON_PRIOR.powf(doubt) } else { 1.0 };
-            let behind = loss.map_or(0.0, |loss| (loss / best - 1.0).max(0.0));
+            let behind = loss.map_or(0.0, |loss| (loss / best - 1.0).clamp(0.0, 1.0));
             if said.is_some() { prior * (-HEDGE * behind * (1.0 - doubt)).exp() } else { 0.0 }
         };
         normalised(losses.iter().zip(said).enumerate().map(weight).collect())
@@ -253,6 +253,7 @@ impl Track {
     pub(super) fn restart(&mut self) {
         self.members.iter_mut().for_each(|source| source.loss = Fading::default());
         self.ways = [Fading::default(); WAYS.len()];
+        self.products.iter_mut().for_each(|product| *product = 0.0);
         self.mix.loss = Fading::default();
     }
 
