@@ -280,14 +280,18 @@ impl Member for Slow {
         "slow"
     }
 
-    fn fit(&mut self, _: &Window, _: u32) -> Result<FitReport, ForecastError> {
+    fn fit(&mut self, _: &Window<'_>, _: &[usize], _: u32) -> Result<FitReport, ForecastError> {
         self.learning.notify_one();
         assert!(self.released.lock().unwrap().recv().is_err());
         self.learned += 1;
         Ok(FitReport::default())
     }
 
-    fn forecast(&self, _: &Window, _: usize) -> Result<Vec<Vec<Quantiles>>, ForecastError> {
+    fn forecast(
+        &mut self,
+        _: &Window<'_>,
+        _: &[usize],
+    ) -> Result<Vec<Vec<Quantiles>>, ForecastError> {
         Ok(Vec::new())
     }
 
@@ -328,11 +332,15 @@ impl Member for Failing {
         "failing"
     }
 
-    fn fit(&mut self, _: &Window, _: u32) -> Result<FitReport, ForecastError> {
+    fn fit(&mut self, _: &Window<'_>, _: &[usize], _: u32) -> Result<FitReport, ForecastError> {
         self.fail()
     }
 
-    fn forecast(&self, _: &Window, _: usize) -> Result<Vec<Vec<Quantiles>>, ForecastError> {
+    fn forecast(
+        &mut self,
+        _: &Window<'_>,
+        _: &[usize],
+    ) -> Result<Vec<Vec<Quantiles>>, ForecastError> {
         self.fail()
     }
 

@@ -62,8 +62,9 @@ const TRUST_HALF_LIFE: f64 = 500.0;
 /// Share of the load that must be forecast better than by plain repetition to be trusted.
 const TRUST_OPEN: f64 = 0.5;
 
-/// Loss, in nanoseconds of calls, that is let pass.
-const TRUST_FLOOR: f64 = 1e-6;
+/// Loss, in calls of each series per tick, that is let pass: on an idle load every guess loses more than
+/// none.
+const TRUST_FLOOR: f64 = 0.01;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -129,6 +130,8 @@ struct Learned {
     /// Cost-weighted loss per tick of what was published and of the naive member.
     loss: Rolling,
     loss_naive: Rolling,
+    /// What one call of each series cost.
+    cost: Rolling,
     /// Seasons of all series together.
     seasons: Vec<usize>,
     /// Seasons of the busiest series.
@@ -208,15 +211,17 @@ impl Ensemble {
             && pending.at < view.at
         {
             let Some(pending) = self.pending.pop_front() else { break };
-            let (mut loss, mut loss_naive) = (0.0, 0.0);
+            let (mut loss, mut loss_naive, mut costs) = (0.0, 0.0, 0.0);
             for (key, cost, published, naive) in &pending.series {
                 let Some(series) = view.get(key) else { continue };
                 let actual = series.calls_at(pending.at.next());
+                costs += cost;
                 loss += cost * published.pinball(actual);
                 loss_naive += cost * Quantiles::exactly(*naive).pinball(actual);
             }
             self.learned.loss.add(loss, TRUST_HALF_LIFE);
             self.learned.loss_naive.add(loss_naive, TRUST_HALF_LIFE);
+            self.learned.cost.add(costs, TRUST_HALF_LIFE);
         }
     }
 
@@ -277,10 +282,9 @@ impl Ensemble {
     }
 
     fn is_trusted(&self, view: &HistoryView) -> bool {
-        let Learned { loss, loss_naive, .. } = &self.learned;
-        // Rounding alone must not cost the trust on a load that never changes.
-        if loss.count < TRUST_TICKS_MIN || loss.mean > loss_naive.mean * (1.0 + 1e-9) + TRUST_FLOOR
-        {
+        let Learned { loss, loss_naive, cost, .. } = &self.learned;
+        let most = loss_naive.mean + TRUST_FLOOR * cost.mean;
+        if loss.count < TRUST_TICKS_MIN || loss.mean > most {
             return false;
         }
         let cost = |series: &SeriesView| {
