@@ -217,6 +217,10 @@ impl Member for Lstm {
         NAME
     }
 
+    fn learns_in_steps(&self) -> bool {
+        true
+    }
+
     fn fit(
         &mut self,
         window: &Window<'_>,

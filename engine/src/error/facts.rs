@@ -40,6 +40,7 @@ macro_rules! facts {
                     $(Self::$variant { .. } => $code,)*
                     Self::Setting(error) => error.code(),
                     Self::Store(error) => error.code(),
+                    Self::Spill(error) => error.code(),
                     Self::Function(error) => error.code(),
                     Self::Loop(error) => error.code(),
                     Self::Announcement(error) => error.code(),

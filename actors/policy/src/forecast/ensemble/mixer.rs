@@ -60,10 +60,14 @@ impl Known {
 pub struct Mixer {
     members: Vec<Box<dyn Member>>,
     plain: Plain,
+    /// Members that repeat a season.
+    seasonal: Vec<usize>,
     /// Horizons that are learned for, ascending.
     horizons: Vec<usize>,
     pub(super) known: BTreeMap<u64, Known>,
     pub(super) pool: Vec<Track>,
+    /// Series for which a season became known in the last call of [`forecast`](Self::forecast).
+    pub(super) begun: u64,
 }
 
 impl fmt::Debug for Mixer {
@@ -84,7 +88,16 @@ impl Mixer {
         let seasonal = [place("seasonal_naive"), place("seasonal_naive_long")];
         let plain = Plain { naive: place("naive"), seasonal };
         let pool = vec![Track::default(); horizons.len()];
-        Self { members, plain, horizons, known: BTreeMap::new(), pool }
+        let repeating = ["seasonal_naive", "profile"].map(place).to_vec();
+        Self {
+            members,
+            plain,
+            seasonal: repeating,
+            horizons,
+            known: BTreeMap::new(),
+            pool,
+            begun: 0,
+        }
     }
 
     /// The members, in the order of all weights.
@@ -166,11 +179,13 @@ impl Mixer {
         kept: impl Fn(usize) -> bool,
     ) -> Result<Vec<Vec<Outlook>>, ForecastError> {
         let answers = self.ask(window, asked)?;
+        let horizons = self.horizons.clone();
         let nearest = |ahead: &usize| {
-            let distances = self.horizons.iter().map(|learned| learned.abs_diff(*ahead));
+            let distances = horizons.iter().map(|learned| learned.abs_diff(*ahead));
             distances.enumerate().min_by_key(|(_, distance)| *distance).map_or(0, |(c, _)| c)
         };
         let classes: Vec<usize> = asked.iter().map(nearest).collect();
+        self.begun = 0;
         let fresh = Known::new(self.horizons.len());
         let mut all = Vec::with_capacity(window.series.len());
         for (place, series) in window.series.iter().enumerate() {
@@ -184,10 +199,11 @@ impl Mixer {
                 let track = &mut known.tracks[*class];
                 if self.season_begins(&raw, track) {
                     track.restart();
+                    self.begun += u64::from(*class == 0);
                     known.standings[*class] = Standing::New;
                 }
                 let standing = known.standings[*class];
-                let mut said = track.mix(raw, &self.pool[*class]);
+                let mut said = track.mix(raw, &self.pool[*class], &self.seasonal);
                 self.fall_back(&mut said, track, standing);
                 outlooks.push(Outlook {
                     quantiles: said.published.quantiles(),
@@ -195,7 +211,7 @@ impl Mixer {
                     members: said.learned.iter().map(|l| l.map(|l| l.quantiles())).collect(),
                     standing,
                 });
-                if *ahead == self.horizons[*class] && kept(place) {
+                if *ahead == horizons[*class] && kept(place) {
                     known.keep(*class, window.at.0, *ahead, said);
                 }
             }
@@ -204,6 +220,9 @@ impl Mixer {
                 self.known.insert(series.id, known);
             }
             all.push(outlooks);
+        }
+        if 2 * self.begun as usize > window.series.len() {
+            self.pool.iter_mut().for_each(Track::restart);
         }
         Ok(all)
     }
