@@ -107,7 +107,8 @@ fn tensors(training: &Training) -> candle_core::Result<Vec<Named>> {
                 scaling.reach,
                 scaling.penalty,
             ];
-            let values = [&scaling.mean[..], &scaling.inverse, &scaling.linear, &rest].concat();
+            let parts = [&scaling.mean[..], &scaling.inverse, &scaling.least, &scaling.greatest];
+            let values = [&parts.concat()[..], &scaling.linear, &rest].concat();
             all.push((format!("{set}.scaling.{head}"), vec![values.len()], values));
         }
     }
@@ -171,12 +172,15 @@ fn training(
 
 fn scaling(tensors: &HashMap<String, Tensor>, name: &str) -> Result<Scaling, ForecastError> {
     let inputs = super::inputs::PER_HORIZON;
-    let mut mean = floats(tensors, name, &[3 * inputs + 1 + REST])?;
-    let rest = mean.split_off(3 * inputs + 1);
-    let linear = mean.split_off(2 * inputs);
+    let mut mean = floats(tensors, name, &[5 * inputs + 1 + REST])?;
+    let rest = mean.split_off(5 * inputs + 1);
+    let linear = mean.split_off(4 * inputs);
+    let greatest = mean.split_off(3 * inputs);
+    let least = mean.split_off(2 * inputs);
     let inverse = mean.split_off(inputs);
     let [low, high, target, reach, penalty] = [0, 1, 2, 3, 4].map(|place: usize| rest[place]);
-    Ok(Scaling { mean, inverse, target, reach, stretch: [low, high], linear, penalty })
+    let stretch = [low, high];
+    Ok(Scaling { mean, inverse, least, greatest, target, reach, stretch, linear, penalty })
 }
 
 fn floats(

@@ -14,6 +14,10 @@ pub(super) const PER_TICK: usize = 14;
 /// Numbers per horizon, for its head.
 pub(super) const PER_HORIZON: usize = LAGS.len() + MEANS.len() + 6 + STATIC + 12 + SEASONS * 20;
 
+/// Where level and deviation of the series lie among the numbers of a horizon.
+pub(super) const LEVELS: std::ops::Range<usize> =
+    LAGS.len() + MEANS.len() + 4..LAGS.len() + MEANS.len() + 6;
+
 /// Ticks back that the heads see.
 const LAGS: [usize; 15] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 20, 24];
 

@@ -66,6 +66,11 @@ impl<'a> Lessons<'a> {
         self.horizons
     }
 
+    /// Series that are learned from.
+    pub(super) fn series(&self) -> usize {
+        self.places.len()
+    }
+
     /// Most ticks that are known of a series.
     pub(super) fn ticks(&self) -> usize {
         self.places.iter().map(|place| self.window.series[*place].len()).max().unwrap_or(0)

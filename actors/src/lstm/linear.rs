@@ -1,11 +1,14 @@
 //! Where the linear parts of the heads start: at least squares, so that training begins at the
 //! strength of an autoregression.
 
-use super::inputs::PER_HORIZON;
+use super::inputs::{LEVELS, PER_HORIZON};
 use super::net::{Net, Rows, Scaling, TARGET_MAX};
 
 /// Penalties on the squared weights, per row, that are tried.
 const PENALTIES: [f64; 7] = [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1];
+
+/// Fewest series of which the levels tell something: with few, a level is a clock that runs on.
+const SERIES_MIN: usize = 8;
 
 /// Least standard deviation of an input that is used.
 const VARIES_MIN: f64 = 1e-4;
@@ -16,10 +19,14 @@ pub(super) fn start(
     net: &mut Net,
     mut learned: Vec<Rows>,
     mut checked: Vec<Rows>,
+    series: usize,
 ) -> candle_core::Result<()> {
     for head in 0..net.horizons.len() {
         let (learned, checked) = (&mut learned[head], &mut checked[head]);
-        let scaling = scaling(learned);
+        let mut scaling = scaling(learned);
+        if series < SERIES_MIN {
+            LEVELS.for_each(|input| scaling.inverse[input] = 0.0);
+        }
         standardise(&scaling, learned);
         standardise(&scaling, checked);
         let judged = if checked.targets.is_empty() { &*learned } else { checked };
@@ -65,9 +72,25 @@ fn scaling(rows: &Rows) -> Scaling {
     let size = rows.targets.iter().map(|target| f64::from(*target).powi(2)).sum::<f64>() / n;
     let target = (size.sqrt() as f32).max(1e-3);
     let mean = mean.iter().map(|mean| *mean as f32).collect();
+    let mut scaling = Scaling { mean, inverse, ..Scaling::none() };
+    bound(&mut scaling, rows);
     let largest = rows.targets.iter().fold(0.0_f32, |largest, target| largest.max(target.abs()));
     let reach = (largest / target).min(TARGET_MAX);
-    Scaling { mean, inverse, target, reach, ..Scaling::none() }
+    Scaling { target, reach, ..scaling }
+}
+
+/// Bounds each input by what was seen of it.
+fn bound(scaling: &mut Scaling, rows: &Rows) {
+    let mut inputs = rows.inputs.clone();
+    scaling.apply(&mut inputs);
+    let (mut least, mut greatest) = (vec![0.0_f32; PER_HORIZON], vec![0.0_f32; PER_HORIZON]);
+    for row in inputs.chunks(PER_HORIZON) {
+        for ((least, greatest), input) in least.iter_mut().zip(&mut greatest).zip(row) {
+            *least = least.min(*input);
+            *greatest = greatest.max(*input);
+        }
+    }
+    (scaling.least, scaling.greatest) = (least, greatest);
 }
 
 /// A linear part.
@@ -216,6 +239,17 @@ mod tests {
         row[7] = 1e6;
         scaling.apply(&mut row);
         assert_eq!(row[7], 0.0);
+    }
+
+    #[test]
+    fn an_input_counts_no_further_than_what_was_learned_from() {
+        let rows = rows(5, 200);
+        let scaling = scaling(&rows);
+        let (mut seen, mut beyond) = ([0.99; PER_HORIZON], [50.0; PER_HORIZON]);
+        scaling.apply(&mut seen);
+        scaling.apply(&mut beyond);
+        assert_eq!(beyond.to_vec(), scaling.greatest);
+        assert!(seen[0] > 1.0 && beyond[0] < 2.5, "{} {}", seen[0], beyond[0]);
     }
 
     #[test]

@@ -52,6 +52,10 @@ pub(super) struct Scaling {
     pub(super) mean: Vec<f32>,
     /// One over the standard deviation of each input; zero for an input that does not vary.
     pub(super) inverse: Vec<f32>,
+    /// Least and greatest of each input that was learned from, standardised: a trend that runs on
+    /// beyond them says nothing more.
+    pub(super) least: Vec<f32>,
+    pub(super) greatest: Vec<f32>,
     /// Size of a usual target.
     pub(super) target: f32,
     /// Largest target that was seen, in usual ones: no quantile is further from no change.
@@ -71,6 +75,8 @@ impl Scaling {
         Self {
             mean: vec![0.0; PER_HORIZON],
             inverse: vec![0.0; PER_HORIZON],
+            least: vec![-FAR_MAX; PER_HORIZON],
+            greatest: vec![FAR_MAX; PER_HORIZON],
             target: 1.0,
             reach: TARGET_MAX,
             stretch: [1.0; 2],
@@ -82,8 +88,9 @@ impl Scaling {
     /// Standardises rows of [`PER_HORIZON`] inputs in place.
     pub(super) fn apply(&self, inputs: &mut [f32]) {
         for row in inputs.chunks_mut(PER_HORIZON) {
-            for ((input, mean), inverse) in row.iter_mut().zip(&self.mean).zip(&self.inverse) {
-                *input = ((*input - mean) * inverse).clamp(-FAR_MAX, FAR_MAX);
+            for (place, input) in row.iter_mut().enumerate() {
+                let standard = (*input - self.mean[place]) * self.inverse[place];
+                *input = standard.max(self.least[place]).min(self.greatest[place]);
             }
         }
     }

@@ -184,7 +184,7 @@ impl Training {
 fn fresh(config: &LstmConfig, lessons: &Lessons<'_>) -> Result<Net> {
     let mut net = Net::new(config, lessons.horizons())?;
     let (learned, to_check) = lessons.linear();
-    linear::start(&mut net, learned, to_check)?;
+    linear::start(&mut net, learned, to_check, lessons.series())?;
     Ok(net)
 }
 
