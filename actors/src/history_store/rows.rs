@@ -24,8 +24,11 @@ pub const FUNCTION: &str = "function";
 const QUANTILES: [(&str, f64); 3] =
     [("duration_ns_p50", 0.5), ("duration_ns_p95", 0.95), ("duration_ns_p99", 0.99)];
 
+/// A column of whole numbers, and where they are.
+type Count = (&'static str, fn(&Summary) -> u64);
+
 /// Columns of whole numbers, in their order.
-const COUNTS: [(&str, fn(&Summary) -> u64); 8] = [
+const COUNTS: [Count; 8] = [
     ("calls", |of| of.calls),
     ("rows", |of| of.rows),
     ("rows_stored", |of| of.rows_stored),
