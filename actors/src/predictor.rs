@@ -93,7 +93,7 @@ pub fn neural_members(config: &LoopConfig) -> Result<Vec<Box<dyn Member>>, Forec
     if !config.lstm().enabled() {
         return Ok(Vec::new());
     }
-    let settings = LstmConfig::for_settings(config.lstm(), config.horizon_ticks());
+    let settings = LstmConfig::for_settings(config.lstm());
     Ok(vec![Box::new(Lstm::new(settings)?)])
 }
 

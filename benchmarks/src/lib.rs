@@ -13,6 +13,7 @@ pub mod dashboard;
 pub mod demo_day;
 pub mod drill_down;
 pub mod exact;
+pub mod forecast;
 pub mod hits;
 pub mod machine;
 pub mod orders;

@@ -13,8 +13,8 @@ use futures::future::LocalBoxFuture;
 use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
 use crate::{
-    admission, adversarial, dashboard, demo_day, drill_down, exact, overhead, predicates, reuse,
-    slt,
+    admission, adversarial, dashboard, demo_day, drill_down, exact, forecast, overhead, predicates,
+    reuse, slt,
 };
 
 /// Exit code if a bound was missed.
@@ -23,6 +23,9 @@ pub const EXIT_MISSED: u8 = 1;
 pub const EXIT_USAGE: u8 = 2;
 /// Exit code if a benchmark could not be run to its end.
 pub const EXIT_FAILED: u8 = 3;
+
+/// Benchmarks that play files.
+const PLAYERS: [&str; 2] = ["admission", "forecast"];
 
 /// Stack of the threads that plan queries; debug builds need more than the system's default.
 const STACK_BYTES: usize = 32 << 20;
@@ -57,7 +60,7 @@ pub struct Benchmark {
 }
 
 /// All benchmarks.
-pub const BENCHMARKS: [Benchmark; 10] = [
+pub const BENCHMARKS: [Benchmark; 11] = [
     Benchmark {
         name: "overhead",
         summary: "TPC-H and ClickBench, which call no function, with nothing stored",
@@ -99,6 +102,11 @@ pub const BENCHMARKS: [Benchmark; 10] = [
         run: |options| Box::pin(demo_day::run(options)),
     },
     Benchmark {
+        name: "forecast",
+        summary: "the mix of forecasts against each of its members, on traces of load",
+        run: |options| Box::pin(forecast::run(options)),
+    },
+    Benchmark {
         name: "slt",
         summary: "DataFusion's own SQL logic tests, on plain DataFusion and on us, twice",
         run: |options| Box::pin(slt::run(options)),
@@ -132,7 +140,7 @@ enum Command {
         /// Run on little data: to see that it works; the bounds are not meant for it.
         #[arg(long)]
         quick: bool,
-        /// Play this file; may be given several times. Only admission plays files.
+        /// Play this file; may be given several times. Only admission and forecast play files.
         #[arg(long = "trace", value_name = "FILE")]
         traces: Vec<PathBuf>,
         /// Put so many queries instead of the benchmark's own number; only `exact` puts random ones.
@@ -175,8 +183,11 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
-        Command::Run { name, traces, .. } if !traces.is_empty() && name.name != "admission" => {
-            eprintln!("error: {} plays no files; --trace is for admission", name.name);
+        Command::Run { name, traces, .. }
+            if !traces.is_empty() && !PLAYERS.contains(&name.name) =>
+        {
+            let players = PLAYERS.join(" and ");
+            eprintln!("error: {} plays no files; --trace is for {players}", name.name);
             ExitCode::from(EXIT_USAGE)
         }
         Command::Run { name, seed, quick, traces, queries, json } => {

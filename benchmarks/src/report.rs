@@ -1,5 +1,6 @@
 //! What a benchmark found: rows for reading, figures with bounds for judging; as a table and as JSON.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
@@ -91,6 +92,8 @@ pub enum Cell {
     Count(u64),
     /// A measure; shown with three digits after the point, kept in full in JSON.
     Measure(f64),
+    /// Measures by name; the least one is shown.
+    Map(BTreeMap<String, f64>),
 }
 
 impl fmt::Display for Cell {
@@ -100,6 +103,10 @@ impl fmt::Display for Cell {
             Self::Count(count) => write!(f, "{count}"),
             Self::Measure(value) if value.is_nan() => f.write_str("-"),
             Self::Measure(value) => write!(f, "{value:.3}"),
+            Self::Map(map) => match map.iter().min_by(|a, b| a.1.total_cmp(b.1)) {
+                Some((name, value)) => write!(f, "{name} {value:.3}"),
+                None => f.write_str("-"),
+            },
         }
     }
 }

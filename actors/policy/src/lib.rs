@@ -9,6 +9,7 @@
 //! | [`forecast`] | what will be called in the coming ticks |
 //! | [`score`] | what a forecast or a step turned out to be worth |
 //! | [`reshape`] | which replicas and outputs to add or drop, and why |
+//! | [`next`] | which call follows, and which keys will be hot |
 //! | [`predicates`] | in which order a scan evaluates its predicates |
 //! | [`admit`] | what gives way where a computed output finds no room |
 //! | [`repeats`] | whether something new will be called again |
@@ -30,6 +31,7 @@ pub mod forecast;
 pub mod history;
 pub mod ids;
 pub mod invariant;
+pub mod next;
 pub mod predicates;
 pub mod random;
 pub mod repeats;

@@ -18,6 +18,9 @@ const VERSION: u32 = 2;
 /// Key of the configuration within the metadata.
 const META: &str = "foreshard";
 
+/// Numbers of a scaling that are not one per input.
+const REST: usize = 5;
+
 /// Most bytes of a header that is read.
 const HEADER_BYTES_MAX: u64 = 1 << 20;
 
@@ -84,6 +87,7 @@ fn tensors(training: &Training) -> candle_core::Result<Vec<Named>> {
     let optimizer = &training.optimizer;
     let sets = [
         ("best", training.best.values()?),
+        ("used", training.used.values()?),
         ("live", training.live.values()?),
         ("first", optimizer.first.clone()),
         ("second", optimizer.second.clone()),
@@ -96,7 +100,14 @@ fn tensors(training: &Training) -> candle_core::Result<Vec<Named>> {
     }
     for (set, net) in [("best", &training.best), ("live", &training.live)] {
         for (head, scaling) in net.scalings.iter().enumerate() {
-            let values = [&scaling.mean[..], &scaling.inverse, &[scaling.target]].concat();
+            let rest = [
+                scaling.stretch[0],
+                scaling.stretch[1],
+                scaling.target,
+                scaling.reach,
+                scaling.penalty,
+            ];
+            let values = [&scaling.mean[..], &scaling.inverse, &scaling.linear, &rest].concat();
             all.push((format!("{set}.scaling.{head}"), vec![values.len()], values));
         }
     }
@@ -153,15 +164,19 @@ fn training(
         second: set("second")?,
         average: set("average")?,
     };
-    Ok(Training { best: net("best")?, live: net("live")?, optimizer, standing })
+    let best = net("best")?;
+    let used = best.with_values(set("used")?).map_err(|error| numeric(&error))?;
+    Ok(Training { best, used, live: net("live")?, optimizer, standing })
 }
 
 fn scaling(tensors: &HashMap<String, Tensor>, name: &str) -> Result<Scaling, ForecastError> {
     let inputs = super::inputs::PER_HORIZON;
-    let mut mean = floats(tensors, name, &[2 * inputs + 1])?;
-    let target = mean.split_off(2 * inputs).into_iter().sum();
+    let mut mean = floats(tensors, name, &[3 * inputs + 1 + REST])?;
+    let rest = mean.split_off(3 * inputs + 1);
+    let linear = mean.split_off(2 * inputs);
     let inverse = mean.split_off(inputs);
-    Ok(Scaling { mean, inverse, target })
+    let [low, high, target, reach, penalty] = [0, 1, 2, 3, 4].map(|place: usize| rest[place]);
+    Ok(Scaling { mean, inverse, target, reach, stretch: [low, high], linear, penalty })
 }
 
 fn floats(

@@ -47,6 +47,9 @@ const FAR_MAX: f64 = 8.0;
 /// Logarithm by which a forecast may exceed the newest value and the usual range.
 const RISE_MAX: f64 = 2.0;
 
+/// Days and weeks that a series must show before the calendar is looked at: fewer are no rhythm yet.
+const TIMES_MIN: i64 = 3;
+
 const DAY_MS: i64 = 24 * 3_600 * 1_000;
 const WEEK_MS: i64 = 7 * DAY_MS;
 
@@ -165,13 +168,15 @@ impl<'a> View<'a> {
         waves(out, tick as f64 / season as f64, harmonics);
     }
 
-    /// Hour of the day and day of the week: what a whole number of seasons may not tell.
+    /// Hour of the day and day of the week, once they are known.
     fn calendar(&self, out: &mut Vec<f32>, ahead: usize, harmonics: usize) {
         let known_ms = (self.series.len() as i64).saturating_mul(self.tick_ms);
         let ahead_ms = (ahead as i64).saturating_mul(self.tick_ms);
         let at_ms = self.clock_ms.saturating_add(ahead_ms);
         for (length_ms, ticks_min) in [(DAY_MS, 4), (WEEK_MS, 7)] {
-            if self.tick_ms.saturating_mul(ticks_min) > length_ms || known_ms < 2 * length_ms {
+            if self.tick_ms.saturating_mul(ticks_min) > length_ms
+                || known_ms < TIMES_MIN * length_ms
+            {
                 out.extend(std::iter::repeat_n(0.0, 2 * harmonics));
                 continue;
             }
@@ -294,18 +299,18 @@ mod tests {
     }
 
     #[test]
-    fn hours_and_weekdays_count_once_they_were_seen_twice() {
-        let past = Past::new((0..400).map(|_| 1.0));
+    fn hours_and_weekdays_count_once_they_were_seen_three_times() {
+        let past = Past::new((0..600).map(|_| 1.0));
         let calendar = |known: usize, ahead: usize| {
             let mut out = Vec::new();
             let series = past.series(known, 1, &[]);
-            View::new(&window(399, &[]), &series, 0).calendar(&mut out, ahead, 1);
+            View::new(&window(599, &[]), &series, 0).calendar(&mut out, ahead, 1);
             out
         };
-        assert_eq!(calendar(47, 0), [0.0; 4]);
-        assert!(calendar(48, 0)[..2] != [0.0; 2] && calendar(48, 0)[2..] == [0.0; 2]);
-        assert_eq!(calendar(400, 0)[..2], calendar(400, 24)[..2]);
-        assert_ne!(calendar(400, 0)[2..], calendar(400, 24)[2..]);
+        assert_eq!(calendar(71, 0), [0.0; 4]);
+        assert!(calendar(72, 0)[..2] != [0.0; 2] && calendar(72, 0)[2..] == [0.0; 2]);
+        assert_eq!(calendar(600, 0)[..2], calendar(600, 24)[..2]);
+        assert_ne!(calendar(600, 0)[2..], calendar(600, 24)[2..]);
     }
 
     #[test]

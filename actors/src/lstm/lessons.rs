@@ -18,11 +18,23 @@ const CHECKED_SHARE: usize = 10;
 const CHECKED_BATCHES: u64 = 6;
 const STARTED_ROWS_MAX: usize = 12_000;
 
-/// Rows of which some were learned from or checked by.
+/// Which rows of a window.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Part {
     Learned,
     Checked,
+    Both,
+}
+
+impl Part {
+    /// Whether a target may be seen that is one of the `newest` or not.
+    fn shows(self, newest: bool) -> bool {
+        match self {
+            Self::Learned => !newest,
+            Self::Checked => newest,
+            Self::Both => true,
+        }
+    }
 }
 
 /// Rows of a window, for some horizons.
@@ -73,20 +85,26 @@ impl<'a> Lessons<'a> {
         })
     }
 
-    /// Rows without recurrent inputs, learned and checked, for the linear parts.
+    /// Rows without recurrent inputs, learned and checked, to start the linear parts.
     pub(super) fn linear(&self) -> (Vec<Rows>, Vec<Rows>) {
+        (self.rows(Part::Learned, 1), self.rows(Part::Checked, 4))
+    }
+
+    /// The same without keeping any to check by.
+    pub(super) fn linear_whole(&self) -> Vec<Rows> {
+        self.rows(Part::Both, 1)
+    }
+
+    /// Rows that have a target; fewer with a larger `share`.
+    fn rows(&self, part: Part, share: usize) -> Vec<Rows> {
         let ticks: usize = self.places.iter().map(|place| self.window.series[*place].len()).sum();
-        let n = ticks.min(STARTED_ROWS_MAX);
         let mut rng = StdRng::seed_from_u64(self.config.seed);
-        let mut rows = |n: usize, part: Part| {
-            let mut heads = vec![Rows::default(); self.horizons.len()];
-            for _ in 0..n {
-                let (series, back) = self.drawn(&mut rng, part);
-                self.push_row(series, back, part, &mut heads);
-            }
-            heads.into_iter().map(seen).collect::<Vec<_>>()
-        };
-        (rows(n, Part::Learned), rows(n / 4, Part::Checked))
+        let mut heads = vec![Rows::default(); self.horizons.len()];
+        for _ in 0..ticks.min(STARTED_ROWS_MAX) / share {
+            let (series, back) = self.drawn(&mut rng, part);
+            self.push_row(series, back, part, &mut heads);
+        }
+        heads.into_iter().map(seen).collect()
     }
 
     fn sampled(&self, rng: &mut StdRng, part: Part) -> Batch {
@@ -123,10 +141,11 @@ impl<'a> Lessons<'a> {
         let oldest = len - TICKS_MIN;
         let back = match part {
             Part::Checked => rng.random_range(nearest..(checked + farthest).min(oldest)),
-            Part::Learned => {
+            Part::Learned | Part::Both => {
                 // Rows that know two of the longest season tell more, if there are enough of them.
                 let longest = series.season_known(4).map_or(0, |season| 2 * season);
-                let newest = checked + nearest;
+                let kept = if part == Part::Both { 0 } else { checked };
+                let newest = kept + nearest;
                 rng.random_range(newest..(len - longest.max(TICKS_MIN)).max(newest + 1))
             }
         };
@@ -139,7 +158,7 @@ impl<'a> Lessons<'a> {
         for (rows, horizon) in heads.iter_mut().zip(self.horizons) {
             let target = view.as_ref().zip(back.checked_sub(*horizon));
             let (target, weight) = match target {
-                Some((view, left)) if (left < checked) == (part == Part::Checked) => {
+                Some((view, left)) if part.shows(left < checked) => {
                     (view.target(&series.before(left)), 1.0)
                 }
                 _ => (0.0, 0.0),

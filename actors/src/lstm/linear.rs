@@ -2,10 +2,10 @@
 //! strength of an autoregression.
 
 use super::inputs::PER_HORIZON;
-use super::net::{Net, Rows, Scaling};
+use super::net::{Net, Rows, Scaling, TARGET_MAX};
 
 /// Penalties on the squared weights, per row, that are tried.
-const PENALTIES: [f64; 6] = [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1];
+const PENALTIES: [f64; 7] = [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1];
 
 /// Least standard deviation of an input that is used.
 const VARIES_MIN: f64 = 1e-4;
@@ -20,15 +20,32 @@ pub(super) fn start(
     for head in 0..net.horizons.len() {
         let (learned, checked) = (&mut learned[head], &mut checked[head]);
         let scaling = scaling(learned);
-        for rows in [&mut *learned, &mut *checked] {
-            scaling.apply(&mut rows.inputs);
-            rows.targets.iter_mut().for_each(|target| *target /= scaling.target);
-        }
-        let (weights, starts) = fitted(learned, checked);
-        net.scalings[head] = scaling;
-        net.set_linear(head, &weights, starts)?;
+        standardise(&scaling, learned);
+        standardise(&scaling, checked);
+        let judged = if checked.targets.is_empty() { &*learned } else { checked };
+        let fit = Fit::chosen(learned, judged);
+        net.scalings[head] = Scaling { penalty: fit.penalty as f32, ..scaling };
+        net.set_linear(head, &fit.weights, fit.starts)?;
     }
     Ok(())
+}
+
+/// What the linear parts of `net` would start at if they were fitted on `all` rows, by horizon: also
+/// on those that were kept to check by, now that checking is over.
+pub(super) fn starts(net: &Net, all: Vec<Rows>) -> Vec<Vec<f32>> {
+    let fitted = net.scalings.iter().zip(all).map(|(scaling, mut rows)| {
+        standardise(scaling, &mut rows);
+        match Fit::new(&Normal::new(&rows), &rows, f64::from(scaling.penalty)) {
+            Some(fit) => fit.weights.into_iter().chain([fit.starts[0]]).collect(),
+            None => scaling.linear.clone(),
+        }
+    });
+    fitted.collect()
+}
+
+fn standardise(scaling: &Scaling, rows: &mut Rows) {
+    scaling.apply(&mut rows.inputs);
+    rows.targets.iter_mut().for_each(|target| *target /= scaling.target);
 }
 
 fn scaling(rows: &Rows) -> Scaling {
@@ -47,42 +64,57 @@ fn scaling(rows: &Rows) -> Scaling {
     let inverse = mean.iter().zip(&square).map(inverse).collect();
     let size = rows.targets.iter().map(|target| f64::from(*target).powi(2)).sum::<f64>() / n;
     let target = (size.sqrt() as f32).max(1e-3);
-    Scaling { mean: mean.iter().map(|mean| *mean as f32).collect(), inverse, target }
+    let mean = mean.iter().map(|mean| *mean as f32).collect();
+    let largest = rows.targets.iter().fold(0.0_f32, |largest, target| largest.max(target.abs()));
+    let reach = (largest / target).min(TARGET_MAX);
+    Scaling { mean, inverse, target, reach, ..Scaling::none() }
 }
 
-/// Weights of the median, and where median and spreads start.
-fn fitted(learned: &Rows, checked: &Rows) -> (Vec<f32>, [f32; 3]) {
-    let n = learned.targets.len();
-    if n == 0 {
-        return (vec![0.0; PER_HORIZON], [0.0, 1.0, 1.0]);
-    }
-    let intercept = learned.targets.iter().map(|t| f64::from(*t)).sum::<f64>() / n as f64;
-    let normal = Normal::new(learned, intercept);
-    let judged = if checked.targets.is_empty() { learned } else { checked };
-    let mut best: Option<(f64, Vec<f32>)> = None;
-    for penalty in PENALTIES {
-        let Some(weights) = normal.solved(penalty * n as f64) else { continue };
-        let error: f64 = residuals(judged, &weights, intercept).map(f64::abs).sum();
-        if error.is_finite() && best.as_ref().is_none_or(|(least, _)| error < *least) {
-            best = Some((error, weights));
-        }
-    }
-    let weights = best.map_or_else(|| vec![0.0; PER_HORIZON], |(_, weights)| weights);
-    let mut left: Vec<f64> = residuals(learned, &weights, intercept).collect();
-    left.sort_by(f64::total_cmp);
-    let [low, median, high] = [0.1, 0.5, 0.9].map(|level| left[((n - 1) as f64 * level) as usize]);
-    let starts = [intercept + median, median - low, high - median];
-    (weights, starts.map(|start| start as f32))
+/// A linear part.
+struct Fit {
+    penalty: f64,
+    /// Of the median.
+    weights: Vec<f32>,
+    /// Where median, lower and upper spread start.
+    starts: [f32; 3],
 }
 
-fn residuals<'a>(
-    rows: &'a Rows,
-    weights: &'a [f32],
-    intercept: f64,
-) -> impl Iterator<Item = f64> + 'a {
-    let dot = move |row: &[f32]| row.iter().zip(weights).map(|(x, w)| x * w).sum::<f32>();
-    let rows = rows.inputs.chunks(PER_HORIZON).zip(&rows.targets);
-    rows.map(move |(row, target)| f64::from(*target) - intercept - f64::from(dot(row)))
+impl Fit {
+    /// The one of all penalties that errs least on `judged`.
+    fn chosen(learned: &Rows, judged: &Rows) -> Self {
+        let normal = Normal::new(learned);
+        let fits = PENALTIES.iter().filter_map(|penalty| Self::new(&normal, learned, *penalty));
+        let scored = fits.map(|fit| {
+            let error: f64 = fit.residuals(judged).map(f64::abs).sum();
+            (error, fit)
+        });
+        let least =
+            scored.filter(|(error, _)| error.is_finite()).min_by(|a, b| a.0.total_cmp(&b.0));
+        least.map_or_else(Self::none, |(_, fit)| fit)
+    }
+
+    fn none() -> Self {
+        Self { penalty: 1.0, weights: vec![0.0; PER_HORIZON], starts: [0.0, 1.0, 1.0] }
+    }
+
+    /// None if there are no rows, or too few for so small a penalty.
+    fn new(normal: &Normal, rows: &Rows, penalty: f64) -> Option<Self> {
+        let n = rows.targets.len();
+        let weights = normal.solved(penalty * n as f64)?;
+        let mut fit = Self { penalty, weights, starts: [normal.intercept as f32, 0.0, 0.0] };
+        let mut left: Vec<f64> = fit.residuals(rows).collect();
+        left.sort_by(f64::total_cmp);
+        let at = |level: f64| left.get((n.saturating_sub(1) as f64 * level) as usize).copied();
+        let (low, median, high) = (at(0.1)?, at(0.5)?, at(0.9)?);
+        fit.starts = [normal.intercept + median, median - low, high - median].map(|x| x as f32);
+        Some(fit)
+    }
+
+    fn residuals<'a>(&'a self, rows: &'a Rows) -> impl Iterator<Item = f64> + 'a {
+        let dot = |row: &[f32]| row.iter().zip(&self.weights).map(|(x, w)| x * w).sum::<f32>();
+        let rows = rows.inputs.chunks(PER_HORIZON).zip(&rows.targets);
+        rows.map(move |(row, target)| f64::from(*target) - f64::from(self.starts[0] + dot(row)))
+    }
 }
 
 /// The normal equations of one head.
@@ -90,10 +122,14 @@ struct Normal {
     /// Lower triangle by rows.
     products: Vec<f64>,
     with_target: Vec<f64>,
+    /// Mean target.
+    intercept: f64,
 }
 
 impl Normal {
-    fn new(rows: &Rows, intercept: f64) -> Self {
+    fn new(rows: &Rows) -> Self {
+        let n = rows.targets.len().max(1) as f64;
+        let intercept = rows.targets.iter().map(|target| f64::from(*target)).sum::<f64>() / n;
         let mut products = vec![0.0; PER_HORIZON * PER_HORIZON];
         let mut with_target = vec![0.0; PER_HORIZON];
         for (row, target) in rows.inputs.chunks(PER_HORIZON).zip(&rows.targets) {
@@ -105,7 +141,7 @@ impl Normal {
                 line.iter_mut().zip(&row).for_each(|(sum, other)| *sum += input * other);
             }
         }
-        Self { products, with_target }
+        Self { products, with_target, intercept }
     }
 
     /// Weights by Cholesky's decomposition; none if the penalty is too small for it.
@@ -160,7 +196,7 @@ mod tests {
 
     #[test]
     fn least_squares_finds_the_inputs_that_matter_and_the_spread_that_is_left() {
-        let (weights, starts) = fitted(&rows(1, 2_000), &rows(2, 300));
+        let Fit { weights, starts, .. } = Fit::chosen(&rows(1, 2_000), &rows(2, 300));
         for (input, weight) in weights.iter().enumerate() {
             let truth = [(3, 2.0), (40, -1.0)].iter().find(|(i, _)| *i == input);
             let truth = truth.map_or(0.0, |(_, weight)| *weight);
@@ -185,7 +221,8 @@ mod tests {
     #[test]
     fn fewer_rows_than_inputs_and_none_at_all_give_finite_weights() {
         for n in [0, 1, 5] {
-            let (weights, starts) = fitted(&rows(4, n), &Rows::default());
+            let rows = rows(4, n);
+            let Fit { weights, starts, .. } = Fit::chosen(&rows, &rows);
             assert!(weights.iter().chain(&starts).all(|weight| weight.is_finite()));
         }
     }

@@ -13,7 +13,7 @@
 //! # Learning
 //! A [`fit`](Member::fit) makes a bounded number of small steps. Forecasts are made by the best
 //! average of weights so far, judged by the newest share of each series, which is never learned from
-//! before. If the average gets worse for a while, learning goes back to the best one and rests until
+//! before; only their linear parts are then fitted on all there is. If the average gets worse for a while, learning goes back to the best one and rests until
 //! there is more to learn from; when the past has doubled, a fresh network is started, and takes over
 //! once it is better. Equal seeds give equal weights, bit by bit, also across a restart.
 //!
@@ -111,13 +111,17 @@ impl Lstm {
             return Ok(FitReport::default());
         };
         // Worked on beside the present one, which stays if this fails.
-        let mut training = match &self.training {
-            Some(training) if training.best.horizons == heads => training.independent()?,
-            _ => Training::start(&self.config, &lessons, window.at)?,
+        let present = self.training.as_ref().filter(|training| training.best.horizons == heads);
+        let known = present.map(|training| training.standing.improvements);
+        let mut training = match present {
+            Some(training) => training.independent()?,
+            None => Training::start(&self.config, &lessons, window.at)?,
         };
         let report = training.learn(&self.config, &lessons, window.at, steps_max)?;
+        if known != Some(training.standing.improvements) {
+            self.carried.clear();
+        }
         self.training = Some(training);
-        self.carried.clear();
         Ok(report)
     }
 
@@ -128,7 +132,7 @@ impl Lstm {
     ) -> candle_core::Result<Vec<Vec<Quantiles>>> {
         let mut out = vec![Vec::new(); window.series.len()];
         let Some(training) = &self.training else { return Ok(out) };
-        let (net, cell) = (&training.best, training.best.cell()?);
+        let (net, cell) = (&training.used, training.used.cell()?);
         let mut places = busiest(window);
         places.retain(|place| window.series[*place].len() >= TICKS_MIN);
         let mut ids: Vec<u64> = places.iter().map(|place| window.series[*place].id).collect();
@@ -211,6 +215,10 @@ fn busiest(window: &Window<'_>) -> Vec<usize> {
 impl Member for Lstm {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn learns_in_steps(&self) -> bool {
+        true
     }
 
     fn fit(

@@ -21,6 +21,12 @@ const LAYER: usize = 24;
 /// Most standard deviations that an input of a head is away from its mean.
 const FAR_MAX: f32 = 6.0;
 
+/// Most usual targets that a target is away from no change.
+pub(super) const TARGET_MAX: f32 = 12.0;
+
+/// Least and most that spreads are stretched by.
+const STRETCH: [f32; 2] = [0.5, 2.0];
+
 /// Variables of the cell, and of each head.
 const OF_CELL: usize = 3;
 const OF_HEAD: usize = 5;
@@ -48,12 +54,29 @@ pub(super) struct Scaling {
     pub(super) inverse: Vec<f32>,
     /// Size of a usual target.
     pub(super) target: f32,
+    /// Largest target that was seen, in usual ones: no quantile is further from no change.
+    pub(super) reach: f32,
+    /// What lower and upper spread are stretched by in forecasts, because spreads that were learned
+    /// are too small for what was not learned from.
+    pub(super) stretch: [f32; 2],
+    /// Where the linear part started: a weight per input, and the median.
+    pub(super) linear: Vec<f32>,
+    /// The penalty it was found with.
+    pub(super) penalty: f32,
 }
 
 impl Scaling {
     /// Nothing is known yet.
     pub(super) fn none() -> Self {
-        Self { mean: vec![0.0; PER_HORIZON], inverse: vec![0.0; PER_HORIZON], target: 1.0 }
+        Self {
+            mean: vec![0.0; PER_HORIZON],
+            inverse: vec![0.0; PER_HORIZON],
+            target: 1.0,
+            reach: TARGET_MAX,
+            stretch: [1.0; 2],
+            linear: vec![0.0; PER_HORIZON + 1],
+            penalty: 0.0,
+        }
     }
 
     /// Standardises rows of [`PER_HORIZON`] inputs in place.
@@ -167,7 +190,13 @@ impl Net {
 
     /// Replaces the linear part of a head: `[PER_HORIZON]` weights of the median in standardised
     /// units, and the starts of median and spreads.
-    pub(super) fn set_linear(&self, head: usize, linear: &[f32], starts: [f32; 3]) -> Result<()> {
+    pub(super) fn set_linear(
+        &mut self,
+        head: usize,
+        linear: &[f32],
+        starts: [f32; 3],
+    ) -> Result<()> {
+        self.scalings[head].linear = linear.iter().copied().chain([starts[0]]).collect();
         let mut weights = vec![0.0; PER_HORIZON * QUANTILES.len()];
         for (row, weight) in weights.chunks_mut(QUANTILES.len()).zip(linear) {
             row[0] = *weight;
@@ -176,6 +205,19 @@ impl Net {
         let vars = self.head(head);
         vars[LINEAR].set(&Tensor::from_vec(weights, vars[LINEAR].shape(), &Device::Cpu)?)?;
         vars[BIAS].set(&Tensor::new(&bias, &Device::Cpu)?)
+    }
+
+    /// The network with each linear part moved by as much as its start would be if it were `starts`.
+    pub(super) fn moved(&self, starts: &[Vec<f32>]) -> Result<Self> {
+        let mut values = self.values()?;
+        for (head, (scaling, start)) in self.scalings.iter().zip(starts).enumerate() {
+            let mut moves = start.iter().zip(&scaling.linear).map(|(new, old)| new - old);
+            let of_head = OF_CELL + head * OF_HEAD;
+            let weights = values[of_head + LINEAR].chunks_mut(QUANTILES.len());
+            weights.zip(moves.by_ref()).for_each(|(row, by)| row[0] += by);
+            values[of_head + BIAS][0] += moves.next().unwrap_or(0.0);
+        }
+        self.with_values(values)
     }
 
     fn head(&self, head: usize) -> &[Var] {
@@ -203,23 +245,32 @@ impl Net {
         Tensor::cat(&[&out.narrow(1, 0, 1)?, &spreads], 1)
     }
 
-    /// Mean pinball loss of each head, in units of its usual target.
-    fn losses(&self, batch: &mut Batch) -> Result<Vec<Tensor>> {
+    /// What the heads say about their rows, `[rows, 3]` each, and the targets, `[rows, 1]`, all in
+    /// units of the usual target.
+    fn forward(&self, batch: &mut Batch) -> Result<Vec<(Tensor, Tensor)>> {
         let sequence =
             Sequence::new(std::mem::take(&mut batch.ticks), std::mem::take(&mut batch.asked));
         let shown = self.vars[0].apply_op3(&self.vars[1], &self.vars[2], sequence)?;
-        let mut losses = Vec::with_capacity(self.horizons.len());
+        let mut all = Vec::with_capacity(self.horizons.len());
         for (head, (rows, scaling)) in batch.heads.iter_mut().zip(&self.scalings).enumerate() {
             let n = rows.targets.len();
             scaling.apply(&mut rows.inputs);
             rows.targets.iter_mut().for_each(|target| {
-                *target = (*target / scaling.target).clamp(-2.0 * FAR_MAX, 2.0 * FAR_MAX);
+                *target = (*target / scaling.target).clamp(-TARGET_MAX, TARGET_MAX);
             });
             let inputs = Tensor::from_slice(&rows.inputs, (n, PER_HORIZON), &Device::Cpu)?;
             let targets = Tensor::from_slice(&rows.targets, (n, 1), &Device::Cpu)?;
-            let weights = Tensor::from_slice(&rows.weights, (n, 1), &Device::Cpu)?;
+            all.push((self.quantities(head, &shown, &inputs)?, targets));
+        }
+        Ok(all)
+    }
+
+    /// Mean pinball loss of each head, in units of its usual target.
+    fn losses(&self, batch: &mut Batch) -> Result<Vec<Tensor>> {
+        let mut losses = Vec::with_capacity(self.horizons.len());
+        for ((out, targets), rows) in self.forward(batch)?.into_iter().zip(&batch.heads) {
+            let weights = Tensor::from_slice(&rows.weights, (rows.weights.len(), 1), &Device::Cpu)?;
             let total: f32 = rows.weights.iter().sum();
-            let out = self.quantities(head, &shown, &inputs)?;
             let missed = (targets - out.narrow(1, 0, 1)?)?;
             let low = (&missed + out.narrow(1, 1, 1)?)?;
             let high = (&missed - out.narrow(1, 2, 1)?)?;
@@ -230,6 +281,32 @@ impl Net {
             losses.push(((pinball * weights)?.sum_all()? * share)?);
         }
         Ok(losses)
+    }
+
+    /// Stretches the spreads of each head so that as many targets of `batches` lie beyond them as
+    /// should; half of the way, because rows near each other are much alike.
+    pub(super) fn stretch(&mut self, batches: impl Iterator<Item = Batch>) -> Result<()> {
+        let mut ratios = vec![[Vec::new(), Vec::new()]; self.horizons.len()];
+        for mut batch in batches {
+            let all = self.forward(&mut batch)?;
+            for ((ratios, rows), (out, _)) in ratios.iter_mut().zip(&batch.heads).zip(all) {
+                let out: Vec<f32> = out.flatten_all()?.to_vec1()?;
+                let seen = rows.targets.iter().zip(&rows.weights).zip(out.chunks(3));
+                for ((target, _), out) in seen.filter(|((_, weight), _)| **weight > 0.0) {
+                    ratios[0].push((out[0] - target) / out[1].max(1e-6));
+                    ratios[1].push((target - out[0]) / out[2].max(1e-6));
+                }
+            }
+        }
+        for (scaling, ratios) in self.scalings.iter_mut().zip(&mut ratios) {
+            for (stretch, ratios) in scaling.stretch.iter_mut().zip(ratios) {
+                ratios.sort_by(f32::total_cmp);
+                let place = (ratios.len() as f32 * QUANTILES[2]) as usize;
+                let wanted = ratios.get(place).map_or(1.0, |ratio| ratio.max(0.0).sqrt());
+                *stretch = wanted.clamp(STRETCH[0], STRETCH[1]);
+            }
+        }
+        Ok(())
     }
 
     /// Mean over the heads of their losses, for the backward pass.
@@ -260,8 +337,10 @@ impl Net {
         let shown = Tensor::from_slice(shown, (n, self.hidden), &Device::Cpu)?;
         let out: Vec<f32> =
             self.quantities(head, &shown, &inputs)?.detach().flatten_all()?.to_vec1()?;
+        let [low, high] = scaling.stretch;
         let row = |row: &[f32]| {
-            [row[0] - row[1], row[0], row[0] + row[2]].map(|change| change * scaling.target)
+            let quantiles = [row[0] - low * row[1], row[0], row[0] + high * row[2]];
+            quantiles.map(|change| change.clamp(-scaling.reach, scaling.reach) * scaling.target)
         };
         Ok(out.chunks_exact(QUANTILES.len()).map(row).collect())
     }
@@ -344,6 +423,29 @@ mod tests {
         let wanted = [2.0 * (1.75 - 0.3), 3.5, 2.0 * (1.75 + 1.5)];
         for (q, wanted) in [q10, q50, q90].into_iter().zip(wanted) {
             assert!((q - wanted).abs() < 1e-4, "{q} {wanted}");
+        }
+    }
+
+    #[test]
+    fn spreads_are_stretched_half_way_to_what_lies_beyond_them() {
+        let mut net = Net::new(&LstmConfig { hidden: 6, ..LstmConfig::default() }, &[1]).unwrap();
+        let mut values = net.values().unwrap();
+        values[OF_CELL + 2].fill(0.0); // Nothing from the hidden layer.
+        net = net.with_values(values).unwrap();
+        net.set_linear(0, &[0.0; PER_HORIZON], [0.0, 1.0, 1.0]).unwrap();
+        // Spread evenly from -4 to 4: one in ten is beyond 3.2 at either end; the last one is hidden.
+        let batch = || {
+            let targets: Vec<f32> =
+                (0..1_000).map(|i| i as f32 / 125.0 - 4.0).chain([900.0]).collect();
+            let mut weights = vec![1.0; targets.len()];
+            weights[1_000] = 0.0;
+            let inputs = vec![0.0; targets.len() * PER_HORIZON];
+            let ticks = vec![vec![0.0; targets.len() * PER_TICK]];
+            Batch { ticks, asked: vec![0], heads: vec![Rows { inputs, targets, weights }] }
+        };
+        net.stretch([batch(), batch()].into_iter()).unwrap();
+        for stretch in net.scalings[0].stretch {
+            assert!((stretch - 3.2_f32.sqrt()).abs() < 0.01, "{stretch}");
         }
     }
 }

@@ -42,8 +42,8 @@ pub struct LstmConfig {
 impl Default for LstmConfig {
     fn default() -> Self {
         Self {
-            hidden: 32,
-            window: 64,
+            hidden: 24,
+            window: 48,
             batch: 56,
             asked: 3,
             learning_rate: 3e-3,

@@ -17,7 +17,7 @@ const CHECK_STEPS: u64 = 20;
 /// Checks in a row without a better average after which learning goes back and rests.
 const PATIENCE: u32 = 8;
 
-/// Learning rests until the past has grown by one in so many ticks.
+/// Learning rests, and linear parts stay, until the past has grown by one in so many ticks.
 const REST_SHARE: u64 = 16;
 
 /// Losses that the report averages over at both ends of a fit, because one batch is noisy.
@@ -32,11 +32,15 @@ pub struct Standing {
     pub at: Tick,
     /// Ticks of the longest series then: the history that the weights know.
     pub ticks: u64,
+    /// Ticks of the longest series that the linear parts know.
+    pub linear_ticks: u64,
     /// Ticks of the longest series when the network under training was started.
     pub started_ticks: u64,
     /// Pinball loss of the weights in use over that of the last value, by horizon, at the last
     /// check; above one, the network is worse than no network.
     pub losses: Vec<f32>,
+    /// Times that better weights were taken into use.
+    pub improvements: u64,
     /// Checks in a row that found nothing better.
     pub worse: u32,
     /// Times that learning got worse and went back to the best weights.
@@ -49,6 +53,9 @@ pub struct Standing {
 #[derive(Debug)]
 pub(super) struct Training {
     pub(super) best: Net,
+    /// The best one, with linear parts that also know the rows that it was checked by: what forecasts
+    /// are made with.
+    pub(super) used: Net,
     pub(super) live: Net,
     pub(super) optimizer: Optimizer,
     pub(super) standing: Standing,
@@ -58,7 +65,8 @@ impl Training {
     /// A fresh network whose linear parts are fitted, in use at once.
     pub(super) fn start(config: &LstmConfig, lessons: &Lessons<'_>, at: Tick) -> Result<Self> {
         let live = fresh(config, lessons)?;
-        let best = live.with_values(live.values()?)?;
+        let mut best = live.with_values(live.values()?)?;
+        best.stretch(lessons.checks())?;
         let optimizer = Optimizer::new(&live)?;
         let ticks = lessons.ticks() as u64;
         let losses = checked(&best, lessons)?;
@@ -66,19 +74,23 @@ impl Training {
             steps: 0,
             at,
             ticks,
+            linear_ticks: ticks,
             started_ticks: ticks,
             losses,
+            improvements: 0,
             worse: 0,
             reverts: 0,
             frozen_since: None,
         };
-        Ok(Self { best, live, optimizer, standing })
+        let used = best.moved(&linear::starts(&best, lessons.linear_whole()))?;
+        Ok(Self { best, used, live, optimizer, standing })
     }
 
     /// A copy that shares no variables.
     pub(super) fn independent(&self) -> Result<Self> {
         Ok(Self {
             best: self.best.clone(),
+            used: self.used.clone(),
             live: self.live.with_values(self.live.values()?)?,
             optimizer: self.optimizer.clone(),
             standing: self.standing.clone(),
@@ -94,6 +106,7 @@ impl Training {
         steps_max: u32,
     ) -> Result<FitReport> {
         let ticks = lessons.ticks() as u64;
+        let improvements = self.standing.improvements;
         if ticks >= 2 * self.standing.started_ticks {
             self.live = fresh(config, lessons)?;
             self.optimizer = Optimizer::new(&self.live)?;
@@ -103,6 +116,7 @@ impl Training {
         }
         if let Some(since) = self.standing.frozen_since {
             if at.0.saturating_sub(since.0) < ticks / REST_SHARE {
+                self.refresh(lessons, ticks, improvements)?;
                 return Ok(FitReport::default());
             }
             self.standing.frozen_since = None;
@@ -120,6 +134,7 @@ impl Training {
                 }
             }
         }
+        self.refresh(lessons, ticks, improvements)?;
         let span = LOSS_SPAN.min(losses.len());
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len().max(1) as f64;
         Ok(FitReport {
@@ -131,14 +146,27 @@ impl Training {
 
     /// Takes the average of the weights under training into use, if it is better on what is newest.
     fn check(&mut self, lessons: &Lessons<'_>) -> Result<()> {
-        let average = self.live.with_values(self.optimizer.average.clone())?;
+        let mut average = self.live.with_values(self.optimizer.average.clone())?;
         let (new, old) = (checked(&average, lessons)?, checked(&self.best, lessons)?);
         let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len().max(1) as f32;
         if mean(&new) < mean(&old) {
+            average.stretch(lessons.checks())?;
             (self.best, self.standing.losses, self.standing.worse) = (average, new, 0);
+            self.standing.improvements += 1;
         } else {
             self.standing.losses = old;
             self.standing.worse += 1;
+        }
+        Ok(())
+    }
+
+    /// Fits the linear parts of the network in use on all rows, if it is another one than before
+    /// or if there are enough new ones.
+    fn refresh(&mut self, lessons: &Lessons<'_>, ticks: u64, improvements: u64) -> Result<()> {
+        let grown = ticks.saturating_sub(self.standing.linear_ticks) >= ticks / REST_SHARE;
+        if grown || self.standing.improvements != improvements {
+            self.used = self.best.moved(&linear::starts(&self.best, lessons.linear_whole()))?;
+            self.standing.linear_ticks = ticks;
         }
         Ok(())
     }

@@ -24,7 +24,7 @@ pub struct Forest<const NEW: bool> {
 
 impl<const NEW: bool> Regression for Forest<NEW> {
     const NAME: &'static str = if NEW { "trees_new" } else { "trees" };
-    const ROWS_MIN: usize = 240;
+    const ROWS_MIN: usize = 400;
     const ROWS_MAX: usize = if NEW { 8_000 } else { 16_000 };
     const OWN_MAX: usize = 8;
     const NEWEST: f64 = if NEW { 0.25 } else { 1.0 };

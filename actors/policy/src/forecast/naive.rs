@@ -33,7 +33,7 @@ impl Member for Naive {
     ) -> Result<Vec<Vec<Quantiles>>, ForecastError> {
         let one = |series: &Series<'_>| {
             let last = series.log(0);
-            let tick = |ahead: &usize| around(last, miss(series, *ahead, |past| past.log(0)));
+            let tick = |ahead: &usize| around(last, miss(series, *ahead, 1, |past| past.log(0)));
             horizons.iter().map(tick).collect()
         };
         Ok(window.series.iter().map(one).collect())
@@ -63,15 +63,21 @@ pub(super) fn around(centre: f64, miss: f64) -> Quantiles {
 }
 
 /// How far `rule` was off on average, in logarithms, when it forecast `ahead` ticks at some recent
-/// origins; with a short past, as if it had missed as calls at random do.
-pub(super) fn miss(series: &Series<'_>, ahead: usize, rule: impl Fn(&Series<'_>) -> f64) -> f64 {
+/// origins that had `ticks_min` ticks behind them; with few such, as if it had missed as calls at random
+/// do.
+pub(super) fn miss(
+    series: &Series<'_>,
+    ahead: usize,
+    ticks_min: usize,
+    rule: impl Fn(&Series<'_>) -> f64,
+) -> f64 {
     let random = 0.8 / (series.log(0).exp() + 1.0).sqrt();
     let origins = series.len().saturating_sub(ahead);
     let stride = (origins / WIDTH_SAMPLES).clamp(1, 4);
     let (mut sum, mut count) = (0.0, 0.0);
     for sample in 0..WIDTH_SAMPLES {
         let back = ahead + sample * stride;
-        if back >= series.len() {
+        if back + ticks_min > series.len() {
             break;
         }
         sum += (series.log(back - ahead) - rule(&series.before(back))).abs();

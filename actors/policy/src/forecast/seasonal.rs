@@ -105,7 +105,7 @@ macro_rules! member {
                     let Some(season) = which.of(series) else { return Vec::new() };
                     let tick = |ahead: &usize| {
                         let rule = |past: &Series<'_>| Self::log(past, season, *ahead);
-                        around(rule(series), miss(series, *ahead, rule))
+                        around(rule(series), miss(series, *ahead, season + 1, rule))
                     };
                     horizons.iter().map(tick).collect()
                 };

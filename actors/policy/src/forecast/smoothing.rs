@@ -159,7 +159,7 @@ fn choose(series: &Series<'_>, at: u64, horizons: &[usize]) -> Vec<Followed> {
         }
         for ((best, miss), ahead) in best.iter_mut().zip(&misses).zip(horizons) {
             let miss = if miss.1 > 0.0 { miss.0 / miss.1 } else { f64::INFINITY };
-            if best.as_ref().is_none_or(|best| miss < best.miss) {
+            if best.as_ref().is_none_or(|best| miss <= best.miss) {
                 *best = Some(Followed { ahead: *ahead, speeds, state: state.clone(), miss });
             }
         }

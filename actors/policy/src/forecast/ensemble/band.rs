@@ -32,6 +32,9 @@ const FAR_MAX: f64 = 20.0;
 /// Smallest scale, in logarithms of calls: a constant series misses by nothing at all.
 const SCALE_FLOOR: f64 = 1e-4;
 
+/// Widths that a source is believed to have, in mean misses.
+const SAID_RANGE: (f64, f64) = (0.2, 20.0);
+
 /// How a band follows its source.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Pace {
@@ -116,6 +119,8 @@ impl Band {
             return width;
         }
         let miss = self.miss.max(SCALE_FLOOR);
+        // A source that is far too sure of itself must not be followed for long.
+        let width = width.clamp(miss * SAID_RANGE.0, miss * SAID_RANGE.1);
         miss.powf(1.0 - pace.said) * width.powf(pace.said)
     }
 

@@ -40,7 +40,12 @@ pub enum Standing {
         /// Share of the plain forecast's loss that was avoided.
         gain: f64,
     },
-    /// Not better than repeating the last tick or season, which is said instead.
+    /// The last season alone is better, and is said instead.
+    Season {
+        /// Share of the loss of repeating the last tick that the last season avoids.
+        gain: f64,
+    },
+    /// Not better than repeating the last tick, which is said instead.
     Plain {
         /// Share of the plain forecast's loss that was avoided; about zero or negative.
         gain: f64,
@@ -56,7 +61,7 @@ impl Standing {
     /// Whether steps may be taken ahead by it.
     #[must_use]
     pub fn is_proven(&self) -> bool {
-        matches!(self, Self::Proven { .. })
+        matches!(self, Self::Proven { .. } | Self::Season { .. })
     }
 }
 
@@ -71,6 +76,12 @@ impl fmt::Display for Standing {
                     gain * 100.0
                 )
             }
+            Self::Season { gain } => write!(
+                f,
+                "trusted: the last season, which is shown, avoided {:.0} % of the loss of \
+                 repeating the last tick",
+                gain * 100.0
+            ),
             Self::Plain { gain } if *gain < 0.0 => write!(
                 f,
                 "not trusted: it lost {:.1} % more than plain repetition, which is shown instead",
@@ -98,26 +109,30 @@ pub(super) struct Plain {
     pub(super) seasonal: [usize; 2],
 }
 
-/// The standing of a track for a horizon `ahead`, after `before`; and the plain member to fall back on
-/// if it is [`Standing::Plain`].
+/// The standing of a track for a horizon `ahead`, after `before`.
 pub(super) fn judge(track: &Track, before: Standing, plain: Plain, ahead: usize) -> Standing {
     let count = track.mix.loss.count;
     let Some(naive) = track.against(plain.naive).filter(|_| count >= COUNT_MIN) else {
         return Standing::New;
     };
     let independent = (count / ahead.max(1) as f64).max(0.1);
-    let season = plain.seasonal.into_iter().filter_map(|member| track.against(member));
-    let season = season.fold(0.0, f64::max);
-    let gain = 1.0 - naive.max(season);
-    let was_plain = matches!(before, Standing::Plain { .. });
-    let is_plain = if was_plain {
-        let chance = CHANCE / independent.sqrt();
-        naive > 1.0 - GAIN - chance || season > 1.0 - GAIN_SEASON
-    } else {
-        // Equal to the last tick is no reason for trust, unless nothing was lost at all.
-        naive >= 1.0 && !track.is_exact() || season > 1.0 + LOSS_SEASON
+    let chance = CHANCE / independent.sqrt();
+    // Equal to the last tick is no reason for trust, unless nothing was lost at all.
+    let beats = |loss: f64| match before {
+        Standing::Plain { .. } => loss <= 1.0 - GAIN - chance,
+        _ => loss < 1.0 || track.is_exact(),
     };
-    if is_plain {
+    let of = |member: usize| track.against(member).map(|mix| (mix, naive / mix));
+    let season = plain.seasonal.into_iter().filter_map(of).max_by(|a, b| a.0.total_cmp(&b.0));
+    if let Some((mix, season)) = season {
+        let was = matches!(before, Standing::Season { .. });
+        let is_better = mix > if was { 1.0 - GAIN_SEASON } else { 1.0 + LOSS_SEASON };
+        if is_better && beats(season) {
+            return Standing::Season { gain: 1.0 - season };
+        }
+    }
+    let gain = 1.0 - naive;
+    if !beats(naive) {
         return Standing::Plain { gain };
     }
     let inside = track.inside.mean();
@@ -128,14 +143,19 @@ pub(super) fn judge(track: &Track, before: Standing, plain: Plain, ahead: usize)
     Standing::Proven { gain }
 }
 
-/// The plain member with the least loss.
-pub(super) fn best_plain(track: &Track, plain: Plain) -> usize {
+/// The plain member that is said instead of the mix, if one is.
+pub(super) fn instead(track: &Track, standing: Standing, plain: Plain) -> Option<usize> {
     let loss = |member: &usize| {
         let source = track.members.get(*member).filter(|source| source.loss.count > 0.0);
         source.map_or(f64::INFINITY, |source| source.loss.mean())
     };
-    let all = [plain.naive, plain.seasonal[0], plain.seasonal[1]];
-    all.into_iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap_or(plain.naive)
+    match standing {
+        Standing::Plain { .. } => Some(plain.naive),
+        Standing::Season { .. } => {
+            plain.seasonal.into_iter().min_by(|a, b| loss(a).total_cmp(&loss(b)))
+        }
+        Standing::New | Standing::Proven { .. } | Standing::Dishonest { .. } => None,
+    }
 }
 
 #[cfg(test)]

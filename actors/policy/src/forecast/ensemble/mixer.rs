@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::band::Logs;
-use super::gate::{Plain, Standing, best_plain, judge};
+use super::gate::{Plain, Standing, instead, judge};
 use super::track::{Said, Track};
 use crate::forecast::drift::PageHinkley;
 use crate::forecast::{FitReport, ForecastError, Member, Quantiles, Window};
@@ -60,10 +60,14 @@ impl Known {
 pub struct Mixer {
     members: Vec<Box<dyn Member>>,
     plain: Plain,
+    /// Members that repeat a season.
+    seasonal: Vec<usize>,
     /// Horizons that are learned for, ascending.
     horizons: Vec<usize>,
     pub(super) known: BTreeMap<u64, Known>,
     pub(super) pool: Vec<Track>,
+    /// Series for which a season became known in the last call of [`forecast`](Self::forecast).
+    pub(super) begun: u64,
 }
 
 impl fmt::Debug for Mixer {
@@ -84,7 +88,16 @@ impl Mixer {
         let seasonal = [place("seasonal_naive"), place("seasonal_naive_long")];
         let plain = Plain { naive: place("naive"), seasonal };
         let pool = vec![Track::default(); horizons.len()];
-        Self { members, plain, horizons, known: BTreeMap::new(), pool }
+        let repeating = ["seasonal_naive", "profile"].map(place).to_vec();
+        Self {
+            members,
+            plain,
+            seasonal: repeating,
+            horizons,
+            known: BTreeMap::new(),
+            pool,
+            begun: 0,
+        }
     }
 
     /// The members, in the order of all weights.
@@ -166,11 +179,13 @@ impl Mixer {
         kept: impl Fn(usize) -> bool,
     ) -> Result<Vec<Vec<Outlook>>, ForecastError> {
         let answers = self.ask(window, asked)?;
+        let horizons = self.horizons.clone();
         let nearest = |ahead: &usize| {
-            let distances = self.horizons.iter().map(|learned| learned.abs_diff(*ahead));
+            let distances = horizons.iter().map(|learned| learned.abs_diff(*ahead));
             distances.enumerate().min_by_key(|(_, distance)| *distance).map_or(0, |(c, _)| c)
         };
         let classes: Vec<usize> = asked.iter().map(nearest).collect();
+        self.begun = 0;
         let fresh = Known::new(self.horizons.len());
         let mut all = Vec::with_capacity(window.series.len());
         for (place, series) in window.series.iter().enumerate() {
@@ -180,10 +195,15 @@ impl Mixer {
                 let answer = |member: &Option<Vec<Vec<Quantiles>>>| {
                     member.as_ref()?.get(place)?.get(position).map(Logs::of)
                 };
-                let raw = answers.iter().map(answer).collect();
-                let standing = known.standings[*class];
+                let raw: Vec<Option<Logs>> = answers.iter().map(answer).collect();
                 let track = &mut known.tracks[*class];
-                let mut said = track.mix(raw, &self.pool[*class]);
+                if self.season_begins(&raw, track) {
+                    track.restart();
+                    self.begun += u64::from(*class == 0);
+                    known.standings[*class] = Standing::New;
+                }
+                let standing = known.standings[*class];
+                let mut said = track.mix(raw, &self.pool[*class], &self.seasonal);
                 self.fall_back(&mut said, track, standing);
                 outlooks.push(Outlook {
                     quantiles: said.published.quantiles(),
@@ -191,7 +211,7 @@ impl Mixer {
                     members: said.learned.iter().map(|l| l.map(|l| l.quantiles())).collect(),
                     standing,
                 });
-                if *ahead == self.horizons[*class] && kept(place) {
+                if *ahead == horizons[*class] && kept(place) {
                     known.keep(*class, window.at.0, *ahead, said);
                 }
             }
@@ -201,15 +221,37 @@ impl Mixer {
             }
             all.push(outlooks);
         }
+        if 2 * self.begun as usize > window.series.len() {
+            self.pool.iter_mut().for_each(Track::restart);
+        }
         Ok(all)
+    }
+
+    /// Whether a season is known from now on: what was true without it says little.
+    fn season_begins(&self, raw: &[Option<Logs>], track: &Track) -> bool {
+        let season = self.plain.seasonal[0];
+        let speaks = raw.get(season).is_some_and(Option::is_some);
+        let scored = track.members.get(season).is_some_and(|source| source.band.count > 0.0);
+        speaks && !scored
+    }
+
+    /// Share of the tracks, each series weighing as `load` says, on whose forecasts steps may be taken
+    /// ahead: proven ones, and those that are new.
+    pub(super) fn open(&self, load: impl Fn(u64) -> f64) -> f64 {
+        let (mut open, mut all) = (0.0, 0.0);
+        for (id, known) in &self.known {
+            let load = load(*id);
+            for standing in &known.standings {
+                all += load;
+                open += if standing.is_proven() || *standing == Standing::New { load } else { 0.0 };
+            }
+        }
+        if all > 0.0 { open / all } else { 1.0 }
     }
 
     /// Says what a plain member says as long as the mix is no better.
     fn fall_back(&self, said: &mut Said, track: &Track, standing: Standing) {
-        if !matches!(standing, Standing::Plain { .. }) {
-            return;
-        }
-        let member = best_plain(track, self.plain);
+        let Some(member) = instead(track, standing, self.plain) else { return };
         if let Some(Some(plain)) = said.learned.get(member).copied() {
             said.published = plain;
             said.weights.iter_mut().for_each(|weight| *weight = 0.0);
@@ -249,6 +291,8 @@ impl Known {
         if !at.is_multiple_of(stride) {
             return;
         }
+        // Forecasts that wait do not survive a restart.
+        self.pending.resize_with(self.tracks.len(), VecDeque::new);
         let (due, pending) = (at + ahead as u64, &mut self.pending[class]);
         pending.retain(|(other, _)| *other != due);
         pending.push_back((due, said));

@@ -61,11 +61,12 @@ const TRUST_TICKS_MIN: u64 = 8;
 /// Ticks of scores after which one counts half for trust.
 const TRUST_HALF_LIFE: f64 = 500.0;
 
-/// Share of the naive member's loss that must be avoided to be trusted.
-const TRUST_GAIN: f64 = 0.01;
+/// Share of the load that must be forecast better than by plain repetition to be trusted.
+const TRUST_OPEN: f64 = 0.5;
 
-/// Loss, in nanoseconds of calls, that is let pass.
-const TRUST_FLOOR: f64 = 1e-6;
+/// Loss, in calls of each series per tick, that is let pass: on an idle load every guess loses more than
+/// none.
+const TRUST_FLOOR: f64 = 0.01;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -76,7 +77,7 @@ const SEASON_SERIES: usize = 64;
 const SEASONS_MAX: usize = 3;
 
 /// Share of the past that must have come since the last fit of the members that learn at once.
-const GROWN: f64 = 1.0 / 8.0;
+const GROWN: f64 = 1.0 / 5.0;
 
 /// Fewest ticks between two such fits.
 const FIT_TICKS_MIN: u64 = 16;
@@ -131,6 +132,8 @@ struct Learned {
     /// Cost-weighted loss per tick of what was published and of the naive member.
     loss: Rolling,
     loss_naive: Rolling,
+    /// What one call of each series cost.
+    cost: Rolling,
     /// Seasons of all series together.
     seasons: Vec<usize>,
     /// Seasons of the busiest series.
@@ -210,15 +213,17 @@ impl Ensemble {
             && pending.at < view.at
         {
             let Some(pending) = self.pending.pop_front() else { break };
-            let (mut loss, mut loss_naive) = (0.0, 0.0);
+            let (mut loss, mut loss_naive, mut costs) = (0.0, 0.0, 0.0);
             for (key, cost, published, naive) in &pending.series {
                 let Some(series) = view.get(key) else { continue };
                 let actual = series.calls_at(pending.at.next());
+                costs += cost;
                 loss += cost * published.pinball(actual);
                 loss_naive += cost * Quantiles::exactly(*naive).pinball(actual);
             }
             self.learned.loss.add(loss, TRUST_HALF_LIFE);
             self.learned.loss_naive.add(loss_naive, TRUST_HALF_LIFE);
+            self.learned.cost.add(costs, TRUST_HALF_LIFE);
         }
     }
 
@@ -239,6 +244,10 @@ impl Ensemble {
         let series = series_of(&self.configured, &self.learned, &self.pasts, view);
         let window = window(view, &series);
         let outlooks = self.mixer.forecast(&window, &asked, |place| scored.contains(&place))?;
+        if 2 * self.mixer.begun as usize > view.series.len() {
+            // What the mix was worth without a season says little from now on.
+            (self.learned.loss, self.learned.loss_naive) = Default::default();
+        }
         let names: Vec<String> =
             self.mixer.members().map(|member| member.name().to_owned()).collect();
         let season = self.season_ticks();
@@ -262,7 +271,7 @@ impl Ensemble {
             at: view.at,
             tick_ms: view.tick_ms,
             series: forecasts,
-            trusted: self.is_trusted(),
+            trusted: self.is_trusted(view),
             skill: self.skill(),
             season_ticks: season,
         })
@@ -275,11 +284,18 @@ impl Ensemble {
         if loss_naive.mean <= f64::EPSILON { 0.0 } else { 1.0 - loss.mean / loss_naive.mean }
     }
 
-    fn is_trusted(&self) -> bool {
-        let Learned { loss, loss_naive, .. } = &self.learned;
-        // Rounding alone must not cost the trust on a load that never changes.
-        loss.count >= TRUST_TICKS_MIN
-            && loss.mean <= loss_naive.mean * (1.0 - TRUST_GAIN) + TRUST_FLOOR
+    fn is_trusted(&self, view: &HistoryView) -> bool {
+        let Learned { loss, loss_naive, cost, .. } = &self.learned;
+        let most = loss_naive.mean + TRUST_FLOOR * cost.mean;
+        if loss.count < TRUST_TICKS_MIN || loss.mean > most {
+            return false;
+        }
+        let cost = |series: &SeriesView| {
+            series.stats.calls_per_tick.mean * series.stats.ns_per_call.mean.max(1.0)
+        };
+        let costs: BTreeMap<u64, f64> =
+            view.series.iter().map(|series| (series.key.id(), cost(series))).collect();
+        self.mixer.open(|id| costs.get(&id).copied().unwrap_or(0.0)) >= TRUST_OPEN
     }
 
     /// Takes in the whole past again at the next call: it is another one than it was.

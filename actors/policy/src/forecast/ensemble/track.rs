@@ -27,11 +27,18 @@ const STACK_EVERY: u32 = 12;
 /// Scores before weights are stacked.
 const STACK_MIN: f64 = 20.0;
 
-/// Smallest loss that others are divided by: a constant series loses nothing at all.
-const LOSS_FLOOR: f64 = 1e-9;
+/// Added to losses before they are compared: what a constant series loses is rounding.
+const LOSS_FLOOR: f64 = 1e-3;
+
+/// Scores after which losses are believed by half.
+const BELIEF: f64 = 20.0;
+
+/// How much more than another one a member with a season is believed before it has shown anything: the
+/// season was tested for, or the operator says so.
+const SEASON_PRIOR: f64 = 4.0;
 
 /// Loss in logarithms of calls below which nothing is lost.
-const EXACT: f64 = 1e-4;
+const EXACT: f64 = 1e-3;
 
 /// What is left of past scores after a drift.
 const FORGET: f64 = 0.25;
@@ -147,7 +154,8 @@ impl Track {
     }
 
     /// Mixes what the members say, and publishes that.
-    pub(super) fn mix(&mut self, raw: Vec<Option<Logs>>, pool: &Self) -> Said {
+    /// Members at `seasonal` have the benefit of the doubt.
+    pub(super) fn mix(&mut self, raw: Vec<Option<Logs>>, pool: &Self, seasonal: &[usize]) -> Said {
         let own = self.mix.loss.count;
         let bands = |member: usize| {
             let own = self.members.get(member).filter(|source| source.band.count >= POOL);
@@ -161,7 +169,7 @@ impl Track {
             raw.map_or(0.0, |raw| bands(member).scale(raw.width(), MEMBER) as f32)
         };
         let scales = raw.iter().enumerate().map(scale).collect();
-        let hedged = self.hedged(&learned, pool);
+        let hedged = self.hedged(&learned, pool, seasonal);
         let stacked = self.stacked(&hedged);
         let weights_of = |share: f64| -> Vec<f64> {
             hedged.iter().zip(&stacked).map(|(a, b)| (1.0 - share) * a + share * b).collect()
@@ -179,7 +187,7 @@ impl Track {
     /// Weights by Hedge: the loss of a series pulled towards that of all series while it has few
     /// scores of its own. A member without any score counts as good as the best; one that is silent
     /// gets no weight.
-    fn hedged(&self, said: &[Option<Logs>], pool: &Self) -> Vec<f64> {
+    fn hedged(&self, said: &[Option<Logs>], pool: &Self, seasonal: &[usize]) -> Vec<f64> {
         let own = relative(&self.members);
         let pooled = relative(&pool.members);
         let loss = |member: usize| {
@@ -195,12 +203,14 @@ impl Track {
         let losses: Vec<Option<f64>> = (0..said.len()).map(loss).collect();
         let awake = losses.iter().zip(said).filter(|(_, said)| said.is_some());
         let best = awake.filter_map(|(loss, _)| *loss).fold(f64::INFINITY, f64::min);
-        let best = best.max(LOSS_FLOOR);
-        let weight = |(loss, said): (&Option<f64>, &Option<Logs>)| {
-            let behind = loss.map_or(0.0, |loss| (loss / best - 1.0).max(0.0));
-            if said.is_some() { (-HEDGE * behind).exp() } else { 0.0 }
+        let scores = |member: usize| self.members.get(member).map_or(0.0, |s| s.loss.count);
+        let weight = |(member, (loss, said)): (usize, (&Option<f64>, &Option<Logs>))| {
+            let doubt = BELIEF / (scores(member) + BELIEF);
+            let prior = if seasonal.contains(&member) { SEASON_PRIOR.powf(doubt) } else { 1.0 };
+            let behind = loss.map_or(0.0, |loss| (loss / best - 1.0).clamp(0.0, 1.0));
+            if said.is_some() { prior * (-HEDGE * behind * (1.0 - doubt)).exp() } else { 0.0 }
         };
-        normalised(losses.iter().zip(said).map(weight).collect())
+        normalised(losses.iter().zip(said).enumerate().map(weight).collect())
     }
 
     /// Stacked weights of the members that have weight in `hedged`, searched for now and then.
@@ -226,8 +236,8 @@ impl Track {
             return WAYS.iter().sum::<f64>() / WAYS.len() as f64;
         }
         let best = self.ways.iter().map(Fading::mean).fold(f64::INFINITY, f64::min);
-        let best = best.max(LOSS_FLOOR);
-        let weight = |way: &Fading| (-HEDGE_WAYS * (way.mean() / best - 1.0)).exp();
+        let over = |way: &Fading| (way.mean() + LOSS_FLOOR) / (best + LOSS_FLOOR) - 1.0;
+        let weight = |way: &Fading| (-HEDGE_WAYS * over(way)).exp();
         let weights = normalised(self.ways.iter().map(weight).collect());
         weights.iter().zip(WAYS).map(|(weight, share)| weight * share).sum()
     }
@@ -236,6 +246,15 @@ impl Track {
     pub(super) fn residual(&self, said: &Said, actual: f64) -> f64 {
         let miss = actual - f64::from(said.mix.middle);
         miss / (1.25 * self.mix.band.miss()).max(1e-3)
+    }
+
+    /// Forgets what everybody was worth, but not how far they miss: another member has something to
+    /// say from now on.
+    pub(super) fn restart(&mut self) {
+        self.members.iter_mut().for_each(|source| source.loss = Fading::default());
+        self.ways = [Fading::default(); WAYS.len()];
+        self.products.iter_mut().for_each(|product| *product = 0.0);
+        self.mix.loss = Fading::default();
     }
 
     /// Lets what was known so far count for a quarter: the load is another one now.
@@ -261,7 +280,7 @@ impl Track {
         let mix = self.mix.loss;
         // Rounding alone must not cost the trust on a load that never changes.
         let (mix, plain) = (mix.mean(), plain.loss.mean());
-        (self.mix.loss.count > 0.0).then(|| (mix + 1e-6) / (plain + 1e-6))
+        (self.mix.loss.count > 0.0).then(|| (mix + EXACT) / (plain + EXACT))
     }
 }
 
@@ -270,10 +289,10 @@ impl Track {
 fn relative(sources: &[Source]) -> Vec<Option<(f64, f64)>> {
     let scored = |source: &&Source| source.loss.count > 0.0;
     let losses = sources.iter().filter(scored).map(|source| source.loss.mean());
-    let best = losses.fold(f64::INFINITY, f64::min).max(LOSS_FLOOR);
+    let best = losses.fold(f64::INFINITY, f64::min);
     let one = |source: &Source| {
         let loss = &source.loss;
-        (loss.count > 0.0).then(|| ((loss.mean() + LOSS_FLOOR) / best, loss.count))
+        (loss.count > 0.0).then(|| ((loss.mean() + LOSS_FLOOR) / (best + LOSS_FLOOR), loss.count))
     };
     sources.iter().map(one).collect()
 }
@@ -311,7 +330,7 @@ mod tests {
     fn after(scores: usize, said: &[Option<Logs>], actual: f64) -> Track {
         let (mut track, pool) = (Track::default(), Track::default());
         for _ in 0..scores {
-            let said = track.mix(said.to_vec(), &pool);
+            let said = track.mix(said.to_vec(), &pool, &[]);
             track.score(&said, actual, 1);
         }
         track
@@ -320,7 +339,7 @@ mod tests {
     #[test]
     fn the_member_that_is_right_gets_the_weight() {
         let said = [logs(1.0), logs(2.0), logs(3.0)];
-        let weights = after(60, &said, 3.0).mix(said.to_vec(), &Track::default()).weights;
+        let weights = after(60, &said, 3.0).mix(said.to_vec(), &Track::default(), &[]).weights;
         assert!(weights[2] > 0.98, "{weights:?}");
         assert!((weights.iter().sum::<f64>() - 1.0).abs() < 1e-9);
     }
@@ -329,22 +348,23 @@ mod tests {
     fn a_series_without_scores_goes_by_what_is_true_of_all() {
         let said = [logs(1.0), logs(3.0)];
         let all = after(60, &said, 3.0);
-        assert!(Track::default().mix(said.to_vec(), &all).weights[1] > 0.98);
+        assert!(Track::default().mix(said.to_vec(), &all, &[]).weights[1] > 0.98);
     }
 
     #[test]
     fn a_member_that_wakes_up_counts_as_good_as_the_best_and_a_silent_one_not_at_all() {
         let mut track = after(10, &[logs(2.9), None], 3.0);
         let pool = Track::default();
-        assert_eq!(track.mix(vec![logs(2.9), None], &pool).weights, [1.0, 0.0]);
-        assert_eq!(track.mix(vec![logs(2.9), logs(1.0)], &pool).weights, [0.5, 0.5]);
-        assert_eq!(track.mix(vec![None, None], &pool).weights, [0.0, 0.0]);
+        assert_eq!(track.mix(vec![logs(2.9), None], &pool, &[]).weights, [1.0, 0.0]);
+        assert_eq!(track.mix(vec![logs(2.9), logs(1.0)], &pool, &[]).weights, [0.5, 0.5]);
+        assert_eq!(track.mix(vec![logs(2.9), logs(1.0)], &pool, &[1]).weights, [0.2, 0.8]);
+        assert_eq!(track.mix(vec![None, None], &pool, &[]).weights, [0.0, 0.0]);
     }
 
     #[test]
     fn losses_of_exactly_zero_give_finite_weights() {
         let said = vec![Some(Logs { low: 2.0, middle: 2.0, high: 2.0 }); 2];
-        let weights = after(60, &said, 2.0).mix(said, &Track::default()).weights;
+        let weights = after(60, &said, 2.0).mix(said, &Track::default(), &[]).weights;
         assert!(weights.iter().all(|weight| (weight - 0.5).abs() < 1e-3), "{weights:?}");
     }
 }

@@ -1,0 +1,111 @@
+//! What the rows come down to, with bounds.
+
+use super::Walked;
+use super::evaluate::Scored;
+use super::families::RANDOM_WALK;
+use crate::report::{Bound, Figure};
+
+/// Ticks up to which a horizon is near, and up to which it is not far.
+const NEAR: usize = 6;
+const MIDDLE: usize = 60;
+
+/// Fewest forecasts whose coverage is judged.
+const COUNT_MIN: usize = 500;
+
+/// Days of the test from which the coverage a day ahead is judged.
+const DAYS_MIN: f64 = 20.0;
+
+/// One row with its trace.
+struct Line<'a> {
+    trace: &'a str,
+    scored: &'a Scored,
+    /// Length of the test in horizons.
+    spans: f64,
+}
+
+impl Line<'_> {
+    /// Loss of the mix over that of the best member in hindsight.
+    fn over_best(&self) -> f64 {
+        let best = self.scored.members.values().copied().fold(f64::INFINITY, f64::min);
+        self.scored.ensemble / best.max(1e-9)
+    }
+
+    fn is_near(&self) -> bool {
+        self.scored.horizon <= NEAR && !self.scored.is_day
+    }
+
+    fn is_middle(&self) -> bool {
+        !self.scored.is_day && (NEAR + 1..=MIDDLE).contains(&self.scored.horizon)
+    }
+
+    /// Up to 60 ticks, and up to 60 minutes or 6 hours.
+    fn is_short(&self) -> bool {
+        self.is_near() || self.is_middle()
+    }
+}
+
+/// All figures.
+pub(super) fn all(walked: &[Walked]) -> Vec<Figure> {
+    let lines: Vec<Line<'_>> = walked
+        .iter()
+        .flat_map(|walked| {
+            let ticks = walked.trace.ticks() as f64 * 0.2;
+            walked.scored.iter().map(move |scored| Line {
+                trace: &walked.trace.name,
+                scored,
+                spans: ticks / scored.horizon.max(1) as f64,
+            })
+        })
+        // The series of a trace are in the rows; a trace is judged by their sum.
+        .filter(|line| line.scored.series.is_empty() || line.scored.series == "all")
+        .collect();
+    let mut figures = Vec::new();
+    let mut worst = |name: &str, bound: f64, values: Vec<f64>| {
+        if let Some(worst) = values.into_iter().reduce(f64::max) {
+            figures.push(Figure::bounded(name, worst, "ratio", Bound::AtMost(bound)));
+        }
+    };
+    let over = |of: &dyn Fn(&Line<'_>) -> bool| -> Vec<f64> {
+        lines.iter().filter(|line| of(line)).map(Line::over_best).collect()
+    };
+    worst("mix over best member, up to 6 ticks, worst", 1.02, over(&Line::is_near));
+    worst("mix over best member, up to 60 ticks, worst", 1.05, over(&Line::is_middle));
+    worst("mix over best member, a day, worst", 1.10, over(&|line| line.scored.is_day));
+    let all = over(&Line::is_short);
+    let mean = all.iter().sum::<f64>() / all.len().max(1) as f64;
+    worst("mix over best member, up to 60 ticks, mean", 1.02, vec![mean]);
+    let against = |of: &dyn Fn(&Line<'_>) -> bool| -> Vec<f64> {
+        lines.iter().filter(|line| of(line)).map(|line| line.scored.ensemble).collect()
+    };
+    let structured = |line: &Line<'_>| line.is_short() && line.scored.has_season;
+    worst("mix over seasonal naive, up to 60 ticks, worst", 0.90, against(&structured));
+    worst("mix over seasonal naive, a day, worst", 1.05, against(&|line| line.scored.is_day));
+    let walk = |line: &Line<'_>| line.trace == RANDOM_WALK;
+    worst("mix over naive on a random walk, worst", 1.01, against(&walk));
+    let open = lines.iter().filter(|line| walk(line)).map(|line| line.scored.open);
+    worst("gate open on a random walk, share", 0.05, open.collect());
+    figures.extend(coverage(&lines));
+    figures
+}
+
+fn coverage(lines: &[Line<'_>]) -> Vec<Figure> {
+    let of = |of: &dyn Fn(&Line<'_>) -> bool| -> Vec<f64> {
+        let judged = lines.iter().filter(|line| of(line) && line.scored.count >= COUNT_MIN);
+        judged.map(|line| line.scored.coverage).collect()
+    };
+    let short = of(&Line::is_short);
+    let day = of(&|line| line.scored.is_day && line.spans >= DAYS_MIN);
+    let mut figures = Vec::new();
+    for (name, values, low, high) in
+        [("up to 60 ticks", short, 0.76, 0.84), ("a day ahead", day, 0.70, 0.90)]
+    {
+        let least = values.iter().copied().reduce(f64::min);
+        let most = values.into_iter().reduce(f64::max);
+        if let (Some(least), Some(most)) = (least, most) {
+            let named = |end: &str| format!("coverage {name}, {end}");
+            figures.push(Figure::bounded(&named("least"), least, "", Bound::AtLeast(low)));
+            figures.push(Figure::bounded(&named("most"), most, "", Bound::AtMost(high)));
+        }
+    }
+    figures
+}

@@ -1,0 +1,84 @@
+//! Which keys will be called next? Plays traces of single calls, and compares what is learned from them
+//! with the last hour's keys, the popular ones, and the last key.
+//!
+//! It calls no engine and looks at no clock, so the figures are the same on every machine. The next hour:
+//! every rule names ten keys by the hours before. *Precision* is the share of the ten places whose key
+//! was called at all; *recall* the share of the hour's most called keys, at most ten, that were named, and
+//! *recall of calls* the share of its calls that went to named keys. Hours without calls are not scored,
+//! nor is the first day. The next call: one or three keys are named by the calls before.
+
+mod play;
+mod read;
+
+use anyhow::{Result, bail};
+
+use crate::program::{Found, Options};
+use crate::report::{Bound, Figure, Row};
+use play::{CallScore, HourScore, Played, play};
+
+/// Runs the benchmark.
+///
+/// # Errors
+/// If there is no trace to play, or a file that cannot be read or is no table of calls; it is named.
+pub async fn run(options: Options) -> Result<Found> {
+    if options.traces.is_empty() {
+        bail!("next-calls plays traces of single calls; give one with --trace FILE");
+    }
+    let mut rows = vec![];
+    let mut figures = vec![];
+    for file in &options.traces {
+        let (name, calls) = read::read(file)?;
+        let played = play(&calls);
+        eprintln!("{name}: {} calls, {} hours scored", played.calls, played.hours);
+        rows.extend(self::rows(&name, &played));
+        figures.extend(self::figures(&name, &played));
+    }
+    Ok((rows, figures))
+}
+
+fn rows(trace: &str, played: &Played) -> Vec<Row> {
+    let row = |what: &str, rule: &str| {
+        Row::default().with("trace", trace).with("next", what).with("rule", rule)
+    };
+    let by_hour = played.by_hour.iter().map(|score| {
+        let HourScore { rule, precision, precision_of_named, recall, recall_of_calls } = *score;
+        row("hour", rule)
+            .with("precision", precision)
+            .with("precision_of_named", precision_of_named)
+            .with("recall", recall)
+            .with("recall_of_calls", recall_of_calls)
+            .with("first", f64::NAN)
+            .with("of_three", f64::NAN)
+    });
+    let by_call = played.by_call.iter().map(|score| {
+        let CallScore { rule, first, three } = *score;
+        row("call", rule)
+            .with("precision", f64::NAN)
+            .with("precision_of_named", f64::NAN)
+            .with("recall", f64::NAN)
+            .with("recall_of_calls", f64::NAN)
+            .with("first", first)
+            .with("of_three", three)
+    });
+    by_hour.chain(by_call).collect()
+}
+
+/// What the learned rules are worth over the best of the others.
+fn figures(trace: &str, played: &Played) -> Vec<Figure> {
+    let over = |values: Vec<f64>| match values.split_first() {
+        Some((ours, others)) => ours / others.iter().copied().fold(0.0, f64::max),
+        None => f64::NAN,
+    };
+    let by_hour = |of: fn(&HourScore) -> f64| over(played.by_hour.iter().map(of).collect());
+    let by_call = |of: fn(&CallScore) -> f64| over(played.by_call.iter().map(of).collect());
+    let figures = [
+        ("precision", by_hour(|it| it.precision)),
+        ("recall", by_hour(|it| it.recall)),
+        ("recall_of_calls", by_hour(|it| it.recall_of_calls)),
+        ("next_call", by_call(|it| it.first)),
+    ];
+    let name = |what: &str| format!("{trace}_{what}_over_best");
+    figures
+        .map(|(what, value)| Figure::bounded(&name(what), value, "ratio", Bound::AtLeast(1.0)))
+        .into()
+}
