@@ -23,8 +23,7 @@ pub fn reason<'a>(
     } else if forecast.trusted {
         "; steps are taken ahead of calls"
     } else {
-        "; no steps are taken ahead of calls: over all functions, forecasts are not better than repeating \
-         the last tick"
+        "; no steps are taken ahead of calls: forecasts of too little of the whole load are trusted"
     };
     format!("{of_all}{}{so}", costliest.standing)
 }
