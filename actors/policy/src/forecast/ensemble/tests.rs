@@ -198,7 +198,7 @@ fn a_member_from_outside_that_is_right_gets_the_weight_and_a_broken_one_is_left_
     let mut turning = Turning::new(&config(None), more);
     let forecast = turning.ticks(100, |tick| vec![future(tick as u64) as u32]);
     let weights: BTreeMap<_, _> = forecast.series[0].weights.iter().cloned().collect();
-    assert!(weights["oracle"] > 0.99, "{weights:?}");
+    assert!(weights["oracle"] > 0.9, "{weights:?}");
     assert_eq!(weights["broken"], 0.0);
     assert!(forecast.skill > 0.5, "{}", forecast.skill);
 }

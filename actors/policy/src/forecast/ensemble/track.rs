@@ -21,6 +21,9 @@ const HALF_LIFE_HORIZONS: f64 = 10.0;
 /// Scores of all series together that a series' own scores are weighed against.
 const POOL: f64 = 10.0;
 
+/// Scores of all series together that count as some of a series' own.
+const POOL_BELIEVED: f64 = 60.0;
+
 /// Scores between two searches for stacked weights.
 const STACK_EVERY: u32 = 12;
 
@@ -203,7 +206,10 @@ impl Track {
         let losses: Vec<Option<f64>> = (0..said.len()).map(loss).collect();
         let awake = losses.iter().zip(said).filter(|(_, said)| said.is_some());
         let best = awake.filter_map(|(loss, _)| *loss).fold(f64::INFINITY, f64::min);
-        let scores = |member: usize| self.members.get(member).map_or(0.0, |s| s.loss.count);
+        let count = |of: &[Source], member: usize| of.get(member).map_or(0.0, |s| s.loss.count);
+        let scores = |member: usize| {
+            count(&self.members, member) + count(&pool.members, member).min(POOL_BELIEVED)
+        };
         let weight = |(member, (loss, said)): (usize, (&Option<f64>, &Option<Logs>))| {
             let doubt = BELIEF / (scores(member) + BELIEF);
             let prior = if seasonal.contains(&member) { SEASON_PRIOR.powf(doubt) } else { 1.0 };
