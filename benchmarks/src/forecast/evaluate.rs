@@ -29,7 +29,7 @@ const QUERYBOT: [&str; 2] = ["ridge", "lstm"];
 
 /// What came of one series at one horizon.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Scored {
+pub(super) struct Scored {
     /// Name of the series; empty if the trace has only one.
     pub series: String,
     /// Ticks ahead.
@@ -61,7 +61,7 @@ pub struct Scored {
 }
 
 /// Horizons that a trace allows: the test must be twice as long.
-pub fn horizons(trace: &Trace) -> Vec<usize> {
+pub(super) fn horizons(trace: &Trace) -> Vec<usize> {
     let day = (DAY_MS / trace.tick_ms.max(1)) as usize;
     let test = trace.ticks() - (trace.ticks() as f64 * TEST) as usize;
     let mut all: Vec<usize> = HORIZONS.into_iter().chain([day]).collect();
@@ -76,7 +76,7 @@ pub fn horizons(trace: &Trace) -> Vec<usize> {
 ///
 /// # Errors
 /// No member can forecast.
-pub fn walk(
+pub(super) fn walk(
     trace: &Trace,
     mixer: &mut Mixer,
     horizons: &[usize],
@@ -148,7 +148,7 @@ impl Losses {
 ///
 /// # Errors
 /// A member cannot learn, or none can forecast.
-pub fn evaluate(trace: &Trace, members: Vec<Box<dyn Member>>, steps: u32) -> Result<Vec<Scored>> {
+pub(super) fn evaluate(trace: &Trace, members: Vec<Box<dyn Member>>, steps: u32) -> Result<Vec<Scored>> {
     let horizons = horizons(trace);
     let mut mixer = Mixer::new(members, horizons.clone());
     let names: Vec<String> = mixer.members().map(|member| member.name().to_owned()).collect();

@@ -43,10 +43,10 @@ const FAMILIES: [(&str, Family); 8] = [
 ];
 
 /// The family that nothing can be known of.
-pub const RANDOM_WALK: &str = "random_walk";
+pub(super) const RANDOM_WALK: &str = "random_walk";
 
 /// One trace of each family.
-pub fn all(seed: u64, quick: bool) -> Vec<Trace> {
+pub(super) fn all(seed: u64, quick: bool) -> Vec<Trace> {
     let ticks = DAY * if quick { DAYS_QUICK } else { DAYS };
     let one = |(at, (name, next)): (u64, &(&str, Family))| {
         let dice = SplitMix64::new(seed.wrapping_mul(1_000) + at);

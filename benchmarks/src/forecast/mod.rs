@@ -88,7 +88,7 @@ fn members() -> Result<Vec<Box<dyn Member>>> {
 }
 
 fn walk_all(traces: Vec<Trace>, steps: u32, options: &Options) -> Result<Vec<Walked>> {
-    let waiting = Mutex::new((0..).zip(traces).rev().collect::<Vec<(usize, Trace)>>());
+    let waiting = Mutex::new(traces.into_iter().enumerate().rev().collect::<Vec<_>>());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let work = || -> Result<Vec<(usize, Walked)>> {
         let mut done = Vec::new();

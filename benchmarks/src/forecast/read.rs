@@ -31,7 +31,7 @@ const SECONDS_MAX: f64 = 1e11;
 ///
 /// # Errors
 /// It cannot be read, has no column of times, or too few ticks; it is named.
-pub fn read(path: &Path) -> Result<Trace> {
+pub(super) fn read(path: &Path) -> Result<Trace> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let stem = name.split('.').next().unwrap_or(&name).to_owned();
     let batches =

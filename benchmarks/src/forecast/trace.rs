@@ -9,7 +9,7 @@ const TICKS_MS: [u64; 5] = [1_000, 60_000, 300_000, 3_600_000, 86_400_000];
 const CALLS_MIN: f64 = 10.0;
 
 /// Fewest ticks of a trace, first and last left out.
-pub const TICKS_MIN: usize = 100;
+pub(super) const TICKS_MIN: usize = 100;
 
 /// Series that are forecast besides their sum, the busiest.
 const SERIES_MAX: usize = 4;
@@ -19,7 +19,7 @@ const FILLED_MIN: f64 = 0.5;
 
 /// One load, or several at the same time.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Trace {
+pub(super) struct Trace {
     /// Name of the file without its endings, or of the family.
     pub name: String,
     /// Length of a tick in milliseconds.
@@ -41,7 +41,7 @@ impl Trace {
 
 /// One row of a file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Event {
+pub(super) struct Event {
     /// Milliseconds since 1970.
     pub at_ms: i64,
     /// The value; `None` if the row is one call.
@@ -58,7 +58,7 @@ type Cell = (f64, u32);
 /// Rows without values are single calls and counted; a tick without any has none. Whole numbers are
 /// counts and added up, other ones are rates and averaged; a tick without a value keeps the last one.
 /// The first and the last tick are cut short by where the file begins and ends, and left out.
-pub fn from_events(name: &str, mut events: Vec<Event>) -> Option<Trace> {
+pub(super) fn from_events(name: &str, mut events: Vec<Event>) -> Option<Trace> {
     let rows = events.len();
     let is_fine = |event: &Event| event.value.is_none_or(|value| value.is_finite() && value >= 0.0);
     events.retain(is_fine);
