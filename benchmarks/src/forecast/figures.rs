@@ -66,12 +66,12 @@ pub(super) fn all(walked: &[Walked]) -> Vec<Figure> {
         }
     };
     let over = |of: &dyn Fn(&Line<'_>) -> bool| -> Vec<f64> {
-        lines.iter().filter(|line| of(line)).map(Line::over_best).collect()
+        lines.iter().filter(|line| of(line)).map(|line| line.over_best()).collect()
     };
-    worst("mix over best member, up to 6 ticks, worst", 1.02, over(&Line::is_near));
-    worst("mix over best member, up to 60 ticks, worst", 1.05, over(&Line::is_middle));
+    worst("mix over best member, up to 6 ticks, worst", 1.02, over(&|line| line.is_near()));
+    worst("mix over best member, up to 60 ticks, worst", 1.05, over(&|line| line.is_middle()));
     worst("mix over best member, a day, worst", 1.10, over(&|line| line.scored.is_day));
-    let all = over(&Line::is_short);
+    let all = over(&|line| line.is_short());
     let mean = all.iter().sum::<f64>() / all.len().max(1) as f64;
     worst("mix over best member, up to 60 ticks, mean", 1.02, vec![mean]);
     let against = |of: &dyn Fn(&Line<'_>) -> bool| -> Vec<f64> {
@@ -93,7 +93,7 @@ fn coverage(lines: &[Line<'_>]) -> Vec<Figure> {
         let judged = lines.iter().filter(|line| of(line) && line.scored.count >= COUNT_MIN);
         judged.map(|line| line.scored.coverage).collect()
     };
-    let short = of(&Line::is_short);
+    let short = of(&|line| line.is_short());
     let day = of(&|line| line.scored.is_day && line.spans >= DAYS_MIN);
     let mut figures = Vec::new();
     for (name, values, low, high) in
