@@ -66,7 +66,7 @@ pub(super) fn all(walked: &[Walked]) -> Vec<Figure> {
         }
     };
     let over = |of: &dyn Fn(&Line<'_>) -> bool| -> Vec<f64> {
-        lines.iter().filter(|line| of(line)).map(Line::over_best).collect()
+        lines.iter().filter(|line| of(line)).map(|line| line.over_best()).collect()
     };
     worst("mix over best member, up to 6 ticks, worst", 1.02, over(&|line| line.is_near()));
     worst("mix over best member, up to 60 ticks, worst", 1.05, over(&|line| line.is_middle()));

@@ -159,7 +159,8 @@ impl Mixer {
                     let residual = track.residual(&said, actual);
                     if known.drift.observe(residual).is_some() {
                         known.drifts += 1;
-                        known.tracks.iter_mut().for_each(Track::forget);
+                        let tracks = known.tracks.iter_mut().zip(&self.horizons);
+                        tracks.for_each(|(track, ahead)| track.forget(*ahead));
                     }
                 }
             }

@@ -46,6 +46,9 @@ const EXACT: f64 = 1e-3;
 /// What is left of past scores after a drift.
 const FORGET: f64 = 0.25;
 
+/// Horizons of scores that are kept in any case.
+const KEPT_HORIZONS: f64 = 50.0;
+
 /// Ways to mix: by Hedge, half and half, stacked.
 const WAYS: [f64; 3] = [0.0, 0.5, 1.0];
 
@@ -263,15 +266,18 @@ impl Track {
         self.mix.loss = Fading::default();
     }
 
-    /// Lets what was known so far count for a quarter: the load is another one now.
-    pub(super) fn forget(&mut self) {
+    /// Lets what was known so far count for a quarter, since the load is another one now; but not for
+    /// less than some tens of horizons, below which weights would be chance.
+    pub(super) fn forget(&mut self, ahead: usize) {
+        let least = KEPT_HORIZONS * ahead as f64 / self.mix.loss.count.max(1.0);
+        let kept = FORGET.max(least.min(1.0));
         let fade = |fading: &mut Fading| {
-            fading.sum *= FORGET;
-            fading.count *= FORGET;
+            fading.sum *= kept;
+            fading.count *= kept;
         };
         self.members.iter_mut().for_each(|source| fade(&mut source.loss));
         self.ways.iter_mut().for_each(fade);
-        self.products.iter_mut().for_each(|product| *product *= FORGET);
+        self.products.iter_mut().for_each(|product| *product *= kept);
         fade(&mut self.mix.loss);
     }
 
