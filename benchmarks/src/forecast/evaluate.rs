@@ -149,7 +149,11 @@ impl Losses {
 ///
 /// # Errors
 /// A member cannot learn, or none can forecast.
-pub(super) fn evaluate(trace: &Trace, members: Vec<Box<dyn Member>>, steps: u32) -> Result<Vec<Scored>> {
+pub(super) fn evaluate(
+    trace: &Trace,
+    members: Vec<Box<dyn Member>>,
+    steps: u32,
+) -> Result<Vec<Scored>> {
     let horizons = horizons(trace);
     let mut mixer = Mixer::new(members, horizons.clone());
     let names: Vec<String> = mixer.members().map(|member| member.name().to_owned()).collect();
