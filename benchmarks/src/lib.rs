@@ -17,7 +17,7 @@ pub mod forecast;
 pub mod hits;
 pub mod machine;
 pub mod next_calls;
-mod orders;
+pub mod orders;
 pub mod overhead;
 pub mod posts;
 pub mod predicates;

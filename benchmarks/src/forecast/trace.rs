@@ -34,7 +34,7 @@ pub(super) struct Trace {
 
 impl Trace {
     /// Ticks that are known.
-    pub fn ticks(&self) -> usize {
+    pub(super) fn ticks(&self) -> usize {
         self.series.first().map_or(0, |(_, calls)| calls.len())
     }
 }
