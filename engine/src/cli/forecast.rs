@@ -18,6 +18,9 @@ use self::source::Source;
 use super::{Failure, Settings, block_on};
 use crate::error::EngineError;
 
+/// Most characters in a line of text.
+const COLUMNS_MAX: usize = 100;
+
 /// Ticks of the past that are shown, for each tick of the horizon.
 const PAST_PER_HORIZON: usize = 3;
 
@@ -91,7 +94,23 @@ fn with_chart(shown: &Shown, colour: bool) -> String {
     if shown.coming.is_empty() {
         return format!("{}\n", shown.sentence());
     }
-    format!("{}\n{}\n\n{}", shown.sentence(), shown.reason, chart::draw(shown, colour))
+    let (sentence, reason) = (wrapped(&shown.sentence()), wrapped(&shown.reason));
+    format!("{sentence}\n{reason}\n\n{}", chart::draw(shown, colour))
+}
+
+/// `text` in lines of at most [`COLUMNS_MAX`] characters, unless a word is longer.
+fn wrapped(text: &str) -> String {
+    let (mut all, mut column) = (String::with_capacity(text.len()), 0);
+    for word in text.split(' ') {
+        let width = word.chars().count();
+        let fits = column + 1 + width <= COLUMNS_MAX;
+        if column > 0 {
+            all.push(if fits { ' ' } else { '\n' });
+        }
+        column = if fits && column > 0 { column + 1 + width } else { width };
+        all.push_str(word);
+    }
+    all
 }
 
 /// A line for each function, and why their forecasts are trusted or not.
@@ -119,7 +138,7 @@ fn list(all: &[Shown]) -> String {
     let mut reasons: Vec<&str> = all.iter().map(|shown| shown.reason.as_str()).collect();
     reasons.dedup();
     text.push('\n');
-    reasons.iter().for_each(|reason| text.push_str(&format!("{reason}\n")));
+    reasons.iter().for_each(|reason| text.push_str(&format!("{}\n", wrapped(reason))));
     text
 }
 
