@@ -146,3 +146,19 @@ fn list(all: &[Shown]) -> String {
 fn past_ticks(horizon: usize) -> usize {
     horizon.saturating_mul(PAST_PER_HORIZON).max(PAST_MIN)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_text_breaks_between_words_and_loses_none() {
+        let text = format!("trusted: {}", "it avoided a share of the loss ".repeat(9));
+        let lines = wrapped(text.trim_end());
+        assert!(lines.lines().count() > 2);
+        assert!(lines.lines().all(|line| line.chars().count() <= COLUMNS_MAX), "{lines}");
+        assert_eq!(lines.replace('\n', " "), text.trim_end());
+        let word = "x".repeat(COLUMNS_MAX + 9);
+        assert_eq!(wrapped(&format!("a {word} b")), format!("a\n{word}\nb"));
+    }
+}
