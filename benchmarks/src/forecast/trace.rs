@@ -121,8 +121,8 @@ fn tick_of_calls(calls: usize, span_ms: i64) -> u64 {
     let span = span_ms.max(1) as f64;
     let enough = |tick: &u64| calls as f64 * *tick as f64 / span >= CALLS_MIN;
     let long = |tick: &u64| span / *tick as f64 >= TICKS_MIN as f64 + 2.0;
-    let fits = TICKS_MS.into_iter().filter(long);
-    fits.clone().find(enough).or(fits.last()).unwrap_or(TICKS_MS[0])
+    let mut fits = TICKS_MS.into_iter().filter(long);
+    fits.clone().find(enough).or_else(|| fits.next_back()).unwrap_or(TICKS_MS[0])
 }
 
 fn values(cells: &[Cell], calls: bool, adds: bool) -> Vec<f64> {
