@@ -45,6 +45,8 @@ pub enum Standing {
         /// Share of the loss of repeating the last tick that the last season avoids.
         gain: f64,
     },
+    /// Each tick is like the last one, which is said.
+    Steady,
     /// Not better than repeating the last tick, which is said instead.
     Plain {
         /// Share of the plain forecast's loss that was avoided; about zero or negative.
@@ -61,7 +63,7 @@ impl Standing {
     /// Whether steps may be taken ahead by it.
     #[must_use]
     pub fn is_proven(&self) -> bool {
-        matches!(self, Self::Proven { .. } | Self::Season { .. })
+        matches!(self, Self::Proven { .. } | Self::Season { .. } | Self::Steady)
     }
 }
 
@@ -69,6 +71,7 @@ impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::New => write!(f, "not trusted yet: too few of its forecasts are over"),
+            Self::Steady => write!(f, "trusted: each tick is like the last one"),
             Self::Proven { gain } => {
                 write!(
                     f,
@@ -115,6 +118,9 @@ pub(super) fn judge(track: &Track, before: Standing, plain: Plain, ahead: usize)
     let Some(naive) = track.against(plain.naive).filter(|_| count >= COUNT_MIN) else {
         return Standing::New;
     };
+    if track.never_misses(plain.naive) {
+        return Standing::Steady;
+    }
     let independent = (count / ahead.max(1) as f64).max(0.1);
     let chance = CHANCE / independent.sqrt();
     // Equal to the last tick is no reason for trust, unless nothing was lost at all.
@@ -150,7 +156,7 @@ pub(super) fn instead(track: &Track, standing: Standing, plain: Plain) -> Option
         source.map_or(f64::INFINITY, |source| source.loss.mean())
     };
     match standing {
-        Standing::Plain { .. } => Some(plain.naive),
+        Standing::Plain { .. } | Standing::Steady => Some(plain.naive),
         Standing::Season { .. } => {
             plain.seasonal.into_iter().min_by(|a, b| loss(a).total_cmp(&loss(b)))
         }

@@ -236,18 +236,22 @@ impl Mixer {
         speaks && !scored
     }
 
-    /// Share of the tracks, each series weighing as `load` says, on whose forecasts steps may be taken
-    /// ahead: proven ones, and those that are new.
-    pub(super) fn open(&self, load: impl Fn(u64) -> f64) -> f64 {
-        let (mut open, mut all) = (0.0, 0.0);
+    /// Share of the tracks, each series weighing as `load` says, that stand as `is_meant` says; one if there
+    /// are none.
+    pub(super) fn share(
+        &self,
+        load: impl Fn(u64) -> f64,
+        is_meant: impl Fn(&Standing) -> bool,
+    ) -> f64 {
+        let (mut meant, mut all) = (0.0, 0.0);
         for (id, known) in &self.known {
             let load = load(*id);
             for standing in &known.standings {
                 all += load;
-                open += if standing.is_proven() || *standing == Standing::New { load } else { 0.0 };
+                meant += if is_meant(standing) { load } else { 0.0 };
             }
         }
-        if all > 0.0 { open / all } else { 1.0 }
+        if all > 0.0 { meant / all } else { 1.0 }
     }
 
     /// Says what a plain member says as long as the mix is no better.

@@ -64,6 +64,10 @@ const TRUST_HALF_LIFE: f64 = 500.0;
 /// Share of the load that must be forecast better than by plain repetition to be trusted.
 const TRUST_OPEN: f64 = 0.5;
 
+/// Share of the load that never changes from which on early losses are let pass. Of each series one horizon
+/// in three is judged soon.
+const STEADY_MIN: f64 = 0.25;
+
 /// Loss, in calls of each series per tick, that is let pass: on an idle load every guess loses more than
 /// none.
 const TRUST_FLOOR: f64 = 0.01;
@@ -287,7 +291,7 @@ impl Ensemble {
     fn is_trusted(&self, view: &HistoryView) -> bool {
         let Learned { loss, loss_naive, cost, .. } = &self.learned;
         let most = loss_naive.mean + TRUST_FLOOR * cost.mean;
-        if loss.count < TRUST_TICKS_MIN || loss.mean > most {
+        if loss.count < TRUST_TICKS_MIN {
             return false;
         }
         let cost = |series: &SeriesView| {
@@ -295,7 +299,12 @@ impl Ensemble {
         };
         let costs: BTreeMap<u64, f64> =
             view.series.iter().map(|series| (series.key.id(), cost(series))).collect();
-        self.mixer.open(|id| costs.get(&id).copied().unwrap_or(0.0)) >= TRUST_OPEN
+        let load = |id: u64| costs.get(&id).copied().unwrap_or(0.0);
+        // What was lost before it was known that nothing changes says nothing of a load that never does.
+        let is_steady = |standing: &Standing| *standing == Standing::Steady;
+        let is_open = |standing: &Standing| standing.is_proven() || *standing == Standing::New;
+        let is_known = loss.mean <= most || self.mixer.share(load, is_steady) >= STEADY_MIN;
+        is_known && self.mixer.share(load, is_open) >= TRUST_OPEN
     }
 
     /// Takes in the whole past again at the next call: it is another one than it was.

@@ -96,6 +96,16 @@ fn a_season_that_nobody_configured_is_found_and_used() {
 }
 
 #[test]
+fn a_load_that_never_changes_is_trusted_within_a_dozen_ticks() {
+    let mut turning = Turning::new(&config(None), Vec::new());
+    let forecast = turning.ticks(12, |_| vec![5]);
+    let series = &forecast.series[0];
+    assert_eq!(series.standing, Standing::Steady, "{:?}", series.calls[0]);
+    assert!(series.calls.iter().all(|tick| (tick.q50 - 5.0).abs() < 0.1), "{:?}", series.calls);
+    assert!(forecast.trusted, "skill {}", forecast.skill);
+}
+
+#[test]
 fn on_a_random_walk_it_is_about_as_good_as_repeating_the_last_tick() {
     let mut seed = 5;
     let mut level: f64 = 60.0;

@@ -286,6 +286,12 @@ impl Track {
         self.mix.loss.count > 0.0 && self.mix.loss.mean() < EXACT
     }
 
+    /// Whether a member was scored and what it said came true each time.
+    pub(super) fn never_misses(&self, member: usize) -> bool {
+        let source = self.members.get(member).filter(|source| source.band.count > 0.0);
+        source.is_some_and(|source| source.band.miss() < EXACT)
+    }
+
     /// Loss of the mix as a multiple of a member's; `None` as long as one of them was not scored.
     pub(super) fn against(&self, member: usize) -> Option<f64> {
         let plain = self.members.get(member).filter(|source| source.loss.count > 0.0)?;
