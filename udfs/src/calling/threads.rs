@@ -175,37 +175,4 @@ mod tests {
         spares.lend(SPARES);
         runtime.shutdown_background();
     }
-
-    #[test]
-    fn no_task_waits_behind_a_thread_that_is_kept_back_again() {
-        let (runtime, spares) = runtime().unwrap();
-        let mut kept_back = SPARES;
-        for turn in 0..5 {
-            spares.look(SPARES, &mut kept_back);
-            nudge(runtime.handle());
-            let (answer, answered) = sync_channel(SPARES);
-            for _ in 0..SPARES / 2 {
-                let answer = answer.clone();
-                drop(runtime.spawn(async move {
-                    tokio::task::yield_now().await;
-                    answer.send(()).is_ok()
-                }));
-            }
-            spares.look(0, &mut kept_back);
-            for _ in 0..SPARES / 2 {
-                let answer = answer.clone();
-                drop(runtime.spawn(async move { answer.send(()).is_ok() }));
-            }
-            for task in 0..SPARES / 2 * 2 {
-                let is_answered = (0..400).any(|_| {
-                    spares.look(0, &mut kept_back);
-                    nudge(runtime.handle());
-                    answered.recv_timeout(LOOK_AGAIN).is_ok()
-                });
-                assert!(is_answered, "turn {turn}: {task} of the tasks ran");
-            }
-        }
-        spares.lend(SPARES);
-        runtime.shutdown_background();
-    }
 }
