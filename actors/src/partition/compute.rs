@@ -1,7 +1,9 @@
 //! Computes a function expression over rows: in slices, so that a dear function neither blocks the
 //! runtime for long nor holds a permit while others wait.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use arrow::array::{
     Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, new_empty_array,
@@ -129,7 +131,7 @@ pub async fn evaluate(
         done += slice_rows;
         pieces.push(values);
         if done < rows.num_rows() {
-            tokio::task::yield_now().await;
+            let_others_go_first().await;
         }
     }
     let values = join(pieces, &expr.data_type(&batch.schema())?)?;
@@ -138,6 +140,20 @@ pub async fn evaluate(
         None => values,
     };
     Ok(Computed { values, ns: ns_total, evaluated: done as u64 })
+}
+
+/// Gives other tasks a turn. Other than with tokio's `yield_now`, any thread may go on with this one: a call
+/// that comes next on this thread may hold it up.
+async fn let_others_go_first() {
+    let mut is_first = true;
+    poll_fn(|context| {
+        if std::mem::take(&mut is_first) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// Rows of the next slice. A function that `waits` blocks nothing, and cuts its rows itself.

@@ -3,7 +3,8 @@
 //! A function cannot be stopped from outside: one that loops keeps its thread. On the threads of whoever
 //! embeds the engine, a query over as many partitions as there are threads would bring everything to a
 //! halt, its own deadline first. So queries that call functions run on threads of their own, and each
-//! thread that is held up for long is replaced by a spare one until it comes back.
+//! thread that is held up for long is replaced by a spare one. A spare one stays: to keep a thread of a runtime
+//! back again is to block it, and tasks that yielded on it would wait there where nobody can take them.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,11 +13,10 @@ use std::thread::{self, available_parallelism};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
-use tokio::sync::watch;
 
 use crate::calling::running::longer_than;
 
-/// Most threads that are replaced at a time.
+/// Most threads that are replaced.
 const SPARES: usize = 16;
 
 /// A call that takes longer holds its thread up. Slices of what is stored take some 20 ms.
@@ -24,9 +24,6 @@ const HELD_UP: Duration = Duration::from_millis(500);
 
 /// How often calls are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-
-/// When they are looked at after threads were lent or have come back.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// How often the runtime is nudged while it starts.
 const NUDGE_EVERY: Duration = Duration::from_micros(100);
@@ -52,14 +49,14 @@ fn start() -> io::Result<Runtime> {
     let handle = runtime.handle().clone();
     let watcher = thread::Builder::new().name("foreshard-watch".to_owned());
     watcher.spawn(move || {
-        // Whoever is woken without need may be put on the core of another, and be late for the next query.
-        let mut kept_back = SPARES;
         loop {
-            let held_up = longer_than(HELD_UP).min(SPARES);
-            let is_changing = spares.look(held_up, &mut kept_back);
-            // Each time: a task that waits behind a thread that is kept back again may be told to nobody.
-            nudge(&handle);
-            thread::sleep(if is_changing { LOOK_AGAIN } else { LOOK_EVERY });
+            let held_up = longer_than(HELD_UP);
+            spares.lend(held_up);
+            // Whoever is woken without need may be put on the core of another, and be late for the next query.
+            if held_up > 0 {
+                nudge(&handle);
+            }
+            thread::sleep(LOOK_EVERY);
         }
     })?;
     Ok(runtime)
@@ -75,7 +72,7 @@ fn runtime() -> io::Result<(Runtime, Arc<Spares>)> {
         .build()?;
     let spares = Arc::new(Spares::default());
     for number in 0..SPARES {
-        // Ends with the runtime.
+        // Ends when it is lent, or with the runtime.
         drop(runtime.spawn(Arc::clone(&spares).keep_back(number)));
         while spares.kept_back.load(Ordering::Acquire) <= number {
             nudge(runtime.handle());
@@ -91,14 +88,12 @@ fn nudge(runtime: &Handle) {
     drop(runtime.spawn(std::future::ready(())));
 }
 
-/// Threads of a runtime that do nothing until they are lent to it.
+/// Threads of a runtime that do nothing until they are lent to it, for good.
 #[derive(Debug, Default)]
 struct Spares {
     lent: Mutex<usize>,
     more: Condvar,
-    fewer: watch::Sender<usize>,
-    /// How often one has been: whoever is has tasks in its queue, maybe, that others can take only if they
-    /// look for some.
+    /// How many have been kept back, while the runtime starts.
     kept_back: AtomicUsize,
 }
 
@@ -107,36 +102,19 @@ impl Spares {
         self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lends a thread for each that is held up. Whether anything changed since `seen` was written: then
-    /// tasks may wait behind a thread that is kept back again, and nobody was told.
-    fn look(&self, held_up: usize, seen: &mut usize) -> bool {
-        let kept_back = self.kept_back.load(Ordering::Acquire);
-        let is_back = std::mem::replace(seen, kept_back) != kept_back;
-        self.lend(held_up) || is_back
-    }
-
-    /// Lets the runtime have so many of them; whether it had another number before.
-    fn lend(&self, lent: usize) -> bool {
-        if std::mem::replace(&mut *self.lent(), lent) == lent {
-            return false;
+    /// Lets the runtime have at least so many of them, or all.
+    fn lend(&self, lent: usize) {
+        let mut before = self.lent();
+        if *before < lent.min(SPARES) {
+            *before = lent.min(SPARES);
+            self.more.notify_all();
         }
-        self.more.notify_all();
-        self.fewer.send_replace(lent);
-        true
     }
 
-    /// Blocks a thread of the runtime, any of them, unless more than `number` are lent.
+    /// Blocks a thread of the runtime, any of them, until more than `number` are lent. No other task may have
+    /// run on it yet: one that yielded there would wait as long.
     async fn keep_back(self: Arc<Self>, number: usize) {
-        let mut fewer = self.fewer.subscribe();
-        loop {
-            self.kept_back.fetch_add(1, Ordering::AcqRel);
-            self.block(number);
-            // The sender lives in self, so there is always an answer.
-            drop(fewer.wait_for(|lent| *lent <= number).await);
-        }
-    }
-
-    fn block(&self, number: usize) {
+        self.kept_back.fetch_add(1, Ordering::AcqRel);
         let kept = self.more.wait_while(self.lent(), |lent| *lent <= number);
         drop(kept.unwrap_or_else(PoisonError::into_inner));
     }
@@ -148,7 +126,7 @@ mod tests {
     use std::sync::mpsc::sync_channel;
 
     #[test]
-    fn a_thread_is_replaced_as_long_as_it_is_held_up() {
+    fn a_thread_that_is_held_up_is_replaced() {
         let (runtime, spares) = runtime().unwrap();
         let cores = available_parallelism().map_or(1, usize::from);
         let (sender, receiver) = sync_channel::<()>(0);
@@ -170,9 +148,39 @@ mod tests {
             nudge(runtime.handle());
             answered.recv_timeout(LOOK_EVERY).is_ok()
         });
-        assert!(is_answered, "a spare thread was lent");
         drop(sender);
         spares.lend(SPARES);
         runtime.shutdown_background();
+        assert!(is_answered, "a spare thread was lent");
+    }
+
+    #[test]
+    fn a_task_that_yielded_goes_on_after_calls_that_held_up_threads_have_ended() {
+        let (runtime, spares) = runtime().unwrap();
+        let mut late = None;
+        for turn in 0..100 {
+            // Threads are lent while calls hold others up, and those have ended when the watcher looks again.
+            spares.lend(SPARES / 2 + turn % 2);
+            nudge(runtime.handle());
+            let (answer, answered) = sync_channel(SPARES);
+            for _ in 0..SPARES {
+                let answer = answer.clone();
+                drop(runtime.spawn(async move {
+                    tokio::task::yield_now().await;
+                    answer.send(()).is_ok()
+                }));
+            }
+            spares.lend(0);
+            let ran = (0..SPARES).take_while(|_| answered.recv_timeout(20 * HELD_UP).is_ok());
+            let ran = ran.count();
+            if ran < SPARES {
+                late = Some((turn, ran));
+                break;
+            }
+        }
+        // A thread that is kept back would keep the runtime from ending.
+        spares.lend(SPARES);
+        runtime.shutdown_background();
+        assert_eq!(late, None, "the turn, and how many of {SPARES} tasks ran in it");
     }
 }
