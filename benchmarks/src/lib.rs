@@ -15,6 +15,7 @@ pub mod drill_down;
 pub mod exact;
 pub mod forecast;
 pub mod hits;
+mod loads;
 pub mod machine;
 pub mod next_calls;
 pub mod orders;

@@ -8,13 +8,15 @@
 //! nor is the first day. The next call: one or three keys are named by the calls before.
 
 mod play;
-mod read;
 
-use anyhow::{Result, bail};
+use std::collections::HashMap;
 
+use anyhow::{Context, Result, bail};
+
+use crate::loads::{self, Event};
 use crate::program::{Found, Options};
 use crate::report::{Bound, Figure, Row};
-use play::{CallScore, HourScore, Played, play};
+use play::{Call, CallScore, HourScore, Played, play};
 
 /// Runs the benchmark.
 ///
@@ -27,13 +29,30 @@ pub async fn run(options: Options) -> Result<Found> {
     let mut rows = vec![];
     let mut figures = vec![];
     for file in &options.traces {
-        let (name, calls) = read::read(file)?;
+        let (name, events) = loads::read(file)?;
+        let calls = calls(&events).with_context(|| format!("{}", file.display()))?;
         let played = play(&calls);
         eprintln!("{name}: {} calls, {} hours scored", played.calls, played.hours);
         rows.extend(self::rows(&name, &played));
         figures.extend(self::figures(&name, &played));
     }
     Ok((rows, figures))
+}
+
+/// The rows as calls, sorted by time; those of one second stay in the order of the file.
+fn calls(events: &[Event]) -> Result<Vec<Call>> {
+    if events.iter().all(|event| event.series.is_empty()) {
+        bail!("there are no calls of anything: no column names what was called");
+    }
+    let mut numbers = HashMap::new();
+    let mut calls = Vec::with_capacity(events.len());
+    for event in events {
+        let new = numbers.len() as u32;
+        let key = *numbers.entry(event.series.as_str()).or_insert(new);
+        calls.push(Call { second: event.at_ms.div_euclid(1_000), key });
+    }
+    calls.sort_by_key(|call| call.second);
+    Ok(calls)
 }
 
 fn rows(trace: &str, played: &Played) -> Vec<Row> {
@@ -81,4 +100,27 @@ fn figures(trace: &str, played: &Played) -> Vec<Figure> {
     figures
         .map(|(what, value)| Figure::bounded(&name(what), value, "ratio", Bound::AtLeast(1.0)))
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(at_ms: i64, series: &str) -> Event {
+        Event { at_ms, value: None, series: series.to_owned() }
+    }
+
+    #[test]
+    fn calls_are_sorted_by_seconds_and_keys_numbered_as_they_come() {
+        let found = calls(&[event(60_900, "b"), event(5_000, "a"), event(60_100, "b")]).unwrap();
+        let call = |second, key| Call { second, key };
+        assert_eq!(found, [call(5, 1), call(60, 0), call(60, 0)]);
+    }
+
+    #[test]
+    fn rows_that_name_nothing_are_refused() {
+        let error = calls(&[event(1, ""), event(2, "")]).unwrap_err().to_string();
+        assert!(error.contains("no column names what was called"), "{error}");
+        assert!(calls(&[]).is_err());
+    }
 }

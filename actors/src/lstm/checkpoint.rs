@@ -1,4 +1,4 @@
-//! The stored form of the member: safetensors bytes with configuration and standing in their metadata.
+//! The stored form of the member: safetensors bytes with configuration and progress in their metadata.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::net::{Net, Scaling};
 use super::optimizer::Optimizer;
-use super::training::{Standing, Training};
+use super::training::{Progress, Training};
 use super::{LstmConfig, NAME, numeric};
 
 /// Version of the layout below; another one is refused.
@@ -38,7 +38,7 @@ struct Learned {
     horizons: Vec<usize>,
     /// Steps of the optimizer's schedule.
     optimizer_steps: u64,
-    standing: Standing,
+    progress: Progress,
 }
 
 fn unusable(reason: impl Into<String>) -> ForecastError {
@@ -55,7 +55,7 @@ pub(super) fn write(
     let learned = training.map(|training| Learned {
         horizons: training.best.horizons.clone(),
         optimizer_steps: training.optimizer.steps,
-        standing: training.standing.clone(),
+        progress: training.progress.clone(),
     });
     let meta = Meta { version: VERSION, member: NAME.into(), config: config.clone(), learned };
     let meta = serde_json::to_string(&meta).map_err(|error| unusable(error.to_string()))?;
@@ -143,7 +143,7 @@ fn training(
     learned: Learned,
     tensors: &HashMap<String, Tensor>,
 ) -> Result<Training, ForecastError> {
-    let Learned { horizons, optimizer_steps, standing } = learned;
+    let Learned { horizons, optimizer_steps, progress } = learned;
     if horizons.is_empty() || !horizons.is_sorted() || horizons[0] == 0 {
         return Err(unusable(format!("its horizons are {horizons:?}")));
     }
@@ -167,7 +167,7 @@ fn training(
     };
     let best = net("best")?;
     let used = best.with_values(set("used")?).map_err(|error| numeric(&error))?;
-    Ok(Training { best, used, live: net("live")?, optimizer, standing })
+    Ok(Training { best, used, live: net("live")?, optimizer, progress })
 }
 
 fn scaling(tensors: &HashMap<String, Tensor>, name: &str) -> Result<Scaling, ForecastError> {

@@ -48,7 +48,7 @@ use self::inputs::View;
 use self::lessons::Lessons;
 use self::net::Net;
 pub use self::settings::LstmConfig;
-pub use self::training::Standing;
+pub use self::training::Progress;
 use self::training::Training;
 
 /// Name of the member in weights and scores.
@@ -90,13 +90,13 @@ impl Lstm {
     /// Training steps made so far, over all fits.
     #[must_use]
     pub fn steps(&self) -> u64 {
-        self.training.as_ref().map_or(0, |training| training.standing.steps)
+        self.training.as_ref().map_or(0, |training| training.progress.steps)
     }
 
     /// How learning stands; none before the first fit.
     #[must_use]
-    pub fn standing(&self) -> Option<&Standing> {
-        self.training.as_ref().map(|training| &training.standing)
+    pub fn progress(&self) -> Option<&Progress> {
+        self.training.as_ref().map(|training| &training.progress)
     }
 
     fn train(
@@ -112,13 +112,13 @@ impl Lstm {
         };
         // Worked on beside the present one, which stays if this fails.
         let present = self.training.as_ref().filter(|training| training.best.horizons == heads);
-        let known = present.map(|training| training.standing.improvements);
+        let known = present.map(|training| training.progress.improvements);
         let mut training = match present {
             Some(training) => training.independent()?,
             None => Training::start(&self.config, &lessons, window.at)?,
         };
         let report = training.learn(&self.config, &lessons, window.at, steps_max)?;
-        if known != Some(training.standing.improvements) {
+        if known != Some(training.progress.improvements) {
             self.carried.clear();
         }
         self.training = Some(training);
@@ -242,15 +242,15 @@ impl Member for Lstm {
     }
 
     fn report(&self) -> MemberReport {
-        self.standing().map_or_else(MemberReport::default, |standing| MemberReport {
-            steps: standing.steps,
-            ticks: Some(standing.ticks),
-            at: Some(standing.at),
-            frozen_since: standing.frozen_since,
+        self.progress().map_or_else(MemberReport::default, |progress| MemberReport {
+            steps: progress.steps,
+            ticks: Some(progress.ticks),
+            at: Some(progress.at),
+            frozen_since: progress.frozen_since,
         })
     }
 
-    /// Weights, moments of the optimizer and the standing of training; not the carried states, which
+    /// Weights, moments of the optimizer and the progress of training; not the carried states, which
     /// follow from them and the window.
     fn save(&self) -> Result<Vec<u8>, ForecastError> {
         checkpoint::write(&self.config, self.training.as_ref())

@@ -57,7 +57,7 @@ fn fitted(pasts: &[Past], ticks: usize, steps: u32) -> Lstm {
 fn it_learns_a_season_and_beats_the_last_value() {
     let pasts = pasts(SEASON * 24);
     let mut member = fitted(&pasts, SEASON * 20, 40);
-    let losses = &member.standing().unwrap().losses;
+    let losses = &member.progress().unwrap().losses;
     assert!(losses[..2].iter().all(|loss| *loss < 0.5), "{losses:?}");
     let (mut learned, mut last) = (0.0, 0.0);
     for ticks in SEASON * 20..SEASON * 24 - 4 {
@@ -86,7 +86,7 @@ fn what_was_saved_forecasts_the_same_to_the_last_bit() {
     let mut member = fitted(&pasts, SEASON * 7, 20);
     let mut other = Lstm::new(LstmConfig { seed: 99, ..config() }).unwrap();
     other.load(&member.save().unwrap()).unwrap();
-    assert_eq!(other.standing(), member.standing());
+    assert_eq!(other.progress(), member.progress());
     for ticks in SEASON * 7..SEASON * 8 {
         // The states of one were carried to here, those of the other begin at the first of them.
         let carried = forecast(&mut member, &pasts, ticks);
@@ -166,10 +166,10 @@ fn learning_that_gets_worse_is_taken_back_and_rests() {
     let pasts = pasts(SEASON * 30);
     let mut member = Lstm::new(LstmConfig { learning_rate: 1.0, ..config() }).unwrap();
     let report = fit(&mut member, &pasts, SEASON * 20, 400);
-    let standing = member.standing().unwrap().clone();
-    assert_eq!((standing.frozen_since, standing.reverts), (Some(Tick(239)), 1), "{standing:?}");
+    let progress = member.progress().unwrap().clone();
+    assert_eq!((progress.frozen_since, progress.reverts), (Some(Tick(239)), 1), "{progress:?}");
     assert!(report.steps < 400);
-    assert!(standing.losses.iter().all(|loss| *loss < 1.0), "{standing:?}");
+    assert!(progress.losses.iter().all(|loss| *loss < 1.0), "{progress:?}");
 
     assert_eq!(fit(&mut member, &pasts, SEASON * 20 + 10, 400).steps, 0);
     assert!(fit(&mut member, &pasts, SEASON * 20 + 15, 400).steps > 0, "there is more to learn");
@@ -179,7 +179,7 @@ fn learning_that_gets_worse_is_taken_back_and_rests() {
 fn when_the_past_has_doubled_a_fresh_network_is_tried() {
     let pasts = pasts(SEASON * 20);
     let mut member = fitted(&pasts, SEASON * 5, 3);
-    let started = |member: &Lstm| member.standing().unwrap().started_ticks as usize;
+    let started = |member: &Lstm| member.progress().unwrap().started_ticks as usize;
     fit(&mut member, &pasts, SEASON * 10 - 1, 1);
     assert_eq!(started(&member), SEASON * 5);
     fit(&mut member, &pasts, SEASON * 10, 1);
@@ -236,7 +236,7 @@ fn nothing_to_learn_from_is_no_error() {
     assert_eq!(member.steps(), 0);
     let mut other = Lstm::new(config()).unwrap();
     other.load(&member.save().unwrap()).unwrap();
-    assert!(other.standing().is_none());
+    assert!(other.progress().is_none());
 }
 
 #[test]

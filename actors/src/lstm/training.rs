@@ -25,7 +25,7 @@ const LOSS_SPAN: usize = 8;
 
 /// How learning stands.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct Progress {
     /// Training steps made so far.
     pub steps: u64,
     /// Newest tick that was learned from or checked by.
@@ -58,7 +58,7 @@ pub(super) struct Training {
     pub(super) used: Net,
     pub(super) live: Net,
     pub(super) optimizer: Optimizer,
-    pub(super) standing: Standing,
+    pub(super) progress: Progress,
 }
 
 impl Training {
@@ -70,7 +70,7 @@ impl Training {
         let optimizer = Optimizer::new(&live)?;
         let ticks = lessons.ticks() as u64;
         let losses = checked(&best, lessons)?;
-        let standing = Standing {
+        let progress = Progress {
             steps: 0,
             at,
             ticks,
@@ -83,7 +83,7 @@ impl Training {
             frozen_since: None,
         };
         let used = best.moved(&linear::starts(&best, lessons.linear_whole()))?;
-        Ok(Self { best, used, live, optimizer, standing })
+        Ok(Self { best, used, live, optimizer, progress })
     }
 
     /// A copy that shares no variables.
@@ -93,7 +93,7 @@ impl Training {
             used: self.used.clone(),
             live: self.live.with_values(self.live.values()?)?,
             optimizer: self.optimizer.clone(),
-            standing: self.standing.clone(),
+            progress: self.progress.clone(),
         })
     }
 
@@ -106,30 +106,30 @@ impl Training {
         steps_max: u32,
     ) -> Result<FitReport> {
         let ticks = lessons.ticks() as u64;
-        let improvements = self.standing.improvements;
-        if ticks >= 2 * self.standing.started_ticks {
+        let improvements = self.progress.improvements;
+        if ticks >= 2 * self.progress.started_ticks {
             self.live = fresh(config, lessons)?;
             self.optimizer = Optimizer::new(&self.live)?;
-            (self.standing.started_ticks, self.standing.worse) = (ticks, 0);
-            self.standing.frozen_since = None;
+            (self.progress.started_ticks, self.progress.worse) = (ticks, 0);
+            self.progress.frozen_since = None;
             self.check(lessons)?;
         }
-        if let Some(since) = self.standing.frozen_since {
+        if let Some(since) = self.progress.frozen_since {
             if at.0.saturating_sub(since.0) < ticks / REST_SHARE {
                 self.refresh(lessons, ticks, improvements)?;
                 return Ok(FitReport::default());
             }
-            self.standing.frozen_since = None;
+            self.progress.frozen_since = None;
         }
-        (self.standing.at, self.standing.ticks) = (at, ticks);
+        (self.progress.at, self.progress.ticks) = (at, ticks);
         let mut losses = Vec::with_capacity(steps_max as usize);
-        while (losses.len() as u32) < steps_max && self.standing.frozen_since.is_none() {
-            let mut batch = lessons.batch(self.standing.steps);
+        while (losses.len() as u32) < steps_max && self.progress.frozen_since.is_none() {
+            let mut batch = lessons.batch(self.progress.steps);
             losses.push(self.optimizer.step(&self.live, config, &mut batch)?);
-            self.standing.steps += 1;
-            if self.standing.steps.is_multiple_of(CHECK_STEPS) {
+            self.progress.steps += 1;
+            if self.progress.steps.is_multiple_of(CHECK_STEPS) {
                 self.check(lessons)?;
-                if self.standing.worse >= PATIENCE {
+                if self.progress.worse >= PATIENCE {
                     self.revert(at)?;
                 }
             }
@@ -151,11 +151,11 @@ impl Training {
         let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len().max(1) as f32;
         if mean(&new) < mean(&old) {
             average.stretch(lessons.checks())?;
-            (self.best, self.standing.losses, self.standing.worse) = (average, new, 0);
-            self.standing.improvements += 1;
+            (self.best, self.progress.losses, self.progress.worse) = (average, new, 0);
+            self.progress.improvements += 1;
         } else {
-            self.standing.losses = old;
-            self.standing.worse += 1;
+            self.progress.losses = old;
+            self.progress.worse += 1;
         }
         Ok(())
     }
@@ -163,10 +163,10 @@ impl Training {
     /// Fits the linear parts of the network in use on all rows, if it is another one than before
     /// or if there are enough new ones.
     fn refresh(&mut self, lessons: &Lessons<'_>, ticks: u64, improvements: u64) -> Result<()> {
-        let grown = ticks.saturating_sub(self.standing.linear_ticks) >= ticks / REST_SHARE;
-        if grown || self.standing.improvements != improvements {
+        let grown = ticks.saturating_sub(self.progress.linear_ticks) >= ticks / REST_SHARE;
+        if grown || self.progress.improvements != improvements {
             self.used = self.best.moved(&linear::starts(&self.best, lessons.linear_whole()))?;
-            self.standing.linear_ticks = ticks;
+            self.progress.linear_ticks = ticks;
         }
         Ok(())
     }
@@ -175,8 +175,8 @@ impl Training {
         self.live = self.best.with_values(self.best.values()?)?;
         let steps = self.optimizer.steps;
         self.optimizer = Optimizer { steps, ..Optimizer::new(&self.live)? };
-        self.standing.frozen_since = Some(at);
-        (self.standing.worse, self.standing.reverts) = (0, self.standing.reverts + 1);
+        self.progress.frozen_since = Some(at);
+        (self.progress.worse, self.progress.reverts) = (0, self.progress.reverts + 1);
         Ok(())
     }
 }

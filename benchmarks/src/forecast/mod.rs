@@ -8,7 +8,6 @@
 mod evaluate;
 mod families;
 mod figures;
-mod read;
 mod trace;
 
 use std::path::{Path, PathBuf};
@@ -56,7 +55,7 @@ pub async fn run(options: Options) -> Result<Found> {
 
 fn traces(options: &Options) -> Result<Vec<Trace>> {
     if !options.traces.is_empty() {
-        return options.traces.iter().map(|file| read::read(file)).collect();
+        return options.traces.iter().map(|file| Trace::read(file)).collect();
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(FOLDER);
     let mut all = Vec::new();
@@ -71,7 +70,7 @@ fn traces(options: &Options) -> Result<Vec<Trace>> {
                 [".csv", ".csv.gz", ".parquet", ".parquet.gz"].iter().any(|end| name.ends_with(end))
             };
             for file in files.into_iter().filter(is_load) {
-                all.push(read::read(&file)?);
+                all.push(Trace::read(&file)?);
             }
         }
         Err(error) => eprintln!("no traces in {}: {error}; only made-up loads", folder.display()),

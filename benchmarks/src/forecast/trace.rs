@@ -1,6 +1,11 @@
 //! A load over time: rows of a file are counted or summed up into ticks.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::loads::{self, Event};
 
 /// Lengths of a tick: the shortest one that is not shorter than the usual distance of two rows.
 const TICKS_MS: [u64; 5] = [1_000, 60_000, 300_000, 3_600_000, 86_400_000];
@@ -33,21 +38,20 @@ pub(super) struct Trace {
 }
 
 impl Trace {
+    /// The trace in a file.
+    ///
+    /// # Errors
+    /// It cannot be read, has no column of times, or too few ticks; it is named.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let (name, events) = loads::read(path)?;
+        let few = || format!("{} has less than {} ticks", path.display(), TICKS_MIN + 2);
+        from_events(&name, events).with_context(few)
+    }
+
     /// Ticks that are known.
     pub(super) fn ticks(&self) -> usize {
         self.series.first().map_or(0, |(_, calls)| calls.len())
     }
-}
-
-/// One row of a file.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Event {
-    /// Milliseconds since 1970.
-    pub at_ms: i64,
-    /// The value; `None` if the row is one call.
-    pub value: Option<f64>,
-    /// The series; empty if the file has only one.
-    pub series: String,
 }
 
 /// Sum and number of the values of one tick.
@@ -58,7 +62,7 @@ type Cell = (f64, u32);
 /// Rows without values are single calls and counted; a tick without any has none. Whole numbers are
 /// counts and added up, other ones are rates and averaged; a tick without a value keeps the last one.
 /// The first and the last tick are cut short by where the file begins and ends, and left out.
-pub(super) fn from_events(name: &str, mut events: Vec<Event>) -> Option<Trace> {
+fn from_events(name: &str, mut events: Vec<Event>) -> Option<Trace> {
     let rows = events.len();
     let is_fine = |event: &Event| event.value.is_none_or(|value| value.is_finite() && value >= 0.0);
     events.retain(is_fine);

@@ -1,4 +1,4 @@
-//! Reads loads from CSV and Parquet files, gzipped or not.
+//! Reads loads and calls from CSV and Parquet files, gzipped or not.
 //!
 //! Columns are told by their names: the time is the first of which the name says so, and the value the
 //! first number that is named as one. A file without such a number holds one call a row.
@@ -15,23 +15,32 @@ use arrow::csv::ReaderBuilder;
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, TimeUnit};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::trace::{Event, TICKS_MIN, Trace, from_events};
-
 /// Parts of names that say what a column is, the clearest first.
 const TIMES: [&str; 6] = ["timestamp", "create", "date", "period", "time", "ts"];
 const VALUES: [&str; 9] =
     ["value", "count", "requests", "calls", "qps", "rate", "load", "total", "volume"];
-const SERIES: [&str; 8] =
-    ["series", "model", "function", "container", "instance", "host", "app", "name"];
+const SERIES: [&str; 9] =
+    ["series", "key", "model", "function", "container", "instance", "host", "app", "name"];
 
 /// Numbers of seconds, milliseconds, microseconds and nanoseconds since 1970 are told apart by these.
 const SECONDS_MAX: f64 = 1e11;
 
-/// Reads one file.
+/// One row of a file.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Event {
+    /// Milliseconds since 1970.
+    pub(crate) at_ms: i64,
+    /// The value; `None` if the row is one call.
+    pub(crate) value: Option<f64>,
+    /// The series; empty if the file has only one.
+    pub(crate) series: String,
+}
+
+/// The name of a file without its endings, and its rows in their order.
 ///
 /// # Errors
-/// It cannot be read, has no column of times, or too few ticks; it is named.
-pub(super) fn read(path: &Path) -> Result<Trace> {
+/// It cannot be read, or has no column of times; it is named.
+pub(crate) fn read(path: &Path) -> Result<(String, Vec<Event>)> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let stem = name.split('.').next().unwrap_or(&name).to_owned();
     let batches =
@@ -40,10 +49,7 @@ pub(super) fn read(path: &Path) -> Result<Trace> {
     for batch in &batches {
         events_of(batch, &mut events).with_context(|| format!("in {}", path.display()))?;
     }
-    match from_events(&stem, events) {
-        Some(trace) => Ok(trace),
-        None => bail!("{} has less than {} ticks", path.display(), TICKS_MIN + 2),
-    }
+    Ok((stem, events))
 }
 
 fn batches(path: &Path, name: &str) -> Result<Vec<RecordBatch>> {
@@ -135,38 +141,38 @@ mod tests {
         (folder, path)
     }
 
-    fn csv(rows: usize) -> String {
-        let row = |n: usize| format!("2015-01-01 {:02}:{:02}:00,{n}\n", n / 60, n % 60);
-        "timestamp,value\n".to_owned() + &(0..rows).map(row).collect::<String>()
-    }
-
     #[test]
     fn a_csv_file_is_read_gzipped_or_not() {
-        let (_folder, path) = written("load.csv", csv(200).as_bytes());
-        let plain = read(&path).unwrap();
-        assert_eq!((plain.tick_ms, plain.ticks(), plain.series[0].1[0]), (60_000, 198, 1.0));
+        let csv = "timestamp,value\n2015-01-01 00:00:00,1\n2015-01-01 00:01:00,2.5\n";
+        let (_folder, path) = written("load.csv", csv.as_bytes());
+        let (name, events) = read(&path).unwrap();
+        let event = |at_ms, value| Event { at_ms, value: Some(value), series: String::new() };
+        let start = 1_420_070_400_000;
+        assert_eq!(events, [event(start, 1.0), event(start + 60_000, 2.5)]);
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        gzip.write_all(csv(200).as_bytes()).unwrap();
+        gzip.write_all(csv.as_bytes()).unwrap();
         let (_folder, path) = written("load.csv.gz", &gzip.finish().unwrap());
-        assert_eq!(read(&path).unwrap(), plain);
+        assert_eq!(read(&path).unwrap(), (name, events));
     }
 
     #[test]
     fn a_row_without_a_value_is_one_call_of_its_series() {
-        let row = |n: usize| format!("{},m{}\n", 1_600_000_000 + n * 5, n % 2);
-        let rows: String = (0..3_000).map(row).collect();
-        let (_folder, path) = written("calls.csv", ("time,model\n".to_owned() + &rows).as_bytes());
-        let trace = read(&path).unwrap();
-        assert_eq!((trace.tick_ms, trace.series.len()), (60_000, 3));
-        assert_eq!(trace.series[0].1[5], 12.0);
+        let (_folder, path) = written("calls.csv", b"other,time,model\nx,1600000005,b\ny,5,a\n");
+        let event = |at_ms, series: &str| Event { at_ms, value: None, series: series.to_owned() };
+        let (name, events) = read(&path).unwrap();
+        assert_eq!(name, "calls");
+        assert_eq!(events, [event(1_600_000_005_000, "b"), event(5_000, "a")]);
     }
 
     #[test]
-    fn a_file_without_times_or_with_few_rows_is_refused_by_name() {
+    fn a_file_without_times_or_with_unreadable_ones_is_refused_by_name() {
         let (_folder, path) = written("keys.csv", b"key\n1\n");
         let error = format!("{:#}", read(&path).unwrap_err());
         assert!(error.contains("keys.csv: there is no column of times"), "{error}");
-        let (_folder, path) = written("short.csv", csv(20).as_bytes());
-        assert!(read(&path).unwrap_err().to_string().contains("short.csv has less than 102 ticks"));
+        let (_folder, path) = written("never.csv", b"time,key\nnever,1\n");
+        let error = format!("{:#}", read(&path).unwrap_err());
+        assert!(error.contains("never.csv") && error.contains("never"), "{error}");
+        let error = format!("{:#}", read(Path::new("nowhere.csv")).unwrap_err());
+        assert!(error.contains("cannot read nowhere.csv"), "{error}");
     }
 }
