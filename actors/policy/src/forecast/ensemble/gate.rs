@@ -166,7 +166,39 @@ pub(super) fn instead(track: &Track, standing: Standing, plain: Plain) -> Option
 
 #[cfg(test)]
 mod tests {
+    use super::super::track::Source;
     use super::*;
+
+    /// A mix and a naive member that lost so much in each of `count` scores, four in five within the interval.
+    fn track(mix: f64, naive: f64, count: u32) -> Track {
+        let mut track = Track { members: vec![Source::default()], ..Track::default() };
+        for score in 0..count {
+            track.mix.loss.add(mix, 1.0);
+            track.members[0].loss.add(naive, 1.0);
+            track.inside.add(if score % 5 == 0 { 0.0 } else { 1.0 }, 1.0);
+        }
+        track
+    }
+
+    const ALONE: Plain = Plain { naive: 0, seasonal: [usize::MAX; 2] };
+
+    #[test]
+    fn what_may_be_chance_opens_no_gate() {
+        let shut = Standing::Plain { gain: 0.0 };
+        let of = |count, ahead| judge(&track(0.95, 1.0, count), shut, ALONE, ahead);
+        assert!(matches!(of(9, 1), Standing::Plain { .. }), "{:?}", of(9, 1));
+        assert!(of(900, 1).is_proven(), "{:?}", of(900, 1));
+        assert!(matches!(of(900, 60), Standing::Plain { .. }), "fifteen spans: {:?}", of(900, 60));
+        assert_eq!(of(3, 1), Standing::New);
+    }
+
+    #[test]
+    fn a_mix_that_loses_more_than_plain_repetition_shuts_the_gate() {
+        let open = Standing::Proven { gain: 0.1 };
+        let of = |mix| judge(&track(mix, 1.0, 200), open, ALONE, 1);
+        assert!(of(0.99).is_proven() && !of(1.01).is_proven());
+        assert_eq!(instead(&track(1.01, 1.0, 200), of(1.01), ALONE), Some(0));
+    }
 
     #[test]
     fn the_reason_is_told_in_plain_words() {

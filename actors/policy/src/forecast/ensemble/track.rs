@@ -60,7 +60,7 @@ pub(super) struct Fading {
 }
 
 impl Fading {
-    fn add(&mut self, value: f64, keep: f64) {
+    pub(super) fn add(&mut self, value: f64, keep: f64) {
         self.sum = self.sum * keep + value;
         self.count = self.count * keep + 1.0;
     }
