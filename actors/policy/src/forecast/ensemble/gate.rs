@@ -171,7 +171,8 @@ mod tests {
 
     /// A mix and a naive member that lost so much in each of `count` scores, four in five within the interval.
     fn track(mix: f64, naive: f64, count: u32) -> Track {
-        let mut track = Track { members: vec![Source::default()], ..Track::default() };
+        let mut track = Track::default();
+        track.members.push(Source::default());
         for score in 0..count {
             track.mix.loss.add(mix, 1.0);
             track.members[0].loss.add(naive, 1.0);
