@@ -24,6 +24,7 @@ use crate::announcements::Announcements;
 use crate::calls::{CallSink, RECENT_MAX, RecentCalls};
 use crate::manager::ManagerMessage;
 use crate::monitor::MonitorMessage;
+use crate::next_calls::NextCalls;
 use crate::ports::Outcome;
 use crate::predictor::PredictorMessage;
 
@@ -141,6 +142,8 @@ pub struct Board {
     pub forecast: ArcSwap<Forecast>,
     /// Where the ticks of the forecast lie on the clock.
     pub moments: ArcSwap<Moments>,
+    /// What is expected to be called next.
+    pub next_calls: ArcSwap<NextCalls>,
     /// What people announced of the future.
     pub announced: Announcements,
     /// What forecasts were worth.
@@ -169,6 +172,7 @@ impl Board {
             irregular: ArcSwap::default(),
             forecast: ArcSwap::default(),
             moments: ArcSwap::default(),
+            next_calls: ArcSwap::default(),
             announced,
             scores: ArcSwap::default(),
             fits: ArcSwap::default(),

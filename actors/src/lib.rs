@@ -2,6 +2,7 @@
 
 pub mod allocator;
 pub mod announcements;
+pub mod background;
 pub mod board;
 pub mod calls;
 pub mod expressions;
@@ -11,6 +12,7 @@ pub mod loop_handle;
 pub mod lstm;
 pub mod manager;
 pub mod monitor;
+pub mod next_calls;
 pub mod node;
 pub mod partition;
 pub mod partitioning;

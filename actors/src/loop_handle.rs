@@ -21,6 +21,7 @@ use crate::calls::{BATCHES_MAX, CallSink};
 use crate::history_store::HistoryStore;
 use crate::manager::{ManagerArgs, PLAN_TIME_MAX, STEP_TIME_MAX};
 use crate::monitor::{MonitorArgs, MonitorMessage};
+use crate::next_calls::NextCalls;
 use crate::ports::{Cluster, NodeProvider, SharedClock, SystemClock};
 use crate::predictor::{Members, PredictorArgs, neural_members};
 use crate::state_file::{DiskFile, MemoryFile, StateFile};
@@ -320,6 +321,12 @@ impl LoopHandle {
     #[must_use]
     pub fn moments(&self) -> Moments {
         *self.board.moments.load_full()
+    }
+
+    /// What is expected to be called next.
+    #[must_use]
+    pub fn next_calls(&self) -> Arc<NextCalls> {
+        self.board.next_calls.load_full()
     }
 
     /// The members of the ensemble, and what they did when they learned last.

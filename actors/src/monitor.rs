@@ -23,6 +23,7 @@ use crate::board::{Board, TickToken};
 use crate::calls::{CallBatch, Liar};
 use crate::history_store::HistoryStore;
 use crate::manager::ManagerMessage;
+use crate::next_calls::{CALLED_MAX, Called};
 use crate::ports::SharedClock;
 use crate::predictor::PredictorMessage;
 use crate::state_file::StateFile;
@@ -79,6 +80,8 @@ pub struct MonitorState {
     args: MonitorArgs,
     history: History,
     timeline: Timeline,
+    /// The first calls of the tick that is open, for the predictor.
+    called: Vec<Called>,
     ticks: TickClock,
     saving: Option<JoinHandle<()>>,
     is_save_due: bool,
@@ -111,6 +114,7 @@ impl Actor for Monitor {
         Ok(MonitorState {
             history,
             timeline: Timeline::new(ROWS_PER_FLUSH_MAX),
+            called: Vec::new(),
             ticks: TickClock::new(config.tick_ms(), config.history_ticks_max() as u64),
             saving: None,
             is_save_due: false,
@@ -160,6 +164,8 @@ impl MonitorState {
         for call in batch.records.iter() {
             self.history.record(call);
         }
+        let room = CALLED_MAX.saturating_sub(self.called.len());
+        self.called.extend(batch.records.iter().take(room).map(Called::from));
         if self.args.store.is_some() {
             let now_ms = self.args.clock.now_ms();
             batch.records.iter().for_each(|call| self.timeline.record(call, now_ms));
@@ -212,7 +218,8 @@ impl MonitorState {
             let save = move || keep(&args, &snapshot.save());
             self.saving = Some(tokio::task::spawn_blocking(save));
         }
-        board.predictor.cast(PredictorMessage::HistoryReady(view, token.clone()));
+        let called = std::mem::take(&mut self.called);
+        board.predictor.cast(PredictorMessage::HistoryReady(view, called, token.clone()));
     }
 
     /// Hands what was counted since the last time to the store.

@@ -7,9 +7,10 @@
 //! ```
 //!
 //! It decides nothing: `policy::forecast` does. One round (score, forecast, learn) is under way at a
-//! time, outside the mailbox and outside the threads that serve queries; learning is bounded by
-//! `lstm.steps-per-tick` and, when ticks go by the clock, by [`LEARN_SHARE_MAX`]. If it dies, its
-//! successor takes up the last checkpoint; until then the last forecast stands.
+//! time, outside the mailbox and outside the threads that serve queries; learning lets all other threads
+//! go first, and is bounded by `lstm.steps-per-tick` and, when ticks go by the clock, by
+//! [`LEARN_SHARE_MAX`]. If it dies, its successor takes up the last checkpoint; until then the last
+//! forecast stands.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,14 +20,17 @@ use foreshard_policy::forecast::announced::Announced;
 use foreshard_policy::forecast::ensemble::{Ensemble, MemberStanding, invert};
 use foreshard_policy::forecast::{FitReport, Forecast, ForecastError, Member, Moments};
 use foreshard_policy::history::HistoryView;
+use foreshard_policy::ids::Tick;
 use foreshard_policy::score::Scorer;
 use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr};
 use tokio::task::JoinHandle;
 
 use crate::allocator::AllocatorMessage;
+use crate::background::behind_others;
 use crate::board::{Board, MemberFit, Scores, TickToken};
 use crate::lstm::{Lstm, LstmConfig};
 use crate::manager::ManagerMessage;
+use crate::next_calls::{CALLED_MAX, Called, NextPredictor};
 use crate::ports::SharedClock;
 use crate::state_file::StateFile;
 
@@ -39,8 +43,8 @@ pub const LEARN_SHARE_MAX: f64 = 0.25;
 /// What the predictor can be told.
 #[derive(Debug)]
 pub enum PredictorMessage {
-    /// Event: a tick was closed.
-    HistoryReady(Arc<HistoryView>, TickToken),
+    /// Event: a tick was closed, in which this was called.
+    HistoryReady(Arc<HistoryView>, Vec<Called>, TickToken),
     /// Event: the round under way has a forecast; learning goes on.
     ForecastDone(Box<ForecastDone>),
     /// Event: the round is over, and its tools are back.
@@ -111,6 +115,8 @@ pub struct PredictorState {
     round: Option<JoinHandle<Option<Box<Tools>>>>,
     /// The newest history that came meanwhile; older ones need no forecast any more.
     next: Option<(Arc<HistoryView>, Moments, TickToken)>,
+    /// What was called since the last round began.
+    called: Vec<Called>,
 }
 
 /// What a round works with.
@@ -118,6 +124,7 @@ pub struct PredictorState {
 pub struct Tools {
     ensemble: Ensemble,
     scorer: Scorer,
+    next_calls: NextPredictor,
     /// Training steps that the next round may make.
     steps_max: u32,
     /// What was announced in the last round.
@@ -136,7 +143,8 @@ impl Actor for Predictor {
     ) -> Result<PredictorState, ActorProcessingErr> {
         let of_file = args.clone();
         let tools = tokio::task::spawn_blocking(move || Tools::kept(&of_file)).await??;
-        Ok(PredictorState { args, tools: Some(Box::new(tools)), round: None, next: None })
+        let tools = Some(Box::new(tools));
+        Ok(PredictorState { args, tools, round: None, next: None, called: Vec::new() })
     }
 
     async fn handle(
@@ -146,8 +154,8 @@ impl Actor for Predictor {
         state: &mut PredictorState,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            PredictorMessage::HistoryReady(view, token) => {
-                state.on_history_ready(view, token, &myself);
+            PredictorMessage::HistoryReady(view, called, token) => {
+                state.on_history_ready(view, called, token, &myself);
             }
             PredictorMessage::ForecastDone(done) => state.on_forecast_done(*done),
             PredictorMessage::RoundOver(tools) => state.on_round_over(tools, &myself),
@@ -179,9 +187,12 @@ impl PredictorState {
     fn on_history_ready(
         &mut self,
         view: Arc<HistoryView>,
+        mut called: Vec<Called>,
         token: TickToken,
         myself: &ActorRef<PredictorMessage>,
     ) {
+        called.truncate(CALLED_MAX.saturating_sub(self.called.len()));
+        self.called.append(&mut called);
         let closed_ms = self.args.clock.now_ms();
         let moments = Moments { at: view.at, closed_ms, tick_ms: view.tick_ms };
         match self.tools.take() {
@@ -197,7 +208,8 @@ impl PredictorState {
         myself: &ActorRef<PredictorMessage>,
     ) {
         let (args, myself) = (self.args.clone(), Some(myself.clone()));
-        let round = Round { args, view, moments, token, myself };
+        let called = std::mem::take(&mut self.called);
+        let round = Round { args, view, called, moments, token, myself };
         self.round = Some(tokio::task::spawn_blocking(move || round.run(tools)));
     }
 
@@ -245,7 +257,8 @@ impl Tools {
         }
         let steps_max = config.lstm().steps_per_tick();
         let announced = args.board.announced.all();
-        Ok(Self { ensemble, scorer: Scorer::new(), steps_max, announced })
+        let next_calls = NextPredictor::new(config.lstm().enabled())?;
+        Ok(Self { ensemble, scorer: Scorer::new(), next_calls, steps_max, announced })
     }
 
     fn save(&self, file: &dyn StateFile) {
@@ -264,6 +277,8 @@ impl Tools {
 struct Round {
     args: PredictorArgs,
     view: Arc<HistoryView>,
+    /// What was called since the last round.
+    called: Vec<Called>,
     moments: Moments,
     /// Held until the round is over, so that a tick by hand ends with what was learned from it.
     token: TickToken,
@@ -282,6 +297,7 @@ impl Round {
         let calm = announced.calm(&self.view, &self.moments);
         let seen = calm.as_ref().unwrap_or(&self.view);
         self.forecast(&mut tools, &config, seen, &announced);
+        self.expect_next(&mut tools.next_calls);
         self.learn(&mut tools, &config, seen);
         if self.view.at.0.is_multiple_of(CHECKPOINT_EVERY_TICKS) {
             tools.save(&*self.args.file);
@@ -300,6 +316,11 @@ impl Round {
         announced: &Announced,
     ) {
         let board = &self.args.board;
+        if self.args.timed {
+            // Ticks that are closed by hand lie nowhere on the calendar.
+            let epoch_ms = self.moments.start_ms(Tick(0));
+            tools.ensemble.set_epoch_ms(i64::try_from(epoch_ms).unwrap_or(0));
+        }
         tools.ensemble.observe(seen);
         drop(tools.scorer.score(&self.view));
         let recent = tools.scorer.recent().cloned().collect();
@@ -326,9 +347,23 @@ impl Round {
         }
     }
 
+    fn expect_next(&self, next_calls: &mut NextPredictor) {
+        if let Err(error) = next_calls.observe(&self.called) {
+            tracing::warn!(code = error.code(), %error, "next calls are expected without the network");
+        }
+        let expected = next_calls.expected(self.moments.closed_ms);
+        self.args.board.next_calls.store(Arc::new(expected));
+    }
+
     fn learn(&self, tools: &mut Tools, config: &LoopConfig, seen: &HistoryView) {
         let started_ns = self.args.clock.monotonic_ns();
-        let reports = tools.ensemble.fit(seen, tools.steps_max);
+        let (ensemble, next_calls) = (&mut tools.ensemble, &mut tools.next_calls);
+        let steps_max = tools.steps_max;
+        let (reports, learned) =
+            behind_others(|| (ensemble.fit(seen, steps_max), next_calls.learn()));
+        if let Err(error) = learned {
+            tracing::warn!(code = error.code(), %error, "the next calls were not learned from");
+        }
         for (member, report) in &reports {
             if let Err(error) = report {
                 tracing::warn!(member, code = error.code(), %error, "member did not learn");

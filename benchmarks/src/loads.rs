@@ -5,15 +5,18 @@
 
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::compute::cast;
+use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::csv::ReaderBuilder;
 use arrow::datatypes::{DataType, Field, Float64Type, Int64Type, Schema, TimeUnit};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+/// Where traces are looked for, from the root of the repository.
+const FOLDER: &str = "../shared/traces";
 
 /// Parts of names that say what a column is, the clearest first.
 const TIMES: [&str; 6] = ["timestamp", "create", "date", "period", "time", "ts"];
@@ -34,6 +37,27 @@ pub(crate) struct Event {
     pub(crate) value: Option<f64>,
     /// The series; empty if the file has only one.
     pub(crate) series: String,
+}
+
+/// The traces beside the repository, in `shared/traces`, sorted; none if there is no such folder, which is
+/// told.
+pub(crate) fn beside() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(FOLDER);
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) => {
+            eprintln!("no traces in {}: {error}", folder.display());
+            return Vec::new();
+        }
+    };
+    let is_load = |file: &PathBuf| {
+        let name = file.to_string_lossy();
+        [".csv", ".csv.gz", ".parquet", ".parquet.gz"].iter().any(|end| name.ends_with(end))
+    };
+    let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut files: Vec<PathBuf> = files.filter(is_load).collect();
+    files.sort();
+    files
 }
 
 /// The name of a file without its endings, and its rows in their order.
@@ -119,8 +143,9 @@ fn times(column: &dyn Array) -> Result<Vec<Option<i64>>> {
         };
         return Ok(numbers.into_iter().map(|number| number.map(unit)).collect());
     }
-    let column = cast(&cast(column, &ms)?, &DataType::Int64)?;
-    Ok(column.as_primitive::<Int64Type>().iter().collect())
+    let column =
+        cast_with_options(column, &ms, &CastOptions { safe: false, ..Default::default() })?;
+    Ok(cast(&column, &DataType::Int64)?.as_primitive::<Int64Type>().iter().collect())
 }
 
 fn numbers(column: &dyn Array) -> Result<Vec<Option<f64>>> {

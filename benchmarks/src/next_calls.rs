@@ -1,5 +1,6 @@
 //! Which keys will be called next? Plays traces of single calls, and compares what is learned from them
-//! with the last hour's keys, the popular ones, and the last key.
+//! with the last hour's keys, the popular ones, and the last key. Without `--trace` it plays those of the
+//! folder `shared/traces` beside the repository.
 //!
 //! It calls no engine and looks at no clock, so the figures are the same on every machine. The next hour:
 //! every rule names ten keys by the hours before. *Precision* is the share of the ten places whose key
@@ -21,20 +22,25 @@ use play::{Call, CallScore, HourScore, Played, play};
 /// Runs the benchmark.
 ///
 /// # Errors
-/// If there is no trace to play, or a file that cannot be read or is no table of calls; it is named.
+/// If there is no trace to play, or a file that cannot be read or is named and is no table of calls.
 pub async fn run(options: Options) -> Result<Found> {
-    if options.traces.is_empty() {
-        bail!("next-calls plays traces of single calls; give one with --trace FILE");
-    }
     let mut rows = vec![];
     let mut figures = vec![];
-    for file in &options.traces {
+    let beside = if options.traces.is_empty() { loads::beside() } else { Vec::new() };
+    for file in options.traces.iter().chain(&beside) {
         let (name, events) = loads::read(file)?;
+        let is_single = |event: &Event| event.value.is_none() && !event.series.is_empty();
+        if options.traces.is_empty() && !events.iter().any(is_single) {
+            continue;
+        }
         let calls = calls(&events).with_context(|| format!("{}", file.display()))?;
-        let played = play(&calls);
+        let played = play(&calls)?;
         eprintln!("{name}: {} calls, {} hours scored", played.calls, played.hours);
         rows.extend(self::rows(&name, &played));
         figures.extend(self::figures(&name, &played));
+    }
+    if rows.is_empty() {
+        bail!("there is no trace of single calls to play; give one with --trace FILE");
     }
     Ok((rows, figures))
 }
@@ -84,9 +90,10 @@ fn rows(trace: &str, played: &Played) -> Vec<Row> {
 
 /// What the learned rules are worth over the best of the others.
 fn figures(trace: &str, played: &Played) -> Vec<Figure> {
-    let over = |values: Vec<f64>| match values.split_first() {
-        Some((ours, others)) => ours / others.iter().copied().fold(0.0, f64::max),
-        None => f64::NAN,
+    // The first two after ours are what it must be better than; what ours is mixed from comes after them.
+    let over = |values: Vec<f64>| match values.as_slice() {
+        [ours, one, other, ..] => ours / one.max(*other),
+        _ => f64::NAN,
     };
     let by_hour = |of: fn(&HourScore) -> f64| over(played.by_hour.iter().map(of).collect());
     let by_call = |of: fn(&CallScore) -> f64| over(played.by_call.iter().map(of).collect());

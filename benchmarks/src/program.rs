@@ -13,8 +13,8 @@ use futures::future::LocalBoxFuture;
 use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
 use crate::{
-    admission, adversarial, dashboard, demo_day, drill_down, exact, forecast, next_calls, overhead,
-    predicates, reuse, slt,
+    admission, adversarial, dashboard, demo_day, drill_down, exact, forecast, forecast_cost,
+    next_calls, overhead, predicates, reuse, simulate, slt,
 };
 
 /// Exit code if a bound was missed.
@@ -25,7 +25,7 @@ pub const EXIT_USAGE: u8 = 2;
 pub const EXIT_FAILED: u8 = 3;
 
 /// Benchmarks that play files.
-const PLAYERS: [&str; 2] = ["admission", "forecast"];
+const PLAYERS: [&str; 4] = ["admission", "forecast", "next-calls", "simulate"];
 
 /// Stack of the threads that plan queries; debug builds need more than the system's default.
 const STACK_BYTES: usize = 32 << 20;
@@ -60,7 +60,7 @@ pub struct Benchmark {
 }
 
 /// All benchmarks.
-pub const BENCHMARKS: [Benchmark; 12] = [
+pub const BENCHMARKS: [Benchmark; 14] = [
     Benchmark {
         name: "overhead",
         summary: "TPC-H and ClickBench, which call no function, with nothing stored",
@@ -103,13 +103,23 @@ pub const BENCHMARKS: [Benchmark; 12] = [
     },
     Benchmark {
         name: "next-calls",
-        summary: "which keys are called next, on traces of single calls (--trace FILE)",
+        summary: "which keys are called next, on traces of single calls",
         run: |options| Box::pin(next_calls::run(options)),
     },
     Benchmark {
         name: "forecast",
         summary: "the mix of forecasts against each of its members, on traces of load",
         run: |options| Box::pin(forecast::run(options)),
+    },
+    Benchmark {
+        name: "forecast-cost",
+        summary: "time and memory of forecasts, and what queries notice of them",
+        run: |options| Box::pin(forecast_cost::run(options)),
+    },
+    Benchmark {
+        name: "simulate",
+        summary: "the number of nodes, by us and by other rules, on traces of load in virtual time",
+        run: |options| Box::pin(simulate::run(options)),
     },
     Benchmark {
         name: "slt",
@@ -191,7 +201,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run { name, traces, .. }
             if !traces.is_empty() && !PLAYERS.contains(&name.name) =>
         {
-            let players = PLAYERS.join(" and ");
+            let players = PLAYERS.join(", ");
             eprintln!("error: {} plays no files; --trace is for {players}", name.name);
             ExitCode::from(EXIT_USAGE)
         }

@@ -1,6 +1,12 @@
 //! How many nodes there are, and what each may use.
 
+mod course;
+mod moves;
+
 use std::collections::{BTreeMap, BTreeSet};
+
+pub use course::{Course, Load};
+pub use moves::Moves;
 
 use crate::cluster::{ClusterView, Step};
 use crate::config::{LoopConfig, Mode};

@@ -186,6 +186,7 @@ fn costliest(forecast: &Forecast) -> Arc<Forecast> {
         at: forecast.at,
         tick_ms: forecast.tick_ms,
         series,
+        totals: Vec::new(),
         trusted: forecast.trusted,
         skill: forecast.skill,
         season_ticks: forecast.season_ticks,

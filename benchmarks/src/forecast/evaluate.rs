@@ -23,6 +23,9 @@ const TEST: f64 = 0.8;
 /// Horizons besides a day, in ticks.
 const HORIZONS: [usize; 3] = [1, 6, 60];
 
+/// Ticks after a jump of the level, besides twice the horizon, after which intervals should be honest again.
+const SETTLED_AFTER: usize = 200;
+
 const DAY_MS: u64 = 86_400_000;
 
 /// Members whose mean is QueryBot 5000's forecast.
@@ -57,6 +60,8 @@ pub(super) struct Scored {
     pub log_mse_members: BTreeMap<String, f64>,
     /// Share of ticks within the 80 % interval.
     pub coverage: f64,
+    /// The same, from 200 ticks and twice the horizon after a jump of the level on; NaN if none was made up.
+    pub settled: f64,
     /// Share of origins at which the gate was open.
     pub open: f64,
 }
@@ -73,23 +78,25 @@ pub(super) fn horizons(trace: &Trace) -> Vec<usize> {
 }
 
 /// Turns the mixer over all origins of `trace`, and hands what it says about each to `said`: origin,
-/// series, and one outlook per horizon.
+/// series, and one outlook per horizon. Members learn at these shares of the trace, with at most so many
+/// training steps; the first one is where it begins.
 ///
 /// # Errors
 /// No member can forecast.
-pub(super) fn walk(
+pub(crate) fn walk(
     trace: &Trace,
     mixer: &mut Mixer,
     horizons: &[usize],
-    steps: u32,
+    (fits, steps): (&[f64], u32),
     mut said: impl FnMut(usize, usize, &[Outlook]),
 ) -> Result<()> {
     let ticks = trace.ticks();
     let pasts: Vec<Past> =
         trace.series.iter().map(|(_, calls)| Past::new(calls.iter().copied())).collect();
-    let fits = FITS.map(|share| (ticks as f64 * share) as usize);
+    let fits: Vec<usize> = fits.iter().map(|share| (ticks as f64 * share) as usize).collect();
+    let first = fits.first().copied().unwrap_or(ticks);
     let mut known: Vec<Vec<usize>> = vec![Vec::new(); pasts.len()];
-    for origin in fits[0]..ticks {
+    for origin in first..ticks {
         if fits.contains(&origin) {
             for (known, past) in known.iter_mut().zip(&pasts) {
                 *known = seasons(past.series(origin + 1, 0, &[]).logs, trace.tick_ms);
@@ -125,6 +132,8 @@ struct Sums {
     querybot: Losses,
     absolute: f64,
     inside: f64,
+    settled: f64,
+    settled_inside: f64,
     open: f64,
 }
 
@@ -163,7 +172,7 @@ pub(super) fn evaluate(
     let test = (trace.ticks() as f64 * TEST) as usize;
     let empty = Sums { members: vec![Losses::default(); names.len()], ..Sums::default() };
     let mut sums = vec![vec![empty; horizons.len()]; trace.series.len()];
-    walk(trace, &mut mixer, &horizons, steps, |origin, series, outlooks| {
+    walk(trace, &mut mixer, &horizons, (&FITS, steps), |origin, series, outlooks| {
         let calls = &trace.series[series].1;
         for ((sums, ahead), outlook) in sums[series].iter_mut().zip(&horizons).zip(outlooks) {
             let target = origin + ahead;
@@ -179,7 +188,12 @@ pub(super) fn evaluate(
             sums.count += 1.0;
             sums.ensemble.add(&outlook.quantiles, *actual);
             sums.absolute += (outlook.quantiles.q50 - actual).abs();
-            sums.inside += f64::from(u8::from(outlook.quantiles.holds(*actual)));
+            let inside = f64::from(u8::from(outlook.quantiles.holds(*actual)));
+            sums.inside += inside;
+            if is_settled(&trace.shifts, target, *ahead) {
+                sums.settled += 1.0;
+                sums.settled_inside += inside;
+            }
             sums.open += f64::from(u8::from(outlook.standing.is_proven()));
         }
     })?;
@@ -225,8 +239,15 @@ fn scored(sums: &Sums, names: &[String], before: f64) -> Scored {
         log_mse: sums.ensemble.squares / count,
         log_mse_members: by_name(&|losses| losses.squares / count),
         coverage: sums.inside / count,
+        settled: if sums.settled > 0.0 { sums.settled_inside / sums.settled } else { f64::NAN },
         open: sums.open / count,
     }
+}
+
+/// Whether intervals should be honest again at `target`, after the last jump of the level before it.
+fn is_settled(shifts: &[usize], target: usize, ahead: usize) -> bool {
+    let last = shifts.iter().rfind(|shift| **shift <= target);
+    last.is_some_and(|shift| target - shift >= SETTLED_AFTER + 2 * ahead)
 }
 
 /// Mean of two forecasts in logarithms.
@@ -272,13 +293,24 @@ mod tests {
     fn said(trace: &Trace, until: usize) -> Vec<Vec<Outlook>> {
         let mut mixer = Mixer::new(members(), vec![1, 6]);
         let mut all = Vec::new();
-        walk(trace, &mut mixer, &[1, 6], 0, |origin, _, outlooks| {
+        walk(trace, &mut mixer, &[1, 6], (&FITS, 0), |origin, _, outlooks| {
             if origin < until {
                 all.push(outlooks.to_vec());
             }
         })
         .unwrap();
         all
+    }
+
+    #[test]
+    fn intervals_have_some_time_after_a_jump_of_the_level() {
+        let shifts = [100, 1_000];
+        let settled = |target| is_settled(&shifts, target, 6);
+        assert_eq!(
+            [99, 311, 312, 999, 1_000, 1_212].map(settled),
+            [false, false, true, true, false, true]
+        );
+        assert!(!is_settled(&[], 5_000, 6));
     }
 
     #[test]

@@ -35,23 +35,33 @@ const FAMILIES: [(&str, Family); 8] = [
     ("season", season),
     ("two_seasons", two_seasons),
     ("trend", trend),
-    ("level_shift", level_shift),
+    (LEVEL_SHIFT, level_shift),
     ("bursts", bursts),
     ("sparse", sparse),
     (RANDOM_WALK, random_walk),
     ("anti_periodic", anti_periodic),
 ];
 
+/// The family whose level jumps now and then.
+const LEVEL_SHIFT: &str = "level_shift";
+
 /// The family that nothing can be known of.
-pub(super) const RANDOM_WALK: &str = "random_walk";
+pub(crate) const RANDOM_WALK: &str = "random_walk";
 
 /// One trace of each family.
-pub(super) fn all(seed: u64, quick: bool) -> Vec<Trace> {
+pub(crate) fn all(seed: u64, quick: bool) -> Vec<Trace> {
     let ticks = DAY * if quick { DAYS_QUICK } else { DAYS };
     let one = |(at, (name, next)): (u64, &(&str, Family))| {
         let dice = SplitMix64::new(seed.wrapping_mul(1_000) + at);
         let mut state = State { dice, noise: 0.0, level: 0.0, ticks };
-        let calls = (0..ticks).map(|tick| next(&mut state, tick)).collect();
+        let (mut calls, mut shifts) = (Vec::with_capacity(ticks), Vec::new());
+        for tick in 0..ticks {
+            let before = state.level;
+            calls.push(next(&mut state, tick));
+            if *name == LEVEL_SHIFT && state.level != before {
+                shifts.push(tick);
+            }
+        }
         let series = vec![(String::new(), calls)];
         Trace {
             name: (*name).to_owned(),
@@ -59,6 +69,7 @@ pub(super) fn all(seed: u64, quick: bool) -> Vec<Trace> {
             epoch_ms: EPOCH_MS,
             series,
             repaired: 0,
+            shifts,
         }
     };
     (0..).zip(&FAMILIES).map(one).collect()

@@ -85,6 +85,17 @@ pub(super) fn all(walked: &[Walked]) -> Vec<Figure> {
     let open = lines.iter().filter(|line| walk(line)).map(|line| line.scored.open);
     worst("gate open on a random walk, share", 0.05, open.collect());
     figures.extend(coverage(&lines));
+    let both = |line: &Line<'_>| {
+        let of = |name: &str| line.scored.members.get(name).copied();
+        Some((of("lstm")?, of("ridge")?))
+    };
+    let pairs: Vec<(f64, f64)> = lines.iter().filter_map(both).collect();
+    if !pairs.is_empty() {
+        let better = pairs.iter().filter(|(lstm, ridge)| lstm < ridge).count();
+        let share = better as f64 / pairs.len() as f64;
+        let name = "LSTM better than ridge, share of traces and horizons";
+        figures.push(Figure::bounded(name, share, "", Bound::AtLeast(0.5)));
+    }
     figures
 }
 
@@ -95,10 +106,14 @@ fn coverage(lines: &[Line<'_>]) -> Vec<Figure> {
     };
     let short = of(&|line| line.is_short());
     let day = of(&|line| line.scored.is_day && line.spans >= DAYS_MIN);
+    let settled = lines.iter().filter(|line| line.is_short() && !line.scored.settled.is_nan());
+    let settled = settled.map(|line| line.scored.settled).collect();
     let mut figures = Vec::new();
-    for (name, values, low, high) in
-        [("up to 60 ticks", short, 0.76, 0.84), ("a day ahead", day, 0.70, 0.90)]
-    {
+    for (name, values, low, high) in [
+        ("up to 60 ticks", short, 0.76, 0.84),
+        ("a day ahead", day, 0.70, 0.90),
+        ("some time after a level shift", settled, 0.76, 0.84),
+    ] {
         let least = values.iter().copied().reduce(f64::min);
         let most = values.into_iter().reduce(f64::max);
         if let (Some(least), Some(most)) = (least, most) {

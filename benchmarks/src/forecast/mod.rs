@@ -5,27 +5,24 @@
 //! in calls), as multiples of what seasonal naive loses, the better one of day and week; every member is
 //! calibrated in the same way. `querybot` is the mean of ridge regression and LSTM (Ma et al., SIGMOD 2018).
 
-mod evaluate;
-mod families;
+pub(crate) mod evaluate;
+pub(crate) mod families;
 mod figures;
-mod trace;
+pub(crate) mod trace;
 
-use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use foreshard_actors::lstm::{Lstm, LstmConfig};
 use foreshard_policy::forecast::Member;
 use foreshard_policy::forecast::ensemble::statistical_members;
 
 use self::evaluate::{Scored, evaluate};
-use self::trace::Trace;
+pub(crate) use self::trace::Trace;
+use crate::loads;
 use crate::program::{Found, Options};
 use crate::report::{Cell, Row};
-
-/// Where traces are looked for, from the root of the repository.
-const FOLDER: &str = "../shared/traces";
+use crate::threads::each;
 
 /// Most training steps of a fit.
 const STEPS: u32 = 300;
@@ -57,59 +54,31 @@ fn traces(options: &Options) -> Result<Vec<Trace>> {
     if !options.traces.is_empty() {
         return options.traces.iter().map(|file| Trace::read(file)).collect();
     }
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(FOLDER);
     let mut all = Vec::new();
-    match std::fs::read_dir(&folder) {
-        Ok(_) if options.quick => {}
-        Ok(entries) => {
-            let entries: std::io::Result<Vec<_>> = entries.collect();
-            let mut files: Vec<PathBuf> = entries?.iter().map(std::fs::DirEntry::path).collect();
-            files.sort();
-            let is_load = |file: &PathBuf| {
-                let name = file.to_string_lossy();
-                [".csv", ".csv.gz", ".parquet", ".parquet.gz"].iter().any(|end| name.ends_with(end))
-            };
-            for file in files.into_iter().filter(is_load) {
-                all.push(Trace::read(&file)?);
-            }
-        }
-        Err(error) => eprintln!("no traces in {}: {error}; only made-up loads", folder.display()),
+    if !options.quick {
+        all.extend(
+            loads::beside().iter().map(|file| Trace::read(file)).collect::<Result<Vec<_>>>()?,
+        );
     }
     all.extend(families::all(options.seed, options.quick));
     Ok(all)
 }
 
 /// Every member of the loop.
-fn members() -> Result<Vec<Box<dyn Member>>> {
+pub(crate) fn members() -> Result<Vec<Box<dyn Member>>> {
     let mut members = statistical_members();
     members.push(Box::new(Lstm::new(LstmConfig::default())?));
     Ok(members)
 }
 
 fn walk_all(traces: Vec<Trace>, steps: u32, options: &Options) -> Result<Vec<Walked>> {
-    let waiting = Mutex::new(traces.into_iter().enumerate().rev().collect::<Vec<_>>());
-    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
-    let work = || -> Result<Vec<(usize, Walked)>> {
-        let mut done = Vec::new();
-        while let Some((place, trace)) = next() {
-            let started = options.clock.monotonic_ns();
-            let scored = evaluate(&trace, members()?, steps)
-                .map_err(|error| error.context(format!("on trace {}", trace.name)))?;
-            let took = Duration::from_nanos(options.clock.monotonic_ns() - started);
-            done.push((place, Walked { trace, scored, took }));
-        }
-        Ok(done)
-    };
-    let mut all = std::thread::scope(|scope| -> Result<Vec<(usize, Walked)>> {
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
-        let mut all = Vec::new();
-        for thread in threads {
-            all.extend(thread.join().map_err(|_panic| anyhow!("a walk broke off"))??);
-        }
-        Ok(all)
-    })?;
-    all.sort_by_key(|(place, _)| *place);
-    Ok(all.into_iter().map(|(_, walked)| walked).collect())
+    each(traces, THREADS, |trace| {
+        let started = options.clock.monotonic_ns();
+        let scored = evaluate(&trace, members()?, steps)
+            .map_err(|error| error.context(format!("on trace {}", trace.name)))?;
+        let took = Duration::from_nanos(options.clock.monotonic_ns() - started);
+        Ok(Walked { trace, scored, took })
+    })
 }
 
 fn rows(walked: &Walked) -> Vec<Row> {
@@ -126,6 +95,7 @@ fn rows(walked: &Walked) -> Vec<Row> {
             .with("mase", scored.mase)
             .with("log_mse", scored.log_mse)
             .with("coverage", scored.coverage)
+            .with("settled_coverage", scored.settled)
             .with("gate_open", scored.open)
             .with("forecasts", scored.count as u64)
             .with("repaired", walked.trace.repaired)

@@ -14,7 +14,7 @@ const TICKS_MS: [u64; 5] = [1_000, 60_000, 300_000, 3_600_000, 86_400_000];
 const CALLS_MIN: f64 = 10.0;
 
 /// Fewest ticks of a trace, first and last left out.
-pub(super) const TICKS_MIN: usize = 100;
+pub(crate) const TICKS_MIN: usize = 100;
 
 /// Series that are forecast besides their sum, the busiest.
 const SERIES_MAX: usize = 4;
@@ -24,7 +24,7 @@ const FILLED_MIN: f64 = 0.5;
 
 /// One load, or several at the same time.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Trace {
+pub(crate) struct Trace {
     /// Name of the file without its endings, or of the family.
     pub name: String,
     /// Length of a tick in milliseconds.
@@ -35,6 +35,8 @@ pub(super) struct Trace {
     pub series: Vec<(String, Vec<f64>)>,
     /// Values that were missing, negative, not finite or doubled.
     pub repaired: u64,
+    /// Ticks in which the level jumped, where that was made up.
+    pub shifts: Vec<usize>,
 }
 
 impl Trace {
@@ -42,14 +44,14 @@ impl Trace {
     ///
     /// # Errors
     /// It cannot be read, has no column of times, or too few ticks; it is named.
-    pub(super) fn read(path: &Path) -> Result<Self> {
+    pub(crate) fn read(path: &Path) -> Result<Self> {
         let (name, events) = loads::read(path)?;
         let few = || format!("{} has less than {} ticks", path.display(), TICKS_MIN + 2);
         from_events(&name, events).with_context(few)
     }
 
     /// Ticks that are known.
-    pub(super) fn ticks(&self) -> usize {
+    pub(crate) fn ticks(&self) -> usize {
         self.series.first().map_or(0, |(_, calls)| calls.len())
     }
 }
@@ -95,7 +97,7 @@ fn from_events(name: &str, mut events: Vec<Event>) -> Option<Trace> {
     }
     let series = busiest(all)?;
     let epoch_ms = (start + 1) * tick_ms as i64;
-    Some(Trace { name: name.to_owned(), tick_ms, epoch_ms, series, repaired })
+    Some(Trace { name: name.to_owned(), tick_ms, epoch_ms, series, repaired, shifts: Vec::new() })
 }
 
 fn span(events: &[Event]) -> Option<(i64, i64)> {

@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use foreshard_policy::next::{HotKeys, Sequence};
+use foreshard_actors::lstm::NextKeys;
+use foreshard_policy::forecast::ForecastError;
+use foreshard_policy::next::{Blend, HotKeys, Sequence};
 
 /// Keys that each rule names for the next hour.
 const NAMED: usize = 10;
@@ -72,7 +74,13 @@ pub(super) struct Played {
 const HOUR_RULES: [&str; 3] = ["learned", "last-hour", "popularity"];
 
 /// Rules for the next call.
-const CALL_RULES: [&str; 3] = ["sequence", "last-key", "most-popular"];
+const CALL_RULES: [&str; 5] = ["mixed", "last-key", "most-popular", "markov", "lstm"];
+
+/// Calls after which the network learns, as often as the loop lets it.
+const LESSON_CALLS: usize = 16;
+
+/// Seed of the network.
+const SEED: u64 = 23;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Sums {
@@ -84,7 +92,10 @@ struct Sums {
 }
 
 /// Plays calls, sorted by time.
-pub(super) fn play(calls: &[Call]) -> Played {
+///
+/// # Errors
+/// The network fails.
+pub(super) fn play(calls: &[Call]) -> Result<Played, ForecastError> {
     let (hours, sums) = play_hours(calls);
     let called: usize = hours.iter().map(|hour| hour.values().sum::<usize>()).sum();
     let share = |part: usize, all: usize| part as f64 / all.max(1) as f64;
@@ -96,7 +107,8 @@ pub(super) fn play(calls: &[Call]) -> Played {
         recall_of_calls: share(sum.calls_hit, called),
     });
     let by_hour = by_hour.collect();
-    Played { hours: hours.len(), calls: calls.len(), by_hour, by_call: play_calls(calls) }
+    let by_call = play_calls(calls)?;
+    Ok(Played { hours: hours.len(), calls: calls.len(), by_hour, by_call })
 }
 
 /// Calls by key of each hour that is scored, and the sums of each rule.
@@ -147,21 +159,33 @@ fn top(called: &BTreeMap<u32, usize>) -> Vec<u32> {
     keys.into_iter().take(NAMED).map(|(key, _)| key).collect()
 }
 
-fn play_calls(calls: &[Call]) -> Vec<CallScore> {
+fn play_calls(calls: &[Call]) -> Result<Vec<CallScore>, ForecastError> {
     let mut hits = [[0_usize; 2]; CALL_RULES.len()];
     let (mut sequence, mut all) = (Sequence::default(), BTreeMap::<u32, usize>::new());
+    let (mut network, mut blend) = (NextKeys::new(SEED)?, Blend::new(2));
     let (mut recent, mut scored) = (Vec::<u32>::new(), 0);
     let warm = calls.first().map_or(0, |call| call.second + HOURS_WARM * SECONDS_PER_HOUR);
-    for call in calls {
+    for (number, call) in calls.iter().enumerate() {
         if call.second >= warm {
-            let ours: Vec<u32> = sequence.likeliest(3).into_iter().map(|(key, _)| key).collect();
+            let keys = |said: &[(u32, f64)]| -> Vec<u32> {
+                said.iter().take(3).map(|(key, _)| *key).collect()
+            };
+            let said = [sequence.likeliest(usize::MAX), network.likeliest()];
+            let mixed = blend.likeliest(&said, 3);
+            let [markov, lstm] = &said;
+            let named = [keys(&mixed), recent.clone(), top(&all), keys(markov), keys(lstm)];
             scored += 1;
-            for (hits, named) in hits.iter_mut().zip([&ours, &recent, &top(&all)]) {
+            for (hits, named) in hits.iter_mut().zip(&named) {
                 hits[0] += usize::from(named.first() == Some(&call.key));
                 hits[1] += usize::from(named.iter().take(3).any(|key| *key == call.key));
             }
         }
+        blend.score(&[sequence.chance(&call.key), network.chance(&call.key)]);
         sequence.observe(call.key);
+        network.observe(call.key)?;
+        if number % LESSON_CALLS == LESSON_CALLS - 1 {
+            network.learn(1)?;
+        }
         *all.entry(call.key).or_default() += 1;
         recent.retain(|key| *key != call.key);
         recent.insert(0, call.key);
@@ -173,7 +197,7 @@ fn play_calls(calls: &[Call]) -> Vec<CallScore> {
         first: share(hits[0]),
         three: share(hits[1]),
     };
-    CALL_RULES.iter().zip(hits).map(score).collect()
+    Ok(CALL_RULES.iter().zip(hits).map(score).collect())
 }
 
 #[cfg(test)]
@@ -189,7 +213,7 @@ mod tests {
 
     #[test]
     fn places_that_stay_empty_are_misses_and_recall_goes_by_what_was_called() {
-        let played = play(&calls());
+        let played = play(&calls()).unwrap();
         assert_eq!(played.hours, 24);
         let of = |rule: &str| played.by_hour.iter().find(|it| it.rule == rule).copied().unwrap();
         // Of 24 hours with one key and a third of them with two, the last hour foretells each first one.
@@ -205,9 +229,9 @@ mod tests {
     fn a_rule_knows_nothing_of_the_hour_that_it_is_scored_on() {
         let mut changed = calls();
         let last_hour = changed[changed.len() - 1].second;
-        let before = play(&changed[..changed.len() - 1]);
+        let before = play(&changed[..changed.len() - 1]).unwrap();
         changed.iter_mut().filter(|call| call.second == last_hour).for_each(|call| call.key = 99);
-        let after = play(&changed);
+        let after = play(&changed).unwrap();
         assert!(after.by_hour[0].recall < before.by_hour[0].recall, "nobody can know 99");
     }
 }

@@ -346,3 +346,26 @@ fn forecast_show_asks_a_server_that_runs() {
         watched.engine.shutdown().await.unwrap();
     });
 }
+
+#[test]
+fn what_is_called_next_and_within_the_hour_is_a_table() {
+    runtime::run(async {
+        let folder = folder();
+        let watched = Watched::start(folder.path(), &[]).await;
+        assert!(watched.numbers("SELECT rank FROM system.next_calls").await.is_empty());
+        watched.play(&[2; 5]).await;
+        let next = "SELECT chance FROM system.next_calls
+            WHERE next = 'call' AND rank = 1 AND function = 'f' AND table_name = 't'";
+        let chance = watched.numbers(next).await;
+        assert!(chance.len() == 1 && chance[0] > 0.9, "{chance:?}");
+        let hour = "SELECT chance FROM system.next_calls WHERE next = 'hour' AND partition >= 0";
+        assert!(watched.numbers(hour).await.is_empty(), "no hour is over");
+        watched.clock.0.fetch_add(3_600_000, Ordering::Relaxed);
+        watched.play(&[1]).await;
+        let chances = watched.numbers(hour).await;
+        assert_eq!(chances.len(), PARTITIONS as usize, "{chances:?}");
+        assert!(chances.iter().all(|chance| (0.0..=1.0).contains(chance)), "{chances:?}");
+        let trust = watched.text("SELECT trust FROM system.next_calls LIMIT 1").await;
+        assert!(trust.contains("markov"), "{trust}");
+    });
+}

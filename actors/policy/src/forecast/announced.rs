@@ -265,6 +265,12 @@ impl Announced {
                 series.announced |= factor != 1.0;
             }
         }
+        for total in &mut forecast.totals {
+            for (ahead, calls) in (1..).zip(&mut total.calls) {
+                let tick = Tick(forecast.at.0 + ahead);
+                *calls = calls.times(self.factor_of_tick(&total.function, tick, moments));
+            }
+        }
     }
 }
 

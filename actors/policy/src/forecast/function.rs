@@ -1,12 +1,17 @@
 //! What is expected of a whole function: the sum over its expressions and partitions.
 //!
+//! On a table with several of them the sum is forecast by itself; what tables, and partitions whose sum is
+//! not forecast, come to together is summed up here.
+//!
 //! Quantiles of a sum are not the sums of quantiles. If all parts are high and low together, they are; if
 //! the parts have nothing to do with each other, highs and lows cancel out and the interval grows by the
 //! root of the sum of squares only. What holds in between is measured: the [`dependence`] of the parts in
 //! the past. It says nothing of ticks that are unlike the past, and the independent part is taken to be
 //! near a normal distribution, so the interval of a sum of a few parts that are seldom called is rough.
 
-use super::{Forecast, Quantiles, SeriesForecast, concurrency};
+use std::collections::BTreeSet;
+
+use super::{Forecast, Quantiles, SeriesForecast, TotalForecast, concurrency};
 use crate::history::HistoryView;
 use crate::ids::{SeriesKey, Tick};
 
@@ -34,7 +39,7 @@ pub struct FunctionTick {
 /// * returns as many ticks as the forecast has; none if it knows nothing of the function.
 ///
 /// # Cost
-/// `O(series + parts * (horizon + 256))`.
+/// `O(tables * series + parts * (horizon + 256))`.
 #[must_use]
 pub fn of_function(
     forecast: &Forecast,
@@ -44,11 +49,13 @@ pub fn of_function(
 ) -> Vec<FunctionTick> {
     let parts: Vec<_> = series_of(forecast, function, table).collect();
     let ticks = parts.iter().map(|part| part.calls.len()).max().unwrap_or(0);
-    let past = past_calls(history, TICKS_MAX, |key| is_part(key, function, table));
-    let dependence = dependence(&past);
+    let (known, others) = units(forecast, function, table);
+    let dependence = dependence(&past_of(history, function, &known, &others));
     let tick = |ahead: usize| {
-        let calls: Vec<_> =
-            parts.iter().filter_map(|part| part.calls.get(ahead)).copied().collect();
+        let of_known = known.iter().map(|total| &total.calls);
+        let of_others = others.iter().map(|part| &part.calls);
+        let calls: Vec<Quantiles> =
+            of_known.chain(of_others).filter_map(|calls| calls.get(ahead)).copied().collect();
         let busy = parts.iter().filter_map(|part| {
             let calls = part.calls.get(ahead)?.mean();
             Some(concurrency(calls, forecast.tick_ms, part.ns_per_call))
@@ -60,6 +67,40 @@ pub fn of_function(
         }
     };
     (0..ticks).map(tick).collect()
+}
+
+/// What a function's forecast is summed up from: the totals of tables that have one, and the series of the
+/// others.
+fn units<'a>(
+    forecast: &'a Forecast,
+    function: &'a str,
+    table: Option<&'a str>,
+) -> (Vec<&'a TotalForecast>, Vec<&'a SeriesForecast>) {
+    let is_asked = |name: &str| table.is_none_or(|table| table == name);
+    let of_function = forecast.totals.iter().filter(|total| *total.function == *function);
+    let known: Vec<_> = of_function.filter(|total| is_asked(&total.table)).collect();
+    let has_total =
+        |part: &SeriesForecast| forecast.total(function, &part.key.partition.table).is_some();
+    let others = series_of(forecast, function, table).filter(|part| !has_total(part)).collect();
+    (known, others)
+}
+
+/// The past of each unit.
+fn past_of(
+    history: &HistoryView,
+    function: &str,
+    known: &[&TotalForecast],
+    others: &[&SeriesForecast],
+) -> Vec<Vec<f64>> {
+    let of_total = |total: &&TotalForecast| {
+        let is_its = |key: &SeriesKey| is_part(key, function, Some(&total.table));
+        let parts = past_calls(history, TICKS_MAX, is_its);
+        let ticks = parts.first().map_or(0, Vec::len);
+        (0..ticks).map(|tick| parts.iter().map(|part| part[tick]).sum()).collect()
+    };
+    let others: BTreeSet<&SeriesKey> = others.iter().map(|part| &part.key).collect();
+    let others = past_calls(history, TICKS_MAX, |key| others.contains(key));
+    known.iter().map(of_total).chain(others).collect()
 }
 
 /// What is expected of a function, series by series; of one table only, if it is given.

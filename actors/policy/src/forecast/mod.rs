@@ -6,6 +6,7 @@
 pub mod announced;
 mod boosting;
 mod concurrency;
+mod decomposed;
 mod direct;
 pub mod drift;
 pub mod ensemble;
@@ -24,7 +25,10 @@ mod trust;
 mod window;
 
 pub use boosting::{NewTreesMember, TreesMember};
+use std::sync::Arc;
+
 pub use concurrency::concurrency;
+pub use decomposed::Decomposed;
 pub use kernel::KernelMember;
 pub use moments::Moments;
 pub use ridge::RidgeMember;
@@ -137,6 +141,20 @@ impl SeriesForecast {
     }
 }
 
+/// What is expected of a function on all partitions of a table together. The means of its series add up to
+/// those of the total, unless they are called so seldom that their quantiles do not tell their means.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TotalForecast {
+    /// Name of the function.
+    pub function: Arc<str>,
+    /// The table.
+    pub table: Arc<str>,
+    /// Calls per tick, nearest tick first.
+    pub calls: Vec<Quantiles>,
+    /// How forecasts of the total of the next tick have stood so far.
+    pub standing: ensemble::Standing,
+}
+
 /// What the predictor expects, made at the end of tick `at`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Forecast {
@@ -146,6 +164,9 @@ pub struct Forecast {
     pub tick_ms: u64,
     /// Every series that was forecast, sorted by key.
     pub series: Vec<SeriesForecast>,
+    /// Functions on tables with more than one series, the costliest of them, sorted by function and table.
+    #[serde(default)]
+    pub totals: Vec<TotalForecast>,
     /// Whether steps may be taken ahead by it: so far it was not worse than repeating the last
     /// tick. If not, reactive rules act alone.
     pub trusted: bool,
@@ -162,6 +183,13 @@ impl Forecast {
     #[must_use]
     pub fn may_act_on(&self, series: &SeriesForecast) -> bool {
         self.trusted || series.announced
+    }
+
+    /// What is expected of a function on a table as a whole, if that was forecast by itself.
+    #[must_use]
+    pub fn total(&self, function: &str, table: &str) -> Option<&TotalForecast> {
+        let by = |total: &TotalForecast| (&*total.function, &*total.table).cmp(&(function, table));
+        self.totals.binary_search_by(by).ok().map(|i| &self.totals[i])
     }
 
     /// The forecast of one series.

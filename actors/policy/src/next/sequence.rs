@@ -73,7 +73,32 @@ impl<K: Clone + Ord> Sequence<K> {
     #[must_use]
     pub fn likeliest(&self, count: usize) -> Vec<(K, f64)> {
         let mut chances: BTreeMap<&K, f64> = BTreeMap::new();
-        let mut rest = 1.0;
+        for (share, counts) in self.contexts() {
+            for (key, calls) in &counts.calls {
+                *chances.entry(key).or_default() += share * calls / counts.total;
+            }
+        }
+        let mut likeliest: Vec<(&K, f64)> = chances.into_iter().collect();
+        likeliest.sort_by(|a, b| b.1.total_cmp(&a.1));
+        likeliest.truncate(count);
+        likeliest.into_iter().map(|(key, chance)| (key.clone(), chance)).collect()
+    }
+
+    /// The probability that this key is called next; zero if it was never called.
+    ///
+    /// # Cost
+    /// `O(log n)`.
+    #[must_use]
+    pub fn chance(&self, key: &K) -> f64 {
+        let of = |(share, counts): (f64, &Counts<K>)| {
+            let found = counts.calls.binary_search_by(|it| it.0.cmp(key));
+            found.map_or(0.0, |at| share * counts.calls[at].1 / counts.total)
+        };
+        self.contexts().map(of).sum()
+    }
+
+    /// What followed the last calls, the longest context first, with the trust in each.
+    fn contexts(&self) -> impl Iterator<Item = (f64, &Counts<K>)> {
         let two = match self.seen.as_slice() {
             [before, last] => {
                 let key = (before.clone(), last.clone());
@@ -90,19 +115,15 @@ impl<K: Clone + Ord> Sequence<K> {
             one.map(|at| &self.after_one[at].1),
             Some(&self.popular),
         ];
+        let mut rest = 1.0;
+        let mut all = Vec::with_capacity(contexts.len());
         for (order, counts) in contexts.into_iter().enumerate() {
             let Some(counts) = counts.filter(|counts| counts.total > 0.0) else { continue };
-            let is_last = order == 2;
-            let trust = if is_last { 1.0 } else { counts.trust() };
-            for (key, calls) in &counts.calls {
-                *chances.entry(key).or_default() += rest * trust * calls / counts.total;
-            }
+            let trust = if order == 2 { 1.0 } else { counts.trust() };
+            all.push((rest * trust, counts));
             rest *= 1.0 - trust;
         }
-        let mut likeliest: Vec<(&K, f64)> = chances.into_iter().collect();
-        likeliest.sort_by(|a, b| b.1.total_cmp(&a.1));
-        likeliest.truncate(count);
-        likeliest.into_iter().map(|(key, chance)| (key.clone(), chance)).collect()
+        all.into_iter()
     }
 }
 
@@ -233,6 +254,10 @@ mod tests {
             prop_assert!(all.is_sorted_by(|a, b| a.1 >= b.1), "{:?}", all);
             let sum: f64 = all.iter().map(|(_, chance)| chance).sum();
             prop_assert!((sum - 1.0).abs() < 1e-9, "{}", sum);
+            for (key, chance) in &all {
+                prop_assert!((sequence.chance(key) - chance).abs() < 1e-12, "{}", key);
+            }
+            prop_assert_eq!(sequence.chance(&99), 0.0);
             let stored = serde_json::to_vec(&sequence).unwrap();
             let read: Sequence<u32> = serde_json::from_slice(&stored).unwrap();
             prop_assert_eq!(read.likeliest(3).len(), all.len().min(3));

@@ -120,6 +120,44 @@ pub(super) fn members(engine: &Inner) -> Sheet {
         .text_or_null("error", rows().map(|fit| fit.error.clone()))
 }
 
+/// `system.next_calls`: which function is called on which table next, and which will be called most on which
+/// partition within the hour.
+pub(super) fn next_calls(engine: &Inner) -> Sheet {
+    let expected = engine.the_loop.next_calls();
+    let trust: Vec<String> =
+        expected.trust.iter().map(|(name, trust)| format!("{name} {trust:.2}")).collect();
+    let trust = trust.join(", ");
+    let call = (1..).zip(&expected.call).map(|(rank, ((function, table), chance))| {
+        let partition = None;
+        Next { of: "call", rank, function, table, partition, chance: *chance }
+    });
+    let hour = (1..).zip(&expected.hour).map(|(rank, ((function, place), chance))| {
+        let partition = Some(partition(place));
+        Next { of: "hour", rank, function, table: &place.table, partition, chance: *chance }
+    });
+    let all: Vec<Next<'_>> = call.chain(hour).collect();
+    let rows = || all.iter();
+    Sheet::default()
+        .text("next", rows().map(|next| next.of))
+        .count("rank", rows().map(|next| next.rank))
+        .text("function", rows().map(|next| next.function))
+        .text("table_name", rows().map(|next| next.table))
+        .count_or_null("partition", rows().map(|next| next.partition))
+        .number("chance", rows().map(|next| next.chance))
+        .text_or_null("trust", rows().map(|next| (next.of == "call").then(|| trust.clone())))
+}
+
+/// One thing that is expected to be called.
+struct Next<'a> {
+    /// The next `call`, or within the next `hour`.
+    of: &'static str,
+    rank: u64,
+    function: &'a Arc<str>,
+    table: &'a Arc<str>,
+    partition: Option<u64>,
+    chance: f64,
+}
+
 /// `system.announced`: what people announced of the future, and of the past that is remembered.
 pub(super) fn announced(engine: &Inner) -> Sheet {
     let announced = engine.the_loop.announced();

@@ -27,7 +27,7 @@ type Make = fn(&Inner) -> Sheet;
 const HISTORY: &str = "history";
 
 /// Every other table with what makes it.
-const TABLES: [(&str, Make); 17] = [
+const TABLES: [(&str, Make); 18] = [
     ("announced", forecasts::announced),
     ("calls", history::calls),
     ("decisions", history::decisions),
@@ -37,6 +37,7 @@ const TABLES: [(&str, Make); 17] = [
     ("groups", cluster::groups),
     ("history_counters", history::counters),
     ("members", forecasts::members),
+    ("next_calls", forecasts::next_calls),
     ("nodes", cluster::nodes),
     ("outputs", cluster::outputs),
     ("partials", cluster::partials),

@@ -94,6 +94,11 @@ fn announcements_survive_being_written_down_and_broken_ones_are_refused() {
 
 /// Calls of `f` on one partition, so many in each tick of an hour.
 fn history(calls: &[u32]) -> HistoryView {
+    history_on(1, calls)
+}
+
+/// The same on each of some partitions.
+fn history_on(partitions: u32, calls: &[u32]) -> HistoryView {
     let config = LoopConfig::default().with_tick_ms(HOUR).unwrap();
     let mut history = History::new(&config);
     let call = CallRecord {
@@ -113,7 +118,10 @@ fn history(calls: &[u32]) -> HistoryView {
         traceparent: None,
     };
     for count in calls {
-        (0..*count).for_each(|_| history.record(&call));
+        for ordinal in 0..partitions {
+            let call = CallRecord { partition: PartitionId::new("t", ordinal), ..call.clone() };
+            (0..*count).for_each(|_| history.record(&call));
+        }
         history.close_tick();
     }
     history.view()
@@ -186,4 +194,14 @@ fn within_the_peak_the_load_is_as_measured_and_what_follows_is_as_before_it() {
     let medians: Vec<f64> = told.series[0].calls.iter().map(|calls| calls.q50.round()).collect();
     assert_eq!(medians, [50.0, 50.0, 10.0, 10.0, 10.0, 10.0]);
     assert_eq!(told.series[0].calls_now, 50.0);
+}
+
+#[test]
+fn the_total_of_a_table_is_announced_as_its_partitions_are() {
+    let view = history_on(3, &[10; 30]);
+    let plain = forecast(&view, &Announced::default());
+    let told = forecast(&view, &announced(&[says(5.0, 32 * HOUR, 34 * HOUR)]));
+    let totals = told.totals[0].calls.iter().zip(&plain.totals[0].calls);
+    let ratios: Vec<f64> = totals.map(|(told, plain)| (told.q50 / plain.q50).round()).collect();
+    assert_eq!(ratios, [1.0, 1.0, 5.0, 5.0, 1.0, 1.0]);
 }

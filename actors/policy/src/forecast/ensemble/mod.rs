@@ -2,21 +2,15 @@
 //!
 //! Each tick: [`observe`](Ensemble::observe) scores what was said about the tick that ended,
 //! [`forecast`](Ensemble::forecast) asks every member again and mixes the answers. The [`Mixer`] does
-//! that for series by number; the ensemble keeps their past, looks for seasons and says whether steps
-//! may be taken ahead: the mix is trusted while it loses less than repeating the last tick would, each
-//! series weighing what its calls cost.
-
-//! Mixes the members by what they were worth so far.
-//!
-//! Each tick: [`observe`](Ensemble::observe) scores what was said about the tick that ended,
-//! [`forecast`](Ensemble::forecast) asks every member again and mixes the answers. Weights are
-//! earned per series and horizon by Hedge on the pinball loss, as a multiple of seasonal naive's;
-//! intervals are tracked quantiles of past misses. The mix is trusted while it loses no more than
-//! repeating the last tick would, each series weighing what its calls cost.
+//! that for series by number; the ensemble keeps their past and that of their sums, looks for seasons, and
+//! says whether steps may be taken ahead: the mix is trusted while it loses less than repeating the last
+//! tick would, each series weighing what its calls cost.
 
 mod band;
 mod gate;
+mod hierarchy;
 mod mixer;
+mod pasts;
 mod reports;
 mod saved;
 mod stack;
@@ -33,14 +27,16 @@ pub use mixer::{Mixer, Outlook};
 pub use reports::MemberStanding;
 pub use turn::{invert, repeat_current};
 
+use self::hierarchy::Hierarchy;
+use self::pasts::Pasts;
 use super::naive::Naive;
 use super::period::find_periods;
 use super::seasonal::{Profile, SeasonalNaive, Which};
 use super::smoothing::Smoothing;
 use super::sparse::Sparse;
 use super::{
-    FitReport, Forecast, ForecastError, KernelMember, Member, NewTreesMember, Past, Quantiles,
-    RidgeMember, Series, SeriesForecast, TreesMember, Window,
+    Decomposed, FitReport, Forecast, ForecastError, KernelMember, Member, NewTreesMember,
+    Quantiles, RidgeMember, Series, SeriesForecast, TotalForecast, TreesMember, Window,
 };
 use crate::config::LoopConfig;
 use crate::history::{HistoryView, Rolling, SeriesView};
@@ -74,9 +70,6 @@ const TRUST_FLOOR: f64 = 0.01;
 
 const DAY_MS: u64 = 86_400_000;
 
-/// Busy series that are searched for seasons of their own.
-const SEASON_SERIES: usize = 64;
-
 /// Seasons that a series may have.
 const SEASONS_MAX: usize = 3;
 
@@ -85,12 +78,6 @@ const GROWN: f64 = 1.0 / 5.0;
 
 /// Fewest ticks between two such fits.
 const FIT_TICKS_MIN: u64 = 16;
-
-/// Logarithms that are kept over all series; with more series each has a shorter past.
-const CELLS_MAX: usize = 16_000_000;
-
-/// Shortest past that is kept of a series.
-const TICKS_MIN: usize = 64;
 
 /// The members of this crate: all that is known without a neural network.
 #[must_use]
@@ -102,6 +89,7 @@ pub fn statistical_members() -> Vec<Box<dyn Member>> {
         Box::new(Profile(Which::Shortest)),
         Box::new(Profile(Which::Longest)),
         Box::new(Smoothing::default()),
+        Box::new(Decomposed::default()),
         Box::new(Sparse),
         Box::new(RidgeMember::default()),
         Box::new(KernelMember::default()),
@@ -124,9 +112,10 @@ pub struct Ensemble {
     configured: Vec<usize>,
     mixer: Mixer,
     learned: Learned,
-    pasts: BTreeMap<u64, Past>,
-    /// The last tick in `pasts`.
-    seen: Tick,
+    /// Wall clock at the start of tick 0, in milliseconds since 1970; 0 if ticks do not go by the clock.
+    epoch_ms: i64,
+    pasts: Pasts,
+    hierarchy: Hierarchy,
     pending: VecDeque<Pending>,
 }
 
@@ -166,15 +155,22 @@ impl Ensemble {
     pub fn new(config: &LoopConfig, more: Vec<Box<dyn Member>>) -> Self {
         let mut members = statistical_members();
         members.extend(more);
+        let horizons = learned_horizons(config.horizon_ticks());
         Self {
             config: config.clone(),
             configured: Vec::from_iter(config.season_ticks()),
-            mixer: Mixer::new(members, learned_horizons(config.horizon_ticks())),
+            mixer: Mixer::new(members, horizons.clone()),
             learned: Learned::default(),
-            pasts: BTreeMap::new(),
-            seen: Tick::default(),
+            epoch_ms: 0,
+            pasts: Pasts::default(),
+            hierarchy: Hierarchy::new(horizons),
             pending: VecDeque::new(),
         }
+    }
+
+    /// Says when tick 0 began, in milliseconds since 1970 (UTC): members then know hours and weekdays.
+    pub fn set_epoch_ms(&mut self, epoch_ms: i64) {
+        self.epoch_ms = epoch_ms;
     }
 
     /// The season that forecasts go by: the configured one, or the strongest that was found.
@@ -191,8 +187,8 @@ impl Ensemble {
         view: &HistoryView,
         steps_max: u32,
     ) -> Vec<(&'static str, Result<FitReport, ForecastError>)> {
-        self.take_in(view);
-        let ticks = self.pasts.values().map(Past::len).max().unwrap_or(0);
+        self.pasts.take_in(view);
+        let ticks = self.pasts.longest();
         let since = view.at.0.abs_diff(self.learned.fitted);
         let drifts = self.mixer.known.values().map(|known| known.drifts).sum::<u64>();
         let grown = since as f64 > (GROWN * ticks as f64).max(FIT_TICKS_MIN as f64);
@@ -202,17 +198,22 @@ impl Ensemble {
             (self.learned.fitted, self.learned.drifts) = (view.at.0, drifts);
             self.look_for_seasons(view);
         }
-        let series = series_of(&self.configured, &self.learned, &self.pasts, view);
-        let window = window(view, &series);
+        let series = self.pasts.series(&self.configured, &self.learned, view);
+        let window = window(view, self.epoch_ms, &series);
         self.mixer.fit(&window, steps_max, at_once)
     }
 
     /// Scores the forecasts whose ticks are over, which moves weights, intervals and trust.
     /// Call it once per closed tick, before [`forecast`](Self::forecast).
     pub fn observe(&mut self, view: &HistoryView) {
-        self.take_in(view);
-        let series = series_of(&self.configured, &self.learned, &self.pasts, view);
-        self.mixer.observe(&window(view, &series));
+        self.pasts.take_in(view);
+        let series = self.pasts.series(&self.configured, &self.learned, view);
+        self.mixer.observe(&window(view, self.epoch_ms, &series));
+        self.hierarchy.keep(self.pasts.families());
+        for family in self.pasts.families() {
+            let log_at = |tick| self.pasts.sum_log(family.id, tick);
+            self.hierarchy.observe(family.id, view.at.0, log_at);
+        }
         while let Some(pending) = self.pending.front()
             && pending.at < view.at
         {
@@ -241,31 +242,38 @@ impl Ensemble {
         view: &HistoryView,
         horizon: usize,
     ) -> Result<Forecast, ForecastError> {
-        self.take_in(view);
+        self.pasts.take_in(view);
         let horizon = horizon.max(1);
         let asked = asked(horizon, view.series.len());
         let scored = costliest(view, SCORED_MAX);
-        let series = series_of(&self.configured, &self.learned, &self.pasts, view);
-        let window = window(view, &series);
-        let outlooks = self.mixer.forecast(&window, &asked, |place| scored.contains(&place))?;
+        let series = self.pasts.series(&self.configured, &self.learned, view);
+        let window = window(view, self.epoch_ms, &series);
+        let is_sum = |place: usize| place >= view.series.len();
+        let kept = |place: usize| is_sum(place) || scored.contains(&place);
+        let outlooks = self.mixer.forecast(&window, &asked, kept)?;
         if 2 * self.mixer.begun as usize > view.series.len() {
             // What the mix was worth without a season says little from now on.
             (self.learned.loss, self.learned.loss_naive) = Default::default();
         }
+        let mut calls: Vec<Vec<Quantiles>> =
+            outlooks.iter().map(|outlooks| interpolated(&asked, outlooks, horizon)).collect();
+        let sums = calls.split_off(view.series.len());
+        let totals = self.agreed(view.at, horizon, sums, &mut calls, &outlooks);
         let names: Vec<String> =
             self.mixer.members().map(|member| member.name().to_owned()).collect();
         let season = self.season_ticks();
         let mut pending = Vec::new();
         let mut forecasts = Vec::with_capacity(view.series.len());
-        for (place, (series, outlooks)) in view.series.iter().zip(&outlooks).enumerate() {
+        for (place, ((series, outlooks), calls)) in
+            view.series.iter().zip(&outlooks).zip(calls).enumerate()
+        {
             let Some(first) = outlooks.first() else { continue };
-            let last = self.pasts.get(&series.key.id()).map_or(0.0, Past::last);
-            if scored.contains(&place) {
+            if let Some(next) = calls.first().filter(|_| scored.contains(&place)) {
                 let cost = series.stats.ns_per_call.mean.max(1.0);
-                pending.push((series.key.clone(), cost, first.quantiles, last));
+                let last = self.pasts.last(series.key.id());
+                pending.push((series.key.clone(), cost, *next, last));
             }
             let weights = names.iter().cloned().zip(first.weights.iter().copied()).collect();
-            let calls = interpolated(&asked, outlooks, horizon);
             let described = turn::describe(view, series, &self.config, season, calls, weights);
             forecasts.push(SeriesForecast { standing: first.standing, ..described });
         }
@@ -275,10 +283,44 @@ impl Ensemble {
             at: view.at,
             tick_ms: view.tick_ms,
             series: forecasts,
+            totals,
             trusted: self.is_trusted(view),
             skill: self.skill(),
             season_ticks: season,
         })
+    }
+
+    /// The forecasts of all sums, after they and those of their parts in `calls` were made to agree.
+    fn agreed(
+        &mut self,
+        at: Tick,
+        horizon: usize,
+        sums: Vec<Vec<Quantiles>>,
+        calls: &mut [Vec<Quantiles>],
+        outlooks: &[Vec<Outlook>],
+    ) -> Vec<TotalForecast> {
+        let aheads: Vec<usize> = (1..=horizon).collect();
+        let standings = outlooks[calls.len()..].iter().map(|outlooks| outlooks.first());
+        let mut totals = Vec::with_capacity(sums.len());
+        for ((family, mut sum), first) in self.pasts.families().iter().zip(sums).zip(standings) {
+            let mut parts: Vec<&mut [Quantiles]> = Vec::with_capacity(family.parts.len());
+            let mut rest = &mut *calls;
+            let mut passed = 0;
+            for place in &family.parts {
+                let (part, later) = rest[place - passed..].split_at_mut(1);
+                parts.push(&mut part[0]);
+                (rest, passed) = (later, place + 1);
+            }
+            self.hierarchy.agree((family.id, at.0), &aheads, &mut sum, &mut parts);
+            totals.push(TotalForecast {
+                function: family.function.clone(),
+                table: family.table.clone(),
+                calls: sum,
+                standing: first.map(|outlook| outlook.standing).unwrap_or_default(),
+            });
+        }
+        totals.sort_by(|a, b| (&a.function, &a.table).cmp(&(&b.function, &b.table)));
+        totals
     }
 
     /// Share of the naive member's loss that the mix avoided; negative if it lost more.
@@ -312,56 +354,10 @@ impl Ensemble {
         self.pasts.clear();
     }
 
-    /// Adds the ticks that closed since the last call to what is kept of each series.
-    fn take_in(&mut self, view: &HistoryView) {
-        let ticks = (CELLS_MAX / view.series.len().max(1)).max(TICKS_MIN);
-        if view.at == self.seen && self.pasts.len() == view.series.len() {
-            return;
-        }
-        let mut before = std::mem::take(&mut self.pasts);
-        let goes_on = view.at >= self.seen;
-        for series in &view.series {
-            let id = series.key.id();
-            let past = match before.remove(&id).filter(|_| goes_on) {
-                Some(mut past) => {
-                    for tick in self.seen.0 + 1..=view.at.0 {
-                        past.push(series.calls_at(Tick(tick)));
-                    }
-                    past.keep(ticks);
-                    past
-                }
-                None => Past::new(series.calls(view.at, ticks, view.oldest)),
-            };
-            self.pasts.insert(id, past);
-        }
-        self.seen = view.at;
-    }
-
     fn look_for_seasons(&mut self, view: &HistoryView) {
-        if self.config.season_ticks().is_some() {
-            return;
+        if self.config.season_ticks().is_none() {
+            (self.learned.seasons, self.learned.seasons_of) = self.pasts.seasons(view.tick_ms);
         }
-        let pasts = &self.pasts;
-        let ticks = pasts.values().map(Past::len).max().unwrap_or(0);
-        let mut total = vec![0.0; ticks];
-        for past in pasts.values() {
-            let logs = past.series(past.len(), 0, &[]).logs;
-            total
-                .iter_mut()
-                .rev()
-                .zip(logs.iter().rev())
-                .for_each(|(sum, log)| *sum += log.exp_m1());
-        }
-        let logs: Vec<f64> = total.iter().map(|calls: &f64| calls.max(0.0).ln_1p()).collect();
-        self.learned.seasons = seasons(&logs, view.tick_ms);
-        let mut busiest: Vec<(u64, &Past)> = pasts.iter().map(|(id, past)| (*id, past)).collect();
-        let level = |past: &Past| past.series(past.len(), 0, &[]).mean(0, ticks);
-        busiest.sort_by(|a, b| level(b.1).total_cmp(&level(a.1)).then(a.0.cmp(&b.0)));
-        let own = busiest.into_iter().take(SEASON_SERIES).filter_map(|(id, past)| {
-            let found = seasons(past.series(past.len(), 0, &[]).logs, view.tick_ms);
-            (!found.is_empty()).then_some((id, found))
-        });
-        self.learned.seasons_of = own.collect();
     }
 }
 
@@ -380,25 +376,8 @@ pub fn seasons(logs: &[f64], tick_ms: u64) -> Vec<usize> {
     all
 }
 
-/// The series of a view as members see them.
-fn series_of<'a>(
-    configured: &'a [usize],
-    learned: &'a Learned,
-    pasts: &'a BTreeMap<u64, Past>,
-    view: &HistoryView,
-) -> Vec<Series<'a>> {
-    let one = |series: &SeriesView| {
-        let id = series.key.id();
-        let past = pasts.get(&id)?;
-        let found = learned.seasons_of.get(&id).unwrap_or(&learned.seasons);
-        let seasons = if configured.is_empty() { found } else { configured };
-        Some(past.series(past.len(), id, seasons))
-    };
-    view.series.iter().filter_map(one).collect()
-}
-
-fn window<'a>(view: &HistoryView, series: &'a [Series<'a>]) -> Window<'a> {
-    Window { at: view.at, tick_ms: view.tick_ms, epoch_ms: 0, series }
+fn window<'a>(view: &HistoryView, epoch_ms: i64, series: &'a [Series<'a>]) -> Window<'a> {
+    Window { at: view.at, tick_ms: view.tick_ms, epoch_ms, series }
 }
 
 /// Places of the series whose calls cost most.

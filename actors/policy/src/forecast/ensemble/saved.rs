@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::hierarchy::Hierarchy;
 use super::mixer::Known;
 use super::track::Track;
 use super::{Ensemble, Learned};
@@ -22,6 +23,8 @@ struct Saved {
     learned: Learned,
     known: BTreeMap<u64, Known>,
     pool: Vec<Track>,
+    #[serde(default)]
+    hierarchy: Option<Hierarchy>,
 }
 
 impl Ensemble {
@@ -41,6 +44,7 @@ impl Ensemble {
             learned: self.learned.clone(),
             known: self.mixer.known.clone(),
             pool: self.mixer.pool.clone(),
+            hierarchy: Some(self.hierarchy.clone()),
         };
         serde_json::to_vec(&saved)
             .map_err(|error| ForecastError::Numeric { member: NAME, reason: error.to_string() })
@@ -61,6 +65,8 @@ impl Ensemble {
         }
         let horizons = self.mixer.pool.len();
         let whole = saved.known.values().all(|known| known.is_for(horizons));
+        let is_for = |hierarchy: &Hierarchy| hierarchy.is_for(horizons);
+        let whole = whole && saved.hierarchy.as_ref().is_none_or(is_for);
         if saved.pool.len() != horizons || !whole {
             return Err(unusable(format!("it is not for {horizons} horizons")));
         }
@@ -75,6 +81,7 @@ impl Ensemble {
         if same {
             self.learned = saved.learned;
             (self.mixer.known, self.mixer.pool) = (saved.known, saved.pool);
+            self.hierarchy = saved.hierarchy.unwrap_or_else(|| self.hierarchy.clone());
         }
         self.pending.clear();
         Ok(())

@@ -49,7 +49,7 @@ impl Turning {
         self.ensemble.forecast(&view, 12).unwrap()
     }
 
-    fn ticks(&mut self, count: usize, calls: impl Fn(usize) -> Vec<u32>) -> Forecast {
+    fn ticks(&mut self, count: usize, mut calls: impl FnMut(usize) -> Vec<u32>) -> Forecast {
         let now = self.history.now().0 as usize;
         (now..now + count).map(|tick| self.tick(&calls(tick))).last().unwrap()
     }
@@ -302,4 +302,48 @@ proptest! {
             }
         }
     }
+}
+
+/// Eight partitions that are called now and then, more often in half of each twenty ticks.
+fn thin(seed: &mut u64, tick: usize) -> Vec<u32> {
+    let chance = if tick % 20 < 10 { 0.6 } else { 0.15 };
+    (0..8).map(|_| u32::from(dice(seed) < chance)).collect()
+}
+
+#[test]
+fn a_total_is_what_its_partitions_add_up_to() {
+    let mut seed = 11;
+    let mut turning = Turning::new(&config(None), Vec::new());
+    let forecast = turning.ticks(60, |tick| {
+        let hot = 6 + (tick % 10) as u32;
+        thin(&mut seed, tick).iter().map(|calls| calls + hot).collect()
+    });
+    let total = forecast.total("embed", "trades").unwrap();
+    assert_eq!(total.calls.len(), 12);
+    for ahead in 0..12 {
+        let parts: f64 = forecast.series.iter().map(|series| series.calls[ahead].mean()).sum();
+        let total = total.calls[ahead].mean();
+        assert!((parts - total).abs() < 1e-6 * total, "{ahead}: {parts} and {total}");
+    }
+    assert_eq!(forecast.total("embed", "quotes"), None);
+    assert_eq!(turning.tick(&[3]).totals.len(), 1, "the others are still known");
+}
+
+#[test]
+fn the_rhythm_of_a_sum_is_found_where_each_partition_is_mostly_noise() {
+    let mut seed = 3;
+    let mut turning = Turning::new(&config(None), Vec::new());
+    turning.ticks(160, |tick| thin(&mut seed, tick));
+    let (mut together, mut apart) = (0.0, 0.0);
+    for _ in 0..40 {
+        let tick = turning.history.now().0 as usize;
+        let forecast = turning.tick(&thin(&mut seed, tick));
+        let ahead = 6;
+        let truth: f64 = if (tick + ahead) % 20 < 10 { 8.0 * 0.6 } else { 8.0 * 0.15 };
+        let said = forecast.total("embed", "trades").unwrap().calls[ahead - 1].mean();
+        let level = forecast.series.iter().map(|series| series.calls_now).sum::<f64>();
+        together += (said - truth).abs();
+        apart += (level - truth).abs();
+    }
+    assert!(together < 0.28 * apart, "missed {together}, repeating the level misses {apart}");
 }

@@ -8,11 +8,11 @@ use crate::history::{HistoryView, SeriesView};
 /// Turns a forecast upside down: in every tick the hottest series becomes the coldest.
 ///
 /// Each quantile of each series becomes highest plus lowest minus itself, over all series of that
-/// tick; the calls of a season likewise. For experiments: it must make nothing worse (promise P10),
+/// tick; the calls of a season likewise; totals are left out. For experiments: it must make nothing worse (promise P10),
 /// and where being ready depends on the forecast it must not help.
 #[must_use]
 pub fn invert(forecast: &Forecast) -> Forecast {
-    let mut turned = forecast.clone();
+    let mut turned = Forecast { totals: Vec::new(), ..forecast.clone() };
     let ticks = forecast.series.iter().map(|series| series.calls.len()).max().unwrap_or(0);
     for tick in 0..ticks {
         let at = |of: fn(&Quantiles) -> f64| {
@@ -53,6 +53,7 @@ pub fn repeat_current(view: &HistoryView, config: &LoopConfig) -> Forecast {
         at: view.at,
         tick_ms: view.tick_ms,
         series: series.collect(),
+        totals: Vec::new(),
         trusted: false,
         skill: 0.0,
         season_ticks: view.season_ticks,

@@ -138,3 +138,27 @@ fn a_function_is_the_sum_of_its_partitions_and_of_nothing_else() {
     let past = past_calls(&view, 3, |key| &*key.function == "f");
     assert_eq!(past, [[3.0; 3], [3.0; 3], [5.0; 3], [5.0; 3]]);
 }
+
+#[test]
+fn the_sum_of_a_table_that_was_forecast_by_itself_is_what_counts() {
+    let config = LoopConfig::default();
+    let mut history = History::new(&config);
+    for _ in 0..4 {
+        for (table, ordinal) in [("t", 0), ("t", 1), ("u", 0)] {
+            (0..5).for_each(|_| history.record(&call("f", table, ordinal)));
+        }
+        history.close_tick();
+    }
+    let view = history.view();
+    let mut forecast = repeat_current(&view, &config);
+    let calls = Quantiles { q10: 7.0, q50: 9.0, q90: 14.0 };
+    forecast.totals = vec![TotalForecast {
+        function: "f".into(),
+        table: "t".into(),
+        calls: vec![calls; config.horizon_ticks()],
+        standing: Default::default(),
+    }];
+    assert_eq!(of_function(&forecast, &view, "f", Some("t"))[0].calls, calls);
+    assert_eq!(of_function(&forecast, &view, "f", Some("u"))[0].calls, Quantiles::exactly(5.0));
+    assert_eq!(of_function(&forecast, &view, "f", None)[0].calls.q50, 14.0);
+}

@@ -1,0 +1,166 @@
+//! The past of every series and of the sums of functions on tables, as long as memory allows.
+
+use std::collections::BTreeMap;
+
+use super::hierarchy::{Family, families};
+use super::{Learned, seasons};
+use crate::forecast::{Past, Series};
+use crate::history::{HistoryView, SeriesView};
+use crate::ids::Tick;
+
+/// Busy series that are searched for seasons of their own, and as many sums.
+const SEASON_SERIES: usize = 64;
+
+/// Logarithms that are kept over all series; with more series each has a shorter past.
+const CELLS_MAX: usize = 16_000_000;
+
+/// Shortest past that is kept of a series.
+const TICKS_MIN: usize = 64;
+
+/// What was called in each tick, in logarithms.
+#[derive(Debug, Default)]
+pub(super) struct Pasts {
+    /// By the number of the series.
+    series: BTreeMap<u64, Past>,
+    families: Vec<Family>,
+    /// By the number of the family.
+    sums: BTreeMap<u64, Past>,
+    /// The last tick that was taken in.
+    seen: Tick,
+}
+
+impl Pasts {
+    /// Takes in the whole past again at the next call of [`take_in`](Self::take_in).
+    pub(super) fn clear(&mut self) {
+        self.series.clear();
+        self.sums.clear();
+    }
+
+    /// Adds the ticks that closed since the last call.
+    pub(super) fn take_in(&mut self, view: &HistoryView) {
+        let ticks = (CELLS_MAX / view.series.len().max(1)).max(TICKS_MIN);
+        if view.at == self.seen && self.series.len() == view.series.len() {
+            return;
+        }
+        let goes_on = view.at >= self.seen;
+        let mut before = std::mem::take(&mut self.series);
+        for series in &view.series {
+            let id = series.key.id();
+            let past = before.remove(&id).filter(|_| goes_on);
+            let past = self.grown(past, view, ticks, &[series]);
+            self.series.insert(id, past);
+        }
+        self.families = families(view);
+        let mut before = std::mem::take(&mut self.sums);
+        for family in &self.families {
+            let parts: Vec<&SeriesView> =
+                family.parts.iter().map(|place| &view.series[*place]).collect();
+            let past = before.remove(&family.id).filter(|_| goes_on);
+            let past = self.grown(past, view, ticks, &parts);
+            self.sums.insert(family.id, past);
+        }
+        self.seen = view.at;
+    }
+
+    /// The past of the sum of `parts`: `past` and the ticks that closed since, or all that is known.
+    fn grown(
+        &self,
+        past: Option<Past>,
+        view: &HistoryView,
+        ticks: usize,
+        parts: &[&SeriesView],
+    ) -> Past {
+        let Some(mut past) = past else {
+            let mut all = parts.iter().map(|part| part.calls(view.at, ticks, view.oldest));
+            let mut sum = all.next().unwrap_or_default();
+            for part in all {
+                sum.iter_mut().zip(part).for_each(|(sum, calls)| *sum += calls);
+            }
+            return Past::new(sum);
+        };
+        for tick in self.seen.0 + 1..=view.at.0 {
+            past.push(parts.iter().map(|part| part.calls_at(Tick(tick))).sum());
+        }
+        past.keep(ticks);
+        past
+    }
+
+    /// Calls of a series in the newest tick; zero if it is not known.
+    pub(super) fn last(&self, id: u64) -> f64 {
+        self.series.get(&id).map_or(0.0, Past::last)
+    }
+
+    /// Ticks that are known of the series that is known for longest.
+    pub(super) fn longest(&self) -> usize {
+        self.series.values().map(Past::len).max().unwrap_or(0)
+    }
+
+    /// The functions on tables that have a sum, in the order of [`series`](Self::series).
+    pub(super) fn families(&self) -> &[Family] {
+        &self.families
+    }
+
+    /// Logarithm of the calls of a family in a tick, if that is known.
+    pub(super) fn sum_log(&self, id: u64, tick: u64) -> Option<f64> {
+        let past = self.sums.get(&id)?;
+        let back = usize::try_from(self.seen.0.checked_sub(tick)?).ok()?;
+        (back < past.len()).then(|| past.series(past.len(), id, &[]).log(back))
+    }
+
+    /// The series of a view as members see them, in its order, and then the sums. One without a season of
+    /// its own has that of its family, or else that of all series together.
+    pub(super) fn series<'a>(
+        &'a self,
+        configured: &'a [usize],
+        learned: &'a Learned,
+        view: &HistoryView,
+    ) -> Vec<Series<'a>> {
+        let found = |id: u64| learned.seasons_of.get(&id);
+        let mut of_family = vec![None; view.series.len()];
+        for family in &self.families {
+            family.parts.iter().for_each(|place| of_family[*place] = found(family.id));
+        }
+        let seasons = |id: u64, family: Option<&'a Vec<usize>>| -> &'a [usize] {
+            let found = || found(id).or(family).unwrap_or(&learned.seasons);
+            if configured.is_empty() { found() } else { configured }
+        };
+        let one = |(series, family): (&SeriesView, Option<&'a Vec<usize>>)| {
+            let id = series.key.id();
+            let past = self.series.get(&id)?;
+            Some(past.series(past.len(), id, seasons(id, family)))
+        };
+        let sum = |family: &Family| {
+            let past = self.sums.get(&family.id)?;
+            Some(past.series(past.len(), family.id, seasons(family.id, None)))
+        };
+        let series = view.series.iter().zip(of_family).filter_map(one);
+        series.chain(self.families.iter().filter_map(sum)).collect()
+    }
+
+    /// The seasons of all series together, and those of the busiest series and sums.
+    pub(super) fn seasons(&self, tick_ms: u64) -> (Vec<usize>, BTreeMap<u64, Vec<usize>>) {
+        let ticks = self.longest();
+        let mut total = vec![0.0; ticks];
+        for past in self.series.values() {
+            let logs = past.series(past.len(), 0, &[]).logs;
+            let newest = total.iter_mut().rev().zip(logs.iter().rev());
+            newest.for_each(|(sum, log)| *sum += log.exp_m1());
+        }
+        let logs: Vec<f64> = total.iter().map(|calls: &f64| calls.max(0.0).ln_1p()).collect();
+        let level = |past: &Past| past.series(past.len(), 0, &[]).mean(0, ticks);
+        let busiest = |pasts: &BTreeMap<u64, Past>| {
+            let mut all: Vec<(f64, u64)> =
+                pasts.iter().map(|(id, past)| (level(past), *id)).collect();
+            all.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+            all.into_iter().take(SEASON_SERIES).map(|(_, id)| id).collect::<Vec<_>>()
+        };
+        let own = |pasts: &BTreeMap<u64, Past>, id: u64| {
+            let past = pasts.get(&id)?;
+            let found = seasons(past.series(past.len(), id, &[]).logs, tick_ms);
+            (!found.is_empty()).then_some((id, found))
+        };
+        let series = busiest(&self.series).into_iter().filter_map(|id| own(&self.series, id));
+        let sums = busiest(&self.sums).into_iter().filter_map(|id| own(&self.sums, id));
+        (seasons(&logs, tick_ms), series.chain(sums).collect())
+    }
+}
