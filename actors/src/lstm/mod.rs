@@ -145,7 +145,7 @@ impl Lstm {
             let views: Vec<View<'_>> =
                 places.iter().map(|place| View::new(window, &window.series[*place], 0)).collect();
             for horizon in horizons {
-                let rows = ahead(net, &views, &shown, *horizon)?;
+                let rows = ahead(net, &training.progress.losses, &views, &shown, *horizon)?;
                 for ((place, view), row) in places.iter().zip(&views).zip(rows) {
                     let [q10, q50, q90] = row.map(|change| view.calls(change));
                     out[*place].push(Quantiles { q10, q50, q90 }.tidy());
@@ -160,6 +160,7 @@ impl Lstm {
 /// of the two nearest heads by the logarithm of the horizon.
 fn ahead(
     net: &Net,
+    losses: &[f32],
     views: &[View<'_>],
     shown: &[f32],
     horizon: usize,
@@ -169,11 +170,16 @@ fn ahead(
     let last = net.horizons.len().saturating_sub(1);
     let above = net.horizons.partition_point(|head| *head < horizon).min(last);
     let below = if net.horizons[above] > horizon { above.saturating_sub(1) } else { above };
+    let trusted = |head: usize, inputs: &mut Vec<f32>| -> candle_core::Result<Vec<[f32; 3]>> {
+        let trust = trust(losses.get(head).copied().unwrap_or(1.0));
+        let rows = net.quantiles(head, shown, inputs)?;
+        Ok(rows.into_iter().map(|row| row.map(|change| trust * change)).collect())
+    };
     if below == above {
-        return net.quantiles(above, shown, &mut inputs);
+        return trusted(above, &mut inputs);
     }
-    let lower = net.quantiles(below, shown, &mut inputs.clone())?;
-    let upper = net.quantiles(above, shown, &mut inputs)?;
+    let lower = trusted(below, &mut inputs.clone())?;
+    let upper = trusted(above, &mut inputs)?;
     let log = |horizon: usize| (horizon as f32).ln();
     let [from, to] = [below, above].map(|head| log(net.horizons[head]));
     let share = (log(horizon) - from) / (to - from);
@@ -181,6 +187,12 @@ fn ahead(
         std::array::from_fn(|q| lower[q] + share * (upper[q] - lower[q]))
     };
     Ok(lower.into_iter().zip(upper).map(between).collect())
+}
+
+/// Share of what a head says that is left of it, by its loss over that of no change on what it was not
+/// learned from: with little to learn from, a network may be worse than none.
+fn trust(loss: f32) -> f32 {
+    if loss.is_finite() { loss.max(1.0).powi(-4) } else { 0.0 }
 }
 
 /// The horizons that get a head: all, or some spread evenly by their logarithm, with both ends.

@@ -195,7 +195,13 @@ fn a_horizon_between_two_heads_is_answered_by_both() {
         let view = View::new(window, &window.series[0], 0);
         let net = &member.training.as_ref().unwrap().best;
         let shown = vec![0.1; 8];
-        let rows = |horizon| ahead(net, &[view], &shown, horizon).unwrap()[0];
+        let by = |losses: &[f32], horizon| ahead(net, losses, &[view], &shown, horizon).unwrap()[0];
+        let rows = |horizon| by(&[0.5, 1.0, 0.9], horizon);
+        let worse = by(&[2.0, 1.0, 0.9], 1);
+        for (worse, row) in worse.iter().zip(rows(1)) {
+            assert!((worse - row / 16.0).abs() < 1e-6, "a head that is worse than none");
+        }
+        assert_eq!(by(&[f32::NAN, 1.0, 0.9], 1), [0.0; 3]);
         let mut inputs = Vec::new();
         view.ahead(2, &mut inputs);
         let by_head = |head| net.quantiles(head, &shown, &mut inputs.clone()).unwrap()[0];

@@ -9,6 +9,7 @@ pub mod complexity;
 pub mod context;
 mod dynamic;
 pub mod explain;
+mod filter_columns;
 mod float_keys;
 pub mod functions;
 pub mod groups;

@@ -24,7 +24,9 @@ use crate::query::partial::StorePartials;
 use crate::query::push_functions::PushFunctionsIntoScan;
 use crate::query::route::{PlacementResolver, Routing};
 use crate::query::single_row::ScalarSubqueriesGiveOneRow;
-use crate::query::{any_order, float_keys, merge_order, one_partition, window_order};
+use crate::query::{
+    any_order, filter_columns, float_keys, merge_order, one_partition, window_order,
+};
 
 /// What every session starts from.
 #[derive(Clone)]
@@ -51,7 +53,7 @@ impl Template {
             .with_default_catalog_and_schema(CATALOG, SCHEMA)
             .with_create_default_catalog_and_schema(false);
         // Before anything counts on the order that a join gives.
-        let mut rules = PhysicalOptimizer::new().rules;
+        let mut rules = filter_columns::mended(PhysicalOptimizer::new().rules);
         rules.insert(0, Mend::new("hash_float_keys", float_keys::mended));
         let mut builder = SessionStateBuilder::new()
             .with_config(settings)
@@ -66,6 +68,7 @@ impl Template {
                 "grouping_sets_in_any_order",
                 any_order::mended,
             ))
+            .with_physical_optimizer_rule(Mend::new("filters_take_null", filter_columns::nullable))
             .with_physical_optimizer_rule(Arc::new(PushFunctionsIntoScan))
             .with_physical_optimizer_rule(Arc::new(CallLate))
             .with_physical_optimizer_rule(Mend::new(

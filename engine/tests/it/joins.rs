@@ -35,3 +35,23 @@ fn nan_is_joined_with_nan_when_joins_are_to_be_merged() {
         }
     });
 }
+
+#[test]
+fn merged_joins_keep_the_columns_that_only_their_filter_reads() {
+    runtime::run(async {
+        for nodes in [1, 3] {
+            let rig = Rig::start(nodes, 4).await;
+            rig.ask("SET datafusion.optimizer.prefer_hash_join = false").await.unwrap();
+            for sql in [
+                "SELECT a.id, b.id FROM t a JOIN t b ON a.x = b.id AND a.y <> b.y",
+                "SELECT b.id FROM t a JOIN t b ON a.x = b.id AND a.y + 1 < b.y WHERE a.id > 3",
+                "SELECT a.id FROM t a WHERE EXISTS (SELECT 1 FROM t b WHERE b.id = a.x AND b.y > a.y)",
+                "SELECT count(*), sum(b.id) FROM t a LEFT JOIN t b ON a.x = b.id AND a.y < b.y",
+            ] {
+                let plan = rig.plan(sql).await;
+                assert!(plan.contains("SortMergeJoinExec") && plan.contains("filter="), "{plan}");
+                rig.same(sql).await;
+            }
+        }
+    });
+}

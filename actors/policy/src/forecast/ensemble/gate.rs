@@ -22,6 +22,10 @@ const LOSS_SEASON: f64 = 0.04;
 /// Gain that chance gives when there is one independent score, falling with the root of their number.
 const CHANCE: f64 = 0.25;
 
+/// Part of what chance gives that a mix must have gained to be said, though no step is taken by it: a
+/// little more is lost by saying too little than by saying what is not proven.
+const CHANCE_SAID: f64 = 0.3;
+
 /// Shares of ticks within an 80 % interval that are taken for honest.
 const INSIDE: (f64, f64) = (0.70, 0.92);
 
@@ -47,7 +51,8 @@ pub enum Standing {
     },
     /// Each tick is like the last one, which is said.
     Steady,
-    /// Not better than repeating the last tick, which is said instead.
+    /// Not better than repeating the last tick by more than chance; if it is not better at all, plain
+    /// repetition is said instead.
     Plain {
         /// Share of the plain forecast's loss that was avoided; about zero or negative.
         gain: f64,
@@ -92,8 +97,7 @@ impl fmt::Display for Standing {
             ),
             Self::Plain { gain } => write!(
                 f,
-                "not trusted: avoiding {:.1} % of the loss of plain repetition, which is shown \
-                 instead, may be chance",
+                "not trusted: avoiding {:.1} % of the loss of plain repetition may be chance",
                 gain * 100.0
             ),
             Self::Dishonest { inside } => write!(
@@ -112,6 +116,11 @@ pub(super) struct Plain {
     pub(super) seasonal: [usize; 2],
 }
 
+/// What chance alone may gain in so few independent scores.
+fn chance(track: &Track, ahead: usize) -> f64 {
+    CHANCE / (track.mix.loss.count / ahead.max(1) as f64).max(0.1).sqrt()
+}
+
 /// The standing of a track for a horizon `ahead`, after `before`.
 pub(super) fn judge(track: &Track, before: Standing, plain: Plain, ahead: usize) -> Standing {
     let count = track.mix.loss.count;
@@ -121,8 +130,7 @@ pub(super) fn judge(track: &Track, before: Standing, plain: Plain, ahead: usize)
     if track.never_misses(plain.naive) {
         return Standing::Steady;
     }
-    let independent = (count / ahead.max(1) as f64).max(0.1);
-    let chance = CHANCE / independent.sqrt();
+    let chance = chance(track, ahead);
     // Equal to the last tick is no reason for trust, unless nothing was lost at all.
     let beats = |loss: f64| match before {
         Standing::Plain { .. } => loss <= 1.0 - GAIN - chance,
@@ -149,17 +157,25 @@ pub(super) fn judge(track: &Track, before: Standing, plain: Plain, ahead: usize)
     Standing::Proven { gain }
 }
 
-/// The plain member that is said instead of the mix, if one is.
-pub(super) fn instead(track: &Track, standing: Standing, plain: Plain) -> Option<usize> {
+/// The plain member that is said `ahead` ticks ahead instead of the mix, if one is.
+pub(super) fn instead(
+    track: &Track,
+    standing: Standing,
+    plain: Plain,
+    ahead: usize,
+) -> Option<usize> {
     let loss = |member: &usize| {
         let source = track.members.get(*member).filter(|source| source.loss.count > 0.0);
         source.map_or(f64::INFINITY, |source| source.loss.mean())
     };
+    let seasonal = || plain.seasonal.into_iter().min_by(|a, b| loss(a).total_cmp(&loss(b)));
     match standing {
-        Standing::Plain { .. } | Standing::Steady => Some(plain.naive),
-        Standing::Season { .. } => {
-            plain.seasonal.into_iter().min_by(|a, b| loss(a).total_cmp(&loss(b)))
+        Standing::Plain { gain } if gain >= GAIN + CHANCE_SAID * chance(track, ahead) => None,
+        Standing::Plain { .. } => {
+            seasonal().filter(|season| loss(season) < loss(&plain.naive)).or(Some(plain.naive))
         }
+        Standing::Steady => Some(plain.naive),
+        Standing::Season { .. } => seasonal(),
         Standing::New | Standing::Proven { .. } | Standing::Dishonest { .. } => None,
     }
 }
@@ -198,7 +214,7 @@ mod tests {
         let open = Standing::Proven { gain: 0.1 };
         let of = |mix| judge(&track(mix, 1.0, 200), open, ALONE, 1);
         assert!(of(0.99).is_proven() && !of(1.01).is_proven());
-        assert_eq!(instead(&track(1.01, 1.0, 200), of(1.01), ALONE), Some(0));
+        assert_eq!(instead(&track(1.01, 1.0, 200), of(1.01), ALONE, 1), Some(0));
     }
 
     #[test]

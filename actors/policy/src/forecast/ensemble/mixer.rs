@@ -205,7 +205,7 @@ impl Mixer {
                 }
                 let standing = known.standings[*class];
                 let mut said = track.mix(raw, &self.pool[*class], &self.seasonal);
-                self.fall_back(&mut said, track, standing);
+                self.fall_back(&mut said, track, standing, horizons[*class]);
                 outlooks.push(Outlook {
                     quantiles: said.published.quantiles(),
                     weights: said.weights.clone(),
@@ -255,8 +255,8 @@ impl Mixer {
     }
 
     /// Says what a plain member says as long as the mix is no better.
-    fn fall_back(&self, said: &mut Said, track: &Track, standing: Standing) {
-        let Some(member) = instead(track, standing, self.plain) else { return };
+    fn fall_back(&self, said: &mut Said, track: &Track, standing: Standing, ahead: usize) {
+        let Some(member) = instead(track, standing, self.plain, ahead) else { return };
         if let Some(Some(plain)) = said.learned.get(member).copied() {
             said.published = plain;
             said.weights.iter_mut().for_each(|weight| *weight = 0.0);

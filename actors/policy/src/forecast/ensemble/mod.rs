@@ -14,6 +14,7 @@ mod pasts;
 mod reports;
 mod saved;
 mod stack;
+mod tail;
 mod track;
 mod turn;
 
@@ -27,8 +28,9 @@ pub use mixer::{Mixer, Outlook};
 pub use reports::MemberStanding;
 pub use turn::{invert, repeat_current};
 
-use self::hierarchy::Hierarchy;
+use self::hierarchy::{Family, Hierarchy};
 use self::pasts::Pasts;
+use self::tail::{ALL_MAX, Tail};
 use super::naive::Naive;
 use super::period::find_periods;
 use super::seasonal::{Profile, SeasonalNaive, Which};
@@ -116,6 +118,7 @@ pub struct Ensemble {
     epoch_ms: i64,
     pasts: Pasts,
     hierarchy: Hierarchy,
+    tail: Tail,
     pending: VecDeque<Pending>,
 }
 
@@ -164,6 +167,7 @@ impl Ensemble {
             epoch_ms: 0,
             pasts: Pasts::default(),
             hierarchy: Hierarchy::new(horizons),
+            tail: Tail::default(),
             pending: VecDeque::new(),
         }
     }
@@ -246,37 +250,73 @@ impl Ensemble {
         let horizon = horizon.max(1);
         let asked = asked(horizon, view.series.len());
         let scored = costliest(view, SCORED_MAX);
-        let series = self.pasts.series(&self.configured, &self.learned, view);
+        let due = self.tail.due(view, &scored);
+        let all = self.pasts.series(&self.configured, &self.learned, view);
+        let (parts, sums) = all.split_at(view.series.len());
+        let series: Vec<Series<'_>> =
+            due.iter().map(|place| parts[*place]).chain(sums.iter().copied()).collect();
         let window = window(view, self.epoch_ms, &series);
-        let is_sum = |place: usize| place >= view.series.len();
-        let kept = |place: usize| is_sum(place) || scored.contains(&place);
+        let kept = |asked: usize| due.get(asked).is_none_or(|place| scored.contains(place));
         let outlooks = self.mixer.forecast(&window, &asked, kept)?;
-        if 2 * self.mixer.begun as usize > view.series.len() {
+        if 2 * self.mixer.begun as usize > due.len() {
             // What the mix was worth without a season says little from now on.
             (self.learned.loss, self.learned.loss_naive) = Default::default();
         }
+        let current_ticks = self.config.monitor().current_ticks();
+        let known =
+            |series: &SeriesView| self.tail.calls(series, (view.at, current_ticks), horizon);
+        let mut expected: Vec<Expected> = Vec::with_capacity(view.series.len());
+        let mut answers = due.iter().zip(&outlooks).peekable();
+        for (place, series) in view.series.iter().enumerate() {
+            let answer = answers.next_if(|(due, _)| **due == place);
+            expected.push(
+                match answer.and_then(|(_, outlooks)| Some((outlooks, outlooks.first()?))) {
+                    Some((outlooks, first)) => Expected {
+                        calls: interpolated(&asked, outlooks, horizon),
+                        standing: first.standing,
+                        weights: Some(&first.weights),
+                    },
+                    None => {
+                        let (calls, standing) = known(series);
+                        Expected { calls, standing, weights: None }
+                    }
+                },
+            );
+        }
         let mut calls: Vec<Vec<Quantiles>> =
-            outlooks.iter().map(|outlooks| interpolated(&asked, outlooks, horizon)).collect();
-        let sums = calls.split_off(view.series.len());
-        let totals = self.agreed(view.at, horizon, sums, &mut calls, &outlooks);
+            expected.iter_mut().map(|expected| std::mem::take(&mut expected.calls)).collect();
+        let of_sums = &outlooks[due.len()..];
+        let totals = agreed(
+            &mut self.hierarchy,
+            (self.pasts.families(), of_sums),
+            view.at,
+            &mut calls,
+            |outlooks| interpolated(&asked, outlooks, horizon),
+        );
         let names: Vec<String> =
             self.mixer.members().map(|member| member.name().to_owned()).collect();
         let season = self.season_ticks();
         let mut pending = Vec::new();
         let mut forecasts = Vec::with_capacity(view.series.len());
-        for (place, ((series, outlooks), calls)) in
-            view.series.iter().zip(&outlooks).zip(calls).enumerate()
+        for (place, ((series, expected), calls)) in
+            view.series.iter().zip(&expected).zip(calls).enumerate()
         {
-            let Some(first) = outlooks.first() else { continue };
-            if let Some(next) = calls.first().filter(|_| scored.contains(&place)) {
+            let is_scored = scored.contains(&place);
+            if let Some(next) = calls.first().filter(|_| is_scored) {
                 let cost = series.stats.ns_per_call.mean.max(1.0);
                 let last = self.pasts.last(series.key.id());
                 pending.push((series.key.clone(), cost, *next, last));
             }
-            let weights = names.iter().cloned().zip(first.weights.iter().copied()).collect();
+            if !is_scored && expected.weights.is_some() && view.series.len() > ALL_MAX {
+                let (id, calls) = (series.key.id(), calls.clone());
+                self.tail.keep(id, view.at, calls, expected.standing);
+            }
+            let weights = expected.weights.filter(|_| is_scored).into_iter().flatten();
+            let weights = names.iter().cloned().zip(weights.copied()).collect();
             let described = turn::describe(view, series, &self.config, season, calls, weights);
-            forecasts.push(SeriesForecast { standing: first.standing, ..described });
+            forecasts.push(SeriesForecast { standing: expected.standing, ..described });
         }
+        self.tail.forget(view);
         self.pending.retain(|pending| pending.at != view.at);
         self.pending.push_back(Pending { at: view.at, series: pending });
         Ok(Forecast {
@@ -288,39 +328,6 @@ impl Ensemble {
             skill: self.skill(),
             season_ticks: season,
         })
-    }
-
-    /// The forecasts of all sums, after they and those of their parts in `calls` were made to agree.
-    fn agreed(
-        &mut self,
-        at: Tick,
-        horizon: usize,
-        sums: Vec<Vec<Quantiles>>,
-        calls: &mut [Vec<Quantiles>],
-        outlooks: &[Vec<Outlook>],
-    ) -> Vec<TotalForecast> {
-        let aheads: Vec<usize> = (1..=horizon).collect();
-        let standings = outlooks[calls.len()..].iter().map(|outlooks| outlooks.first());
-        let mut totals = Vec::with_capacity(sums.len());
-        for ((family, mut sum), first) in self.pasts.families().iter().zip(sums).zip(standings) {
-            let mut parts: Vec<&mut [Quantiles]> = Vec::with_capacity(family.parts.len());
-            let mut rest = &mut *calls;
-            let mut passed = 0;
-            for place in &family.parts {
-                let (part, later) = rest[place - passed..].split_at_mut(1);
-                parts.push(&mut part[0]);
-                (rest, passed) = (later, place + 1);
-            }
-            self.hierarchy.agree((family.id, at.0), &aheads, &mut sum, &mut parts);
-            totals.push(TotalForecast {
-                function: family.function.clone(),
-                table: family.table.clone(),
-                calls: sum,
-                standing: first.map(|outlook| outlook.standing).unwrap_or_default(),
-            });
-        }
-        totals.sort_by(|a, b| (&a.function, &a.table).cmp(&(&b.function, &b.table)));
-        totals
     }
 
     /// Share of the naive member's loss that the mix avoided; negative if it lost more.
@@ -359,6 +366,46 @@ impl Ensemble {
             (self.learned.seasons, self.learned.seasons_of) = self.pasts.seasons(view.tick_ms);
         }
     }
+}
+
+/// What is expected of one series.
+struct Expected<'a> {
+    calls: Vec<Quantiles>,
+    standing: Standing,
+    /// None if it was not forecast now.
+    weights: Option<&'a Vec<f64>>,
+}
+
+/// The forecasts of all sums, after they and those of their parts in `calls` were made to agree.
+fn agreed(
+    hierarchy: &mut Hierarchy,
+    (families, outlooks): (&[Family], &[Vec<Outlook>]),
+    at: Tick,
+    calls: &mut [Vec<Quantiles>],
+    ticks: impl Fn(&[Outlook]) -> Vec<Quantiles>,
+) -> Vec<TotalForecast> {
+    let mut totals = Vec::with_capacity(families.len());
+    for (family, outlooks) in families.iter().zip(outlooks) {
+        let mut sum = ticks(outlooks);
+        let aheads: Vec<usize> = (1..=sum.len()).collect();
+        let mut parts: Vec<&mut [Quantiles]> = Vec::with_capacity(family.parts.len());
+        let mut rest = &mut *calls;
+        let mut passed = 0;
+        for place in &family.parts {
+            let (part, later) = rest[place - passed..].split_at_mut(1);
+            parts.push(&mut part[0]);
+            (rest, passed) = (later, place + 1);
+        }
+        hierarchy.agree((family.id, at.0), &aheads, &mut sum, &mut parts);
+        totals.push(TotalForecast {
+            function: family.function.clone(),
+            table: family.table.clone(),
+            calls: sum,
+            standing: outlooks.first().map(|outlook| outlook.standing).unwrap_or_default(),
+        });
+    }
+    totals.sort_by(|a, b| (&a.function, &a.table).cmp(&(&b.function, &b.table)));
+    totals
 }
 
 /// The seasons of a series of logarithms, strongest first; one that is about a day or a week is one.
