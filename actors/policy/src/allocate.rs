@@ -10,9 +10,12 @@ pub use moves::Moves;
 
 use crate::cluster::{ClusterView, Step};
 use crate::config::{LoopConfig, Mode};
-use crate::forecast::{Forecast, SeriesForecast};
+use crate::forecast::{Forecast, Quantiles, SeriesForecast};
 use crate::ids::{NodeId, Tick};
 use crate::reshape::{Basis, Planned, Reason, Worth};
+
+/// What a tick with more load than the nodes carry costs, in nodes that run for a tick.
+const VIOLATED: f64 = 20.0;
 
 /// What one node may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +63,8 @@ struct Demand {
 ///
 /// The need is the load over what a node may keep busy, `cpu-permits * target-utilisation`. With a
 /// trusted forecast the load is the highest tick's 90 % quantile (series are called by the same
-/// queries, so their quantiles are added), and never less than what is measured now. In mode off
+/// queries, so their quantiles are added), and never less than what is measured now. Where moves take time
+/// (`allocate.move-ticks`) nodes are on the [`Course`] that costs least over the whole horizon. In mode off
 /// only the budgets are set.
 #[must_use]
 pub fn plan(
@@ -81,7 +85,9 @@ pub fn plan(
     let demand = forecast.map(|forecast| demand(forecast, config));
     let need = match &demand {
         Some(demand) => {
-            nodes_for(demand, config).saturating_sub(elsewhere).clamp(bounds.0, bounds.1)
+            let ahead = forecast.and_then(|forecast| on_course(forecast, all.len(), config));
+            let need = ahead.unwrap_or_else(|| nodes_for(demand, config));
+            need.saturating_sub(elsewhere).clamp(bounds.0, bounds.1)
         }
         None => nodes.clamp(bounds.0, bounds.1),
     };
@@ -128,30 +134,65 @@ fn running(view: &ClusterView, state: &AllocateState) -> BTreeSet<NodeId> {
 }
 
 fn demand(forecast: &Forecast, config: &LoopConfig) -> Demand {
-    let tick_ns = config.tick_ns();
-    let series = || forecast.series.iter();
-    let current = series().map(|it| it.calls_now * it.ns_per_call).sum::<f64>() / tick_ns;
-    let is_ahead = |it: &SeriesForecast| config.mode().looks_ahead() && forecast.may_act_on(it);
-    if !series().any(is_ahead) {
+    let current = busy_now(forecast, config);
+    if !forecast.series.iter().any(|it| is_ahead(forecast, it, config)) {
         return Demand { busy_cpus: current, basis: Basis::Current };
     }
-    let at = |tick: usize| -> f64 {
-        let calls = |it: &SeriesForecast| match it.calls.get(tick) {
-            Some(calls) if is_ahead(it) => calls.q90,
-            None if is_ahead(it) => 0.0,
-            _ => it.calls_now,
-        };
-        series().map(|it| calls(it) * it.ns_per_call).sum::<f64>() / tick_ns
-    };
+    let at = |tick: usize| busy_at(forecast, tick, config, |calls| calls.q90);
     let busy_cpus = (0..config.horizon_ticks()).map(at).fold(current, f64::max);
     Demand { busy_cpus, basis: Basis::Forecast }
 }
 
+fn is_ahead(forecast: &Forecast, series: &SeriesForecast, config: &LoopConfig) -> bool {
+    config.mode().looks_ahead() && forecast.may_act_on(series)
+}
+
+/// CPUs that the calls of the last few ticks keep busy.
+fn busy_now(forecast: &Forecast, config: &LoopConfig) -> f64 {
+    forecast.series.iter().map(|it| it.calls_now * it.ns_per_call).sum::<f64>() / config.tick_ns()
+}
+
+/// CPUs that a quantile of the calls of a coming tick keeps busy; series that may not be gone by are as now.
+fn busy_at(
+    forecast: &Forecast,
+    tick: usize,
+    config: &LoopConfig,
+    quantile: impl Fn(&Quantiles) -> f64,
+) -> f64 {
+    let calls = |it: &SeriesForecast| match it.calls.get(tick) {
+        Some(calls) if is_ahead(forecast, it, config) => quantile(calls),
+        None if is_ahead(forecast, it, config) => 0.0,
+        _ => it.calls_now,
+    };
+    forecast.series.iter().map(|it| calls(it) * it.ns_per_call).sum::<f64>() / config.tick_ns()
+}
+
+/// CPUs that a node may keep busy.
+fn per_node(config: &LoopConfig) -> f64 {
+    f64::from(config.allocate().cpu_permits()) * config.allocate().target_utilisation()
+}
+
 fn nodes_for(demand: &Demand, config: &LoopConfig) -> u32 {
-    let allocate = config.allocate();
-    let per_node = f64::from(allocate.cpu_permits()) * allocate.target_utilisation();
     // A load of exactly n nodes takes n; the cast saturates.
-    (demand.busy_cpus / per_node - 1e-9).ceil().max(0.0) as u32
+    (demand.busy_cpus / per_node(config) - 1e-9).ceil().max(0.0) as u32
+}
+
+/// The nodes to go to now where moves take time, from `nodes`: never fewer than what is measured takes.
+/// None where moves take none, or nothing is known of what comes.
+fn on_course(forecast: &Forecast, nodes: usize, config: &LoopConfig) -> Option<u32> {
+    let step = config.allocate().move_ticks();
+    if step == 0 || !forecast.series.iter().any(|it| is_ahead(forecast, it, config)) {
+        return None;
+    }
+    let busy = |tick, quantile: fn(&Quantiles) -> f64| {
+        busy_at(forecast, tick, config, quantile) / per_node(config)
+    };
+    let load = |tick| Load::new(busy(tick, |calls| calls.q50), busy(tick, |calls| calls.q90));
+    let loads: Vec<Load> = (0..config.horizon_ticks()).map(load).collect();
+    let bounds = (config.allocate().nodes_min(), config.allocate().nodes_max());
+    let now = Demand { busy_cpus: busy_now(forecast, config), basis: Basis::Current };
+    let course = Course { moves: Moves::of_step(step as f64), bounds, violated: VIOLATED };
+    Some(course.next(&loads, count(nodes)).max(nodes_for(&now, config)))
 }
 
 /// Adds nodes with numbers that were not used by any node that is known.

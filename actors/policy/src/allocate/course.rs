@@ -156,7 +156,8 @@ impl Course {
         }
         let looks = slots.min(LOOKS_MAX);
         let violated = (0..looks).map(|look| {
-            let passed = look * slots / looks;
+            // The first one and the last one are among them.
+            let passed = look * (slots - 1) / (looks - 1).max(1);
             let done = passed as f64 / slots as f64;
             chances.of(slot + passed, Moves::effective(from, to, done))
         });

@@ -207,3 +207,28 @@ fn an_announced_load_gets_its_nodes_though_forecasts_are_not_trusted() {
     forecast.series[0].announced = true;
     assert_eq!(needed(&forecast), 4);
 }
+
+#[test]
+fn where_moves_take_time_nodes_come_so_early_that_they_are_ready() {
+    let config = config().with_horizon_ticks(40).unwrap();
+    let slow = config.allocate().clone().with_move_ticks(3).unwrap();
+    let config = config.with_allocate(slow).unwrap();
+    let ticks = Moves::of_step(3.0).slots(2, 4);
+    let rising_in = |tick: usize| {
+        let mut forecast = load(1.8, 1.8, true);
+        let calls = (0..40).map(|at| Quantiles::exactly(if at < tick { 1.8 } else { 3.9 }));
+        forecast.series[0].calls = calls.collect();
+        forecast
+    };
+    let need = |forecast: &Forecast| {
+        plan(&nodes([0, 1]), Some(forecast), &AllocateState::default(), &config, Tick(9)).need
+    };
+    assert_eq!(need(&rising_in(ticks + 6)), 2, "there is time");
+    assert!(need(&rising_in(ticks)) > 2, "now or too late");
+    let distrusted = Forecast { trusted: false, ..rising_in(ticks) };
+    assert_eq!(need(&distrusted), 2);
+    // What is measured now is carried, whatever is expected.
+    let mut surprised = rising_in(99);
+    surprised.series[0].calls_now = 4.5;
+    assert_eq!(need(&surprised), 5);
+}

@@ -160,6 +160,10 @@ section! {
         /// Ticks that fewer nodes must have been enough before one is removed.
         "scale-in-ticks" scale_in_ticks with_scale_in_ticks: u64 = 300,
             "ticks", Bound::Within(1.0, 1e9);
+        /// Ticks from ten nodes to eleven until these carry the load. If it is not 0, nodes come and go so
+        /// early that moves are over in time; the horizon should then be longer than the longest move.
+        "move-ticks" move_ticks with_move_ticks: usize = 0,
+            "ticks", Bound::Within(0.0, 4096.0);
         /// Tasks that may compute at the same time on one node.
         "cpu-permits" cpu_permits with_cpu_permits: u32 = 2,
             "tasks", Bound::Within(1.0, 4096.0);
