@@ -201,7 +201,6 @@ impl Config {
         entries
     }
 
-    /// Checks this and every section; the loop's was checked when it was read.
     /// Memory that one query may take on a node, in bytes.
     #[must_use]
     pub fn query_bytes_max(&self) -> usize {
@@ -220,6 +219,7 @@ impl Config {
         (self.limits.spill_bytes() > 0).then_some(folder)
     }
 
+    /// Checks this and every section; the loop's was checked when it was read.
     fn checked_whole(self) -> Result<Self, ConfigError> {
         let Self { serve, limits, telemetry, .. } = self.clone();
         let (serve, limits, telemetry) =

@@ -133,7 +133,7 @@ async fn define(
             let name = table_name(session, &drop.name)?;
             create::drop_table(session, &name, drop.if_exists).await
         }
-        // Functions that are dropped are gone from this session only.
+        // A function that is dropped is gone for one client only.
         statement @ (DdlStatement::CreateView(_)
         | DdlStatement::DropView(_)
         | DdlStatement::CreateFunction(_)

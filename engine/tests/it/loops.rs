@@ -59,7 +59,8 @@ const PLACES: [&str; 5] = [
 fn a_function_that_loops_fails_its_query_alone_and_is_named() {
     runtime::run(async {
         for nodes in [1, 3] {
-            let looping = Looping::start(nodes, &[("limits.query-seconds", "2")]).await;
+            // Long enough for the other queries where a looping one and other tests hold the cores.
+            let looping = Looping::start(nodes, &[("limits.query-seconds", "5")]).await;
             for (number, sql) in PLACES.into_iter().enumerate() {
                 let text = looping.error(sql).await;
                 let named =
