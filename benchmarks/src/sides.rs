@@ -29,7 +29,7 @@ use crate::counted::RowCounter;
 /// side's time.
 const THINKING: Duration = Duration::from_millis(50);
 
-/// Memory for segments and stored outputs: so much that it decides nothing.
+/// Memory for segments and stored outputs, and for queries: so much that it decides nothing.
 const MEMORY_BYTES: u64 = 6 << 30;
 
 /// An engine and plain DataFusion with the same tables.
@@ -72,6 +72,8 @@ impl Sides {
             ("nodes", "1"),
             ("partitions", cores.as_str()),
             ("loop.allocate.memory-bytes", memory.as_str()),
+            // The plain side has no limit.
+            ("memory-bytes", memory.as_str()),
             // Every core may compute, as on the plain side; and the engine stays one node.
             ("loop.allocate.cpu-permits", cores.as_str()),
             ("loop.allocate.nodes-max", "1"),
