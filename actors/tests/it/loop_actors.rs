@@ -46,6 +46,21 @@ async fn ticks_go_by_the_clock_unless_they_go_by_hand() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn members_know_the_calendar_where_ticks_go_by_the_clock() {
+    for (ticks, knows) in [(Ticks::ByClock, true), (Ticks::ByHand, false)] {
+        let (members, seen) = rig::watching_member();
+        let rig = Rig::start(|args| (args.ticks, args.members) = (ticks, members)).await;
+        rig.handle.calls().offer(calls(0, 1));
+        rig.handle.tick().await.unwrap();
+        let seen = seen.lock().unwrap().clone();
+        assert!(
+            !seen.is_empty() && seen.iter().all(|epoch_ms| (*epoch_ms > 0) == knows),
+            "{seen:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_sink_drops_and_counts_and_takes_more_once_there_is_room() {
     let rig = Rig::start(|args| args.batches_max = 2).await;
     let sink = rig.handle.calls();

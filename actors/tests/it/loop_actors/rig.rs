@@ -305,6 +305,44 @@ impl Member for Slow {
     }
 }
 
+/// A member that writes down when tick 0 was, as it is told.
+pub(crate) fn watching_member() -> (Members, Arc<Mutex<Vec<i64>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let watched = seen.clone();
+    let members: Members =
+        Arc::new(move |_| Ok(vec![Box::new(Watching(watched.clone())) as Box<dyn Member>]));
+    (members, seen)
+}
+
+struct Watching(Arc<Mutex<Vec<i64>>>);
+
+impl Member for Watching {
+    fn name(&self) -> &'static str {
+        "watching"
+    }
+
+    fn fit(&mut self, _: &Window<'_>, _: &[usize], _: u32) -> Result<FitReport, ForecastError> {
+        Ok(FitReport::default())
+    }
+
+    fn forecast(
+        &mut self,
+        window: &Window<'_>,
+        _: &[usize],
+    ) -> Result<Vec<Vec<Quantiles>>, ForecastError> {
+        self.0.lock().unwrap().push(window.epoch_ms);
+        Ok(Vec::new())
+    }
+
+    fn save(&self) -> Result<Vec<u8>, ForecastError> {
+        Ok(Vec::new())
+    }
+
+    fn load(&mut self, _: &[u8]) -> Result<(), ForecastError> {
+        Ok(())
+    }
+}
+
 /// No more members, but an error at these calls, counted from one.
 pub(crate) fn members_that_fail_on(calls: std::ops::RangeInclusive<usize>) -> Members {
     let count = AtomicUsize::new(0);
