@@ -2,7 +2,7 @@
 //! of the loop and its forecasts, and with the rules that others go by.
 //!
 //! A slot is a minute. Nodes are so large that the peak takes twenty. A move between two numbers of nodes
-//! takes time, during which the cluster carries less than it will or did ([`Moves`]); a slot whose load is
+//! takes time, during which the cluster carries less than it will or did ([`Migration`]); a slot whose load is
 //! more than can be carried is *violated*. A tick of a trace that is longer than a minute is held flat, with
 //! calls at random: nothing of the next tick is in it. The cost is nodes times slots and twenty for each
 //! violated slot.
@@ -20,7 +20,7 @@ mod world;
 use std::ops::Range;
 
 use anyhow::Result;
-use foreshard_policy::allocate::{Course as Planner, Moves};
+use foreshard_policy::allocate::{Migration, NodePlanner};
 use foreshard_policy::random::SplitMix64;
 
 use crate::forecast::{Trace, families};
@@ -31,7 +31,7 @@ use crate::threads::each;
 use foreseen::{Foreseen, Inverted};
 use interval::interval;
 use policies::{Flat, Foresight, Hpa, Oracle, Planned, Reactive, Static, fallback};
-use world::{Course, Policy, play};
+use world::{Outcome, Policy, play};
 
 const SLOT_MS: u64 = 60_000;
 const DAY: usize = 1_440;
@@ -133,11 +133,11 @@ struct Step {
 struct Arm {
     name: &'static str,
     setting: String,
-    course: Course,
+    course: Outcome,
 }
 
 impl Step {
-    fn arm(&self, name: &str) -> &Course {
+    fn arm(&self, name: &str) -> &Outcome {
         let found = self.arms.iter().find(|arm| arm.name == name);
         found.map_or(&self.arms[0].course, |arm| &arm.course)
     }
@@ -171,13 +171,13 @@ fn simulate(mut trace: Trace, seed: u64, quick: bool) -> Result<Played> {
     let calls_per_node = peak / PEAK;
     let loads: Vec<f64> = calls.iter().map(|calls| calls / calls_per_node).collect();
     let minutes: &[f64] = if quick { &STEPS_QUICK } else { &STEPS };
-    let ahead = |moves: Moves| moves.slots(BOUNDS.0, BOUNDS.0 + 1) + 15;
-    let most = minutes.iter().map(|step| ahead(Moves::of_step(*step))).max().unwrap_or(15);
+    let ahead = |moves: Migration| moves.slots(BOUNDS.0, BOUNDS.0 + 1) + 15;
+    let most = minutes.iter().map(|step| ahead(Migration::of_step(*step))).max().unwrap_or(15);
     let steps = if quick { FIT_STEPS_QUICK } else { FIT_STEPS };
     let mut foreseen = Foreseen::walk(&trace, first, (tick_slots, most), calls_per_node, steps)?;
     let mut all = Vec::new();
     for minutes in minutes {
-        let moves = Moves::of_step(*minutes);
+        let moves = Migration::of_step(*minutes);
         foreseen.look_ahead(ahead(moves));
         all.push(step(&loads, &played, *minutes, moves, &foreseen));
         eprintln!("{}: moves of {minutes} minutes are played", trace.name);
@@ -199,13 +199,13 @@ fn step(
     loads: &[f64],
     played: &Range<usize>,
     minutes: f64,
-    moves: Moves,
+    moves: Migration,
     foreseen: &Foreseen,
 ) -> Step {
     let middle = (played.start + played.end) / 2;
     let (tuned, scored) = (played.start..middle, middle..played.end);
     let run = |policy: &mut dyn Policy| play(loads, played.start, BOUNDS, moves, policy);
-    let planner = Planner { moves, bounds: BOUNDS, violated: VIOLATED };
+    let planner = NodePlanner { moves, bounds: BOUNDS, violated: VIOLATED };
     let patience = (minutes as usize).max(3);
     let oracle = Oracle { loads, slots: foreseen.slots() };
     let flat = Flat { slots: foreseen.slots() };
@@ -217,7 +217,7 @@ fn step(
         });
         best(widths, &tuned)
     };
-    let arm = |name, (setting, course): (String, Course)| Arm { name, setting, course };
+    let arm = |name, (setting, course): (String, Outcome)| Arm { name, setting, course };
     let alone = |course| (String::new(), course);
     let ours = planned(foreseen);
     let hpa = || {
@@ -231,7 +231,7 @@ fn step(
     };
     let nodes_max = ours.1.nodes(&scored);
     let affordable = hpa().filter(|(_, course)| course.nodes(&scored) <= nodes_max);
-    let least = |a: &(String, Course), b: &(String, Course)| {
+    let least = |a: &(String, Outcome), b: &(String, Outcome)| {
         a.1.violations(&scored).total_cmp(&b.1.violations(&scored))
     };
     let hindsight = affordable.min_by(least);
@@ -261,15 +261,18 @@ fn step(
 }
 
 /// The cheapest over `slots`.
-fn best(courses: impl Iterator<Item = (String, Course)>, slots: &Range<usize>) -> (String, Course) {
-    let cost = |course: &Course| course.cost(slots, VIOLATED);
+fn best(
+    courses: impl Iterator<Item = (String, Outcome)>,
+    slots: &Range<usize>,
+) -> (String, Outcome) {
+    let cost = |course: &Outcome| course.cost(slots, VIOLATED);
     courses.min_by(|a, b| cost(&a.1).total_cmp(&cost(&b.1))).unwrap_or_default()
 }
 
 fn rows<'a>(played: &'a Played, step: &'a Step) -> impl Iterator<Item = Row> + 'a {
     let hours = |nodes: f64| nodes * SLOT_MS as f64 / 3.6e6;
     step.arms.iter().map(move |arm| {
-        let days = |course: &Course| by_day(course, &step.scored);
+        let days = |course: &Outcome| by_day(course, &step.scored);
         let (low, high) = interval(&days(&arm.course), &days(step.arm("reactive")));
         Row::default()
             .with("trace", played.trace.as_str())
@@ -287,7 +290,7 @@ fn rows<'a>(played: &'a Played, step: &'a Step) -> impl Iterator<Item = Row> + '
     })
 }
 
-fn by_day(course: &Course, slots: &Range<usize>) -> Vec<f64> {
+fn by_day(course: &Outcome, slots: &Range<usize>) -> Vec<f64> {
     let days = course.violated[slots.clone()].chunks(DAY);
     days.map(|day| day.iter().filter(|violated| **violated).count() as f64).collect()
 }

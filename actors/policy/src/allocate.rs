@@ -1,12 +1,12 @@
 //! How many nodes there are, and what each may use.
 
-mod course;
-mod moves;
+mod migration;
+mod planner;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use course::{Course, Load};
-pub use moves::Moves;
+pub use migration::Migration;
+pub use planner::{Load, NodePlanner, Z_90};
 
 use crate::cluster::{ClusterView, Step};
 use crate::config::{LoopConfig, Mode};
@@ -64,7 +64,7 @@ struct Demand {
 /// The need is the load over what a node may keep busy, `cpu-permits * target-utilisation`. With a
 /// trusted forecast the load is the highest tick's 90 % quantile (series are called by the same
 /// queries, so their quantiles are added), and never less than what is measured now. Where moves take time
-/// (`allocate.move-ticks`) nodes are on the [`Course`] that costs least over the whole horizon. In mode off
+/// (`allocate.move-ticks`) a [`NodePlanner`] finds the course that costs least over the whole horizon. In mode off
 /// only the budgets are set.
 #[must_use]
 pub fn plan(
@@ -85,7 +85,7 @@ pub fn plan(
     let demand = forecast.map(|forecast| demand(forecast, config));
     let need = match &demand {
         Some(demand) => {
-            let ahead = forecast.and_then(|forecast| on_course(forecast, all.len(), config));
+            let ahead = forecast.and_then(|forecast| planned_nodes(forecast, all.len(), config));
             let need = ahead.unwrap_or_else(|| nodes_for(demand, config));
             need.saturating_sub(elsewhere).clamp(bounds.0, bounds.1)
         }
@@ -179,7 +179,7 @@ fn nodes_for(demand: &Demand, config: &LoopConfig) -> u32 {
 
 /// The nodes to go to now where moves take time, from `nodes`: never fewer than what is measured takes.
 /// None where moves take none, or nothing is known of what comes.
-fn on_course(forecast: &Forecast, nodes: usize, config: &LoopConfig) -> Option<u32> {
+fn planned_nodes(forecast: &Forecast, nodes: usize, config: &LoopConfig) -> Option<u32> {
     let step = config.allocate().move_ticks();
     if step == 0 || !forecast.series.iter().any(|it| is_ahead(forecast, it, config)) {
         return None;
@@ -191,8 +191,9 @@ fn on_course(forecast: &Forecast, nodes: usize, config: &LoopConfig) -> Option<u
     let loads: Vec<Load> = (0..config.horizon_ticks()).map(load).collect();
     let bounds = (config.allocate().nodes_min(), config.allocate().nodes_max());
     let now = Demand { busy_cpus: busy_now(forecast, config), basis: Basis::Current };
-    let course = Course { moves: Moves::of_step(step as f64), bounds, violated: VIOLATED };
-    Some(course.next(&loads, count(nodes)).max(nodes_for(&now, config)))
+    let planner =
+        NodePlanner { moves: Migration::of_step(step as f64), bounds, violated: VIOLATED };
+    Some(planner.next(&loads, count(nodes)).max(nodes_for(&now, config)))
 }
 
 /// Adds nodes with numbers that were not used by any node that is known.

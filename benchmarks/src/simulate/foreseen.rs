@@ -1,8 +1,8 @@
 //! What the mix of forecasts said at each tick of a trace, slot by slot.
 
 use anyhow::Result;
-use foreshard_policy::forecast::Quantiles;
-use foreshard_policy::forecast::ensemble::{Mixer, Outlook};
+use foreshard_policy::allocate::Z_90;
+use foreshard_policy::forecast::ensemble::{Mixer, interpolated};
 
 use super::policies::Foresight;
 use crate::forecast::evaluate::walk;
@@ -20,7 +20,7 @@ const FITS: usize = 10;
 /// Forecasts of the ticks of a trace.
 pub(super) struct Foreseen {
     /// By the last tick that is known.
-    said: Vec<Option<Said>>,
+    said: Vec<Option<Path>>,
     /// Slots of a tick.
     tick_slots: usize,
     /// Slots that are looked ahead.
@@ -30,7 +30,7 @@ pub(super) struct Foreseen {
 }
 
 /// What was said at one tick.
-struct Said {
+struct Path {
     /// Medians and 90 % quantiles of the next ticks, in nodes.
     path: Vec<(f64, f64)>,
     /// Whether they may be gone by.
@@ -57,13 +57,13 @@ impl Foreseen {
         let fits: Vec<f64> =
             (0..FITS).map(|part| begin + (1.0 - begin) * part as f64 / FITS as f64).collect();
         let mut mixer = Mixer::new(members()?, learned);
-        let mut said: Vec<Option<Said>> = (0..ticks).map(|_| None).collect();
+        let mut said: Vec<Option<Path>> = (0..ticks).map(|_| None).collect();
         let nodes = calls_per_node * tick_slots as f64;
         walk(trace, &mut mixer, &asked, (&fits, steps), |origin, _, outlooks| {
             let proven = outlooks.iter().filter(|outlook| outlook.standing.is_proven()).count();
-            let path = (1..=ahead).map(|ahead| between(&asked, outlooks, ahead));
+            let path = interpolated(&asked, outlooks, ahead).into_iter();
             let path = path.map(|said| (said.q50 / nodes, said.q90 / nodes)).collect();
-            said[origin] = Some(Said { path, open: 2 * proven > outlooks.len() });
+            said[origin] = Some(Path { path, open: 2 * proven > outlooks.len() });
         })?;
         Ok(Self { said, tick_slots, slots, calls_per_node })
     }
@@ -95,22 +95,12 @@ impl Foreseen {
             }
             // Calls of a slot are spread at random within the tick.
             let q50 = q50.max(1e-9);
-            let wide = (q90 / q50).max(1.0).ln() / 1.2816;
+            let wide = (q90 / q50).max(1.0).ln() / Z_90;
             let random = 1.0 / (q50 * self.calls_per_node).max(1.0);
-            (q50, q50 * (1.2816 * (wide * wide + random).sqrt()).exp())
+            (q50, q50 * (Z_90 * (wide * wide + random).sqrt()).exp())
         };
         Some((0..self.slots).map(one).collect())
     }
-}
-
-fn between(asked: &[usize], outlooks: &[Outlook], ahead: usize) -> Quantiles {
-    let after = asked.partition_point(|other| *other < ahead).min(asked.len() - 1);
-    let before = if asked[after] == ahead { after } else { after.saturating_sub(1) };
-    let (from, to) = (asked[before] as f64, asked[after] as f64);
-    let share = if to > from { (ahead as f64 - from) / (to - from) } else { 0.0 };
-    let (a, b) = (&outlooks[before].quantiles, &outlooks[after].quantiles);
-    let mix = |a: f64, b: f64| ((1.0 - share) * a.ln_1p() + share * b.ln_1p()).exp_m1();
-    Quantiles { q10: mix(a.q10, b.q10), q50: mix(a.q50, b.q50), q90: mix(a.q90, b.q90) }
 }
 
 impl Foresight for Foreseen {

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use foreshard_policy::allocate::{Course, Load};
+use foreshard_policy::allocate::{Load, NodePlanner};
 
 use super::world::Policy;
 
@@ -90,7 +90,7 @@ pub(super) trait Foresight {
 
 /// The planner of the loop, by what `foresight` says; by the fallback where that says nothing.
 pub(super) struct Planned<'a> {
-    pub course: Course,
+    pub course: NodePlanner,
     pub foresight: &'a dyn Foresight,
     /// What deviations are multiplied with.
     pub width: f64,
@@ -102,7 +102,7 @@ pub(super) struct Planned<'a> {
 
 impl<'a> Planned<'a> {
     pub(super) fn new(
-        course: Course,
+        course: NodePlanner,
         foresight: &'a dyn Foresight,
         width: f64,
         patience: usize,
@@ -197,8 +197,8 @@ mod tests {
                 None
             }
         }
-        let moves = foreshard_policy::allocate::Moves::of_step(5.0);
-        let course = Course { moves, bounds: (2, 20), violated: 20.0 };
+        let moves = foreshard_policy::allocate::Migration::of_step(5.0);
+        let course = NodePlanner { moves, bounds: (2, 20), violated: 20.0 };
         let mut planned = Planned::new(course, &None_, 1.0, 5);
         let mut fallback = fallback();
         let mut loads = Vec::new();

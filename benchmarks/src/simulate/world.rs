@@ -1,6 +1,6 @@
 //! Nodes that carry a load, slot by slot, while their number changes.
 
-use foreshard_policy::allocate::Moves;
+use foreshard_policy::allocate::Migration;
 
 /// A policy: after each slot in which nothing moves it says how many nodes there should be.
 pub(super) trait Policy {
@@ -10,7 +10,7 @@ pub(super) trait Policy {
 
 /// What came of each slot.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Course {
+pub(super) struct Outcome {
     /// Nodes that ran.
     pub nodes: Vec<f64>,
     /// Whether the load was more than could be carried.
@@ -19,7 +19,7 @@ pub(super) struct Course {
     pub asked: Vec<Option<u32>>,
 }
 
-impl Course {
+impl Outcome {
     pub(super) fn nodes(&self, slots: &std::ops::Range<usize>) -> f64 {
         self.nodes[slots.clone()].iter().sum()
     }
@@ -49,10 +49,10 @@ pub(super) fn play(
     loads: &[f64],
     start: usize,
     bounds: (u32, u32),
-    moves: Moves,
+    moves: Migration,
     policy: &mut dyn Policy,
-) -> Course {
-    let mut course = Course::default();
+) -> Outcome {
+    let mut course = Outcome::default();
     let need = |load: f64| (load.ceil() as u32).clamp(bounds.0, bounds.1);
     let mut nodes = loads.get(start).map_or(bounds.0, |load| need(*load));
     let mut moving: Option<Moving> = None;
@@ -77,7 +77,7 @@ pub(super) fn play(
                 let done = *passed as f64 / *slots as f64;
                 *passed += 1;
                 let running = moves.node_slots(*from, *to) / *slots as f64;
-                (Moves::effective(*from, *to, done), running)
+                (Migration::effective(*from, *to, done), running)
             }
             None => (f64::from(nodes), f64::from(nodes)),
         };
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn a_load_above_what_is_there_is_violated_until_the_move_is_over() {
         let loads = [vec![2.0; 5], vec![4.0; 20]].concat();
-        let moves = Moves::of_step(1.0);
+        let moves = Migration::of_step(1.0);
         let course = play(&loads, 0, (2, 9), moves, &mut Always(2));
         assert_eq!(course.violations(&(0..25)), 20.0);
         assert_eq!(course.nodes(&(0..25)), 50.0);
@@ -119,9 +119,9 @@ mod tests {
 
     #[test]
     fn nothing_before_the_start_counts_and_nobody_is_asked_during_a_move() {
-        let course = play(&[9.0; 30], 10, (2, 9), Moves::of_step(2.0), &mut Always(5));
+        let course = play(&[9.0; 30], 10, (2, 9), Migration::of_step(2.0), &mut Always(5));
         assert_eq!(course.nodes(&(0..10)), 0.0);
         let asked = course.asked.iter().flatten().count();
-        assert_eq!(asked, 30 - 11 - (Moves::of_step(2.0).slots(9, 5) - 1));
+        assert_eq!(asked, 30 - 11 - (Migration::of_step(2.0).slots(9, 5) - 1));
     }
 }

@@ -213,7 +213,7 @@ fn where_moves_take_time_nodes_come_so_early_that_they_are_ready() {
     let config = config().with_horizon_ticks(40).unwrap();
     let slow = config.allocate().clone().with_move_ticks(3).unwrap();
     let config = config.with_allocate(slow).unwrap();
-    let ticks = Moves::of_step(3.0).slots(2, 4);
+    let ticks = Migration::of_step(3.0).slots(2, 4);
     let rising_in = |tick: usize| {
         let mut forecast = load(1.8, 1.8, true);
         let calls = (0..40).map(|at| Quantiles::exactly(if at < tick { 1.8 } else { 3.9 }));

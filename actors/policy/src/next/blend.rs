@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn who_knew_is_trusted_and_can_lose_the_trust_again() {
         let mut blend = Blend::new(2);
-        (0..20).for_each(|_| blend.score(&[0.9, 0.1]));
+        (0..500).for_each(|_| blend.score(&[0.9, 0.1]));
         assert!(blend.weights()[0] > 0.98, "{:?}", blend.weights());
         (0..20).for_each(|_| blend.score(&[f64::NAN, 0.9]));
         assert!(blend.weights()[1] > 0.98, "{:?}", blend.weights());

@@ -218,6 +218,30 @@ mod tests {
     }
 
     #[test]
+    fn what_gained_more_than_a_part_of_chance_is_said_though_no_step_is_taken_by_it() {
+        let of = |mix| {
+            let track = track(mix, 1.0, 20);
+            let standing = judge(&track, Standing::Plain { gain: 0.0 }, ALONE, 1);
+            assert!(matches!(standing, Standing::Plain { .. }), "{mix}: {standing:?}");
+            instead(&track, standing, ALONE, 1)
+        };
+        assert_eq!([of(0.99), of(0.955)], [Some(0), None]);
+    }
+
+    #[test]
+    fn of_two_plain_ways_the_one_that_lost_less_is_said() {
+        let mut track = track(1.5, 1.0, 20);
+        let plain = Plain { naive: 0, seasonal: [1, usize::MAX] };
+        for (season, said) in [(0.9, 1), (1.1, 0)] {
+            track.members.truncate(1);
+            track.members.push(Source::default());
+            (0..20).for_each(|_| track.members[1].loss.add(season, 1.0));
+            let shut = Standing::Plain { gain: -0.5 };
+            assert_eq!(instead(&track, shut, plain, 1), Some(said), "a season that loses {season}");
+        }
+    }
+
+    #[test]
     fn the_reason_is_told_in_plain_words() {
         let told = |standing: Standing| standing.to_string();
         assert_eq!(

@@ -226,6 +226,8 @@ mod tests {
     fn parts_that_are_hardly_ever_called_are_left_as_they_are() {
         let mut hierarchy = Hierarchy::new(vec![1]);
         assert_eq!(agreed(&mut hierarchy, 0, 9.0, [0.0, 0.0]), (9.0, [0.0, 0.0]));
+        let (sum, parts) = agreed(&mut hierarchy, 1, 9.0, [0.125, 0.125]);
+        assert!((sum - 9.0).abs() < 1e-9 && parts == [0.125, 0.125], "{sum}: {parts:?}");
     }
 
     #[test]

@@ -14,9 +14,9 @@ mod pasts;
 mod reports;
 mod saved;
 mod stack;
-mod tail;
 mod track;
 mod turn;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -30,7 +30,7 @@ pub use turn::{invert, repeat_current};
 
 use self::hierarchy::{Family, Hierarchy};
 use self::pasts::Pasts;
-use self::tail::{ALL_MAX, Tail};
+use self::waiting::{ALL_MAX, Waiting};
 use super::naive::Naive;
 use super::period::find_periods;
 use super::seasonal::{Profile, SeasonalNaive, Which};
@@ -118,7 +118,7 @@ pub struct Ensemble {
     epoch_ms: i64,
     pasts: Pasts,
     hierarchy: Hierarchy,
-    tail: Tail,
+    waiting: Waiting,
     pending: VecDeque<Pending>,
 }
 
@@ -167,7 +167,7 @@ impl Ensemble {
             epoch_ms: 0,
             pasts: Pasts::default(),
             hierarchy: Hierarchy::new(horizons),
-            tail: Tail::default(),
+            waiting: Waiting::default(),
             pending: VecDeque::new(),
         }
     }
@@ -250,7 +250,7 @@ impl Ensemble {
         let horizon = horizon.max(1);
         let asked = asked(horizon, view.series.len());
         let scored = costliest(view, SCORED_MAX);
-        let due = self.tail.due(view, &scored);
+        let due = self.waiting.due(view, &scored);
         let all = self.pasts.series(&self.configured, &self.learned, view);
         let (parts, sums) = all.split_at(view.series.len());
         let series: Vec<Series<'_>> =
@@ -264,7 +264,7 @@ impl Ensemble {
         }
         let current_ticks = self.config.monitor().current_ticks();
         let known =
-            |series: &SeriesView| self.tail.calls(series, (view.at, current_ticks), horizon);
+            |series: &SeriesView| self.waiting.calls(series, (view.at, current_ticks), horizon);
         let mut expected: Vec<Expected> = Vec::with_capacity(view.series.len());
         let mut answers = due.iter().zip(&outlooks).peekable();
         for (place, series) in view.series.iter().enumerate() {
@@ -309,14 +309,14 @@ impl Ensemble {
             }
             if !is_scored && expected.weights.is_some() && view.series.len() > ALL_MAX {
                 let (id, calls) = (series.key.id(), calls.clone());
-                self.tail.keep(id, view.at, calls, expected.standing);
+                self.waiting.keep(id, view.at, calls, expected.standing);
             }
             let weights = expected.weights.filter(|_| is_scored).into_iter().flatten();
             let weights = names.iter().cloned().zip(weights.copied()).collect();
             let described = turn::describe(view, series, &self.config, season, calls, weights);
             forecasts.push(SeriesForecast { standing: expected.standing, ..described });
         }
-        self.tail.forget(view);
+        self.waiting.forget(view);
         self.pending.retain(|pending| pending.at != view.at);
         self.pending.push_back(Pending { at: view.at, series: pending });
         Ok(Forecast {
@@ -450,8 +450,10 @@ fn asked(horizon: usize, series: usize) -> Vec<usize> {
     all.into_iter().collect()
 }
 
-/// Every tick up to `horizon`: between two that were asked for, logarithms go straight.
-fn interpolated(asked: &[usize], outlooks: &[Outlook], horizon: usize) -> Vec<Quantiles> {
+/// What is expected of every tick up to `horizon`, from the outlooks for the ticks ahead that were asked for
+/// (ascending, at least one): between two of them logarithms go straight.
+#[must_use]
+pub fn interpolated(asked: &[usize], outlooks: &[Outlook], horizon: usize) -> Vec<Quantiles> {
     let mut calls = Vec::with_capacity(horizon);
     for ahead in 1..=horizon {
         let after = asked.partition_point(|other| *other < ahead).min(asked.len() - 1);

@@ -164,3 +164,38 @@ impl Pasts {
         (seasons(&logs, tick_ms), series.chain(sums).collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calls::CallRecord;
+    use crate::config::LoopConfig;
+    use crate::history::History;
+    use crate::ids::{ExpressionId, NodeId, PartitionId, SeriesKey};
+
+    #[test]
+    fn a_partition_without_a_season_of_its_own_has_that_of_its_sum_and_else_that_of_all() {
+        let mut history = History::new(&LoopConfig::default());
+        for (function, ordinal) in [("f", 0), ("f", 1), ("g", 0)] {
+            let key = SeriesKey {
+                function: function.into(),
+                expression: ExpressionId(1),
+                partition: PartitionId::new("t", ordinal),
+            };
+            history.record(&CallRecord { rows: 1, ..CallRecord::empty(key, 1, NodeId(0), None) });
+        }
+        history.close_tick();
+        let (view, mut pasts) = (history.view(), Pasts::default());
+        pasts.take_in(&view);
+        let own = (view.series[1].key.id(), vec![7]);
+        let of_sum = (pasts.families()[0].id, vec![24]);
+        let seasons_of = BTreeMap::from([own, of_sum]);
+        let learned = Learned { seasons: vec![60], seasons_of, ..Learned::default() };
+        let seasons = |configured: &[usize]| -> Vec<Vec<usize>> {
+            let series = pasts.series(configured, &learned, &view);
+            series.iter().map(|series| series.seasons.to_vec()).collect()
+        };
+        assert_eq!(seasons(&[]), [[24], [7], [60], [24]], "two of f, one of g, and the sum of f");
+        assert_eq!(seasons(&[5]), [[5]; 4]);
+    }
+}

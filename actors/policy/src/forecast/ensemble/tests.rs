@@ -224,6 +224,8 @@ fn it_forecasts_the_same_after_a_restart() {
     let (a, b) =
         (turning.ensemble.forecast(&view, 12).unwrap(), restarted.forecast(&view, 12).unwrap());
     assert_eq!((a.season_ticks, a.trusted), (b.season_ticks, b.trusted));
+    let total = |forecast: &Forecast| forecast.total("embed", "trades").unwrap().calls[5].mean();
+    assert!(total(&a) > 0.0 && (total(&a) - total(&b)).abs() < 1e-6, "sums are weighed as before");
     for (a, b) in a.series.iter().zip(&b.series) {
         for (a, b) in a.calls.iter().zip(&b.calls) {
             assert!((a.q50 - b.q50).abs() < 1e-6 && (a.q90 - b.q90).abs() < 1e-6);

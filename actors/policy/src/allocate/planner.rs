@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use super::moves::Moves;
+use super::migration::Migration;
 
 /// Steps per node in which chances are tabled.
 const GRID: usize = 8;
@@ -15,7 +15,7 @@ const REMOVE_MAX: u32 = 4;
 const LOOKS_MAX: usize = 8;
 
 /// Distance of the 90 % quantile from the median in deviations of a normal distribution.
-const Z_90: f64 = 1.281_551_565_545;
+pub const Z_90: f64 = 1.281_551_565_545;
 
 /// Least deviation of a logarithm: nothing is known exactly.
 const DEVIATION_MIN: f64 = 1e-3;
@@ -89,9 +89,9 @@ fn erfc(x: f64) -> f64 {
 
 /// What is weighed against each other.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Course {
+pub struct NodePlanner {
     /// How nodes come and go.
-    pub moves: Moves,
+    pub moves: Migration,
     /// Fewest and most nodes.
     pub bounds: (u32, u32),
     /// What a slot with more load than capacity costs, in nodes that run for a slot.
@@ -106,7 +106,7 @@ struct Best {
     first: (u32, usize),
 }
 
-impl Course {
+impl NodePlanner {
     /// The number of nodes to go to now, from `nodes`: the beginning of the course with the least expected
     /// cost over the slots of `loads`, nearest first. It is `nodes` itself if nothing is to be begun now.
     ///
@@ -159,7 +159,7 @@ impl Course {
             // The first one and the last one are among them.
             let passed = look * (slots - 1) / (looks - 1).max(1);
             let done = passed as f64 / slots as f64;
-            chances.of(slot + passed, Moves::effective(from, to, done))
+            chances.of(slot + passed, Migration::effective(from, to, done))
         });
         let each = slots as f64 / looks as f64;
         self.moves.node_slots(from, to) + each * violated.sum::<f64>()
@@ -194,8 +194,8 @@ mod tests {
     use super::*;
 
     /// Each move takes one slot.
-    fn quick() -> Course {
-        Course { moves: Moves::new(0.0), bounds: (1, 12), violated: 20.0 }
+    fn quick() -> NodePlanner {
+        NodePlanner { moves: Migration::new(0.0), bounds: (1, 12), violated: 20.0 }
     }
 
     fn known(loads: impl IntoIterator<Item = f64>) -> Vec<Load> {
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_move_begins_so_early_that_it_is_over_when_the_load_comes() {
-        let slow = Course { moves: Moves::of_step(3.0), ..quick() };
+        let slow = NodePlanner { moves: Migration::of_step(3.0), ..quick() };
         let slots = slow.moves.slots(4, 6);
         let rise = |at: usize| known((0..60).map(|slot| if slot < at { 3.8 } else { 5.8 }));
         assert_eq!(slow.next(&rise(slots + 4), 4), 4, "there is time");
@@ -224,14 +224,14 @@ mod tests {
         let around = |q90: f64| vec![Load::new(4.5, q90); 40];
         let sure = quick().next(&around(4.6), 5);
         let unsure = quick().next(&around(6.5), 5);
-        let careless = Course { violated: 0.5, ..quick() }.next(&around(6.5), 5);
+        let careless = NodePlanner { violated: 0.5, ..quick() }.next(&around(6.5), 5);
         assert_eq!(sure, 5);
         assert!(unsure > 6 && careless < 5, "{unsure}, {careless}");
     }
 
     #[test]
     fn nothing_is_begun_for_a_dip_that_is_shorter_than_the_moves() {
-        let slow = Course { moves: Moves::of_step(6.0), ..quick() };
+        let slow = NodePlanner { moves: Migration::of_step(6.0), ..quick() };
         let dip = known((0..90).map(|slot| if (5..12).contains(&slot) { 2.5 } else { 7.5 }));
         assert_eq!(slow.next(&dip, 8), 8);
         let long = known((0..400).map(|slot| if (1..380).contains(&slot) { 2.5 } else { 7.5 }));

@@ -11,19 +11,19 @@
 /// section 4.4: time, effective capacity and cost of a move. Where nodes come in rounds of unequal size
 /// the cost is that of equal rounds.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Moves {
+pub struct Migration {
     whole_slots: f64,
 }
 
-impl Moves {
-    /// Moves of data that one stream carries over in `whole_slots` slots; what is not a number above zero
+impl Migration {
+    /// Migration of data that one stream carries over in `whole_slots` slots; what is not a number above zero
     /// is taken for no time at all.
     #[must_use]
     pub fn new(whole_slots: f64) -> Self {
         Self { whole_slots: if whole_slots > 0.0 { whole_slots } else { 0.0 } }
     }
 
-    /// Moves of which that from ten nodes to eleven takes `slots`.
+    /// Migration of which that from ten nodes to eleven takes `slots`.
     #[must_use]
     pub fn of_step(slots: f64) -> Self {
         Self::new(11.0 * slots)
@@ -65,20 +65,20 @@ mod tests {
 
     #[test]
     fn a_step_takes_what_was_said_and_more_streams_less_time() {
-        let moves = Moves::of_step(15.0);
+        let moves = Migration::of_step(15.0);
         assert_eq!(moves.slots(10, 11), 15);
         assert_eq!(moves.slots(11, 10), 15);
         assert_eq!(moves.slots(10, 10), 0);
         // Half of the data over ten streams.
         assert_eq!(moves.slots(10, 20), (165.0_f64 / 2.0 / 10.0).ceil() as usize);
         assert_eq!(moves.slots(1, 2), 83);
-        assert_eq!(Moves::new(f64::NAN).slots(3, 9), 1);
+        assert_eq!(Migration::new(f64::NAN).slots(3, 9), 1);
     }
 
     #[test]
     fn capacity_goes_from_that_before_to_that_after_and_never_beyond() {
         for (from, to) in [(3, 9), (9, 3), (1, 2)] {
-            let at = |done: f64| Moves::effective(from, to, done);
+            let at = |done: f64| Migration::effective(from, to, done);
             assert!((at(0.0) - f64::from(from)).abs() < 1e-9, "{from} to {to}");
             assert!((at(1.0) - f64::from(to)).abs() < 1e-9, "{from} to {to}");
             let middle = at(0.5);
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn all_nodes_of_a_small_move_are_there_at_once_and_those_of_a_large_one_come_in_rounds() {
-        let moves = Moves::of_step(10.0);
+        let moves = Migration::of_step(10.0);
         assert!((moves.node_slots(10, 12) - 12.0 * moves.slots(10, 12) as f64).abs() < 1e-9);
         let large = moves.node_slots(2, 8) / moves.slots(2, 8) as f64;
         assert!((large - 6.0).abs() < 1e-9, "4, 6 and 8 in turn: {large}");

@@ -18,7 +18,7 @@ const RENEWED: usize = 600;
 
 /// What was said last.
 #[derive(Clone, Debug)]
-pub(super) struct Said {
+pub(super) struct Kept {
     at: Tick,
     calls: Vec<Quantiles>,
     pub standing: Standing,
@@ -26,11 +26,11 @@ pub(super) struct Said {
 
 /// The last forecasts of series that are not forecast anew at every tick.
 #[derive(Debug, Default)]
-pub(super) struct Tail {
-    said: BTreeMap<u64, Said>,
+pub(super) struct Waiting {
+    said: BTreeMap<u64, Kept>,
 }
 
-impl Tail {
+impl Waiting {
     /// Places of the series that are to be forecast now, ascending: all if they are few, or else `costliest`
     /// and those whose forecast is oldest.
     pub(super) fn due(&self, view: &HistoryView, costliest: &BTreeSet<usize>) -> Vec<usize> {
@@ -58,7 +58,7 @@ impl Tail {
 
     /// Keeps what is said of a series at `at`.
     pub(super) fn keep(&mut self, id: u64, at: Tick, calls: Vec<Quantiles>, standing: Standing) {
-        self.said.insert(id, Said { at, calls, standing });
+        self.said.insert(id, Kept { at, calls, standing });
     }
 
     /// Forgets series that are not in `view`, now and then.
@@ -120,18 +120,18 @@ mod tests {
 
     #[test]
     fn few_series_are_all_due_and_of_many_each_has_its_turn() {
-        assert_eq!(Tail::default().due(&view(50), &BTreeSet::new()).len(), 50);
+        assert_eq!(Waiting::default().due(&view(50), &BTreeSet::new()).len(), 50);
         let many = view(ALL_MAX as u32 + 2_000);
         let costliest: BTreeSet<usize> = (0..2_000).collect();
-        let (mut tail, mut renewed) = (Tail::default(), BTreeSet::new());
+        let (mut waiting, mut renewed) = (Waiting::default(), BTreeSet::new());
         for tick in 1..=7 {
-            let due = tail.due(&many, &costliest);
+            let due = waiting.due(&many, &costliest);
             assert_eq!(due.len(), 2_000 + RENEWED);
             assert!(due.is_sorted() && costliest.iter().all(|place| due.contains(place)));
             for place in due.into_iter().filter(|place| !costliest.contains(place)) {
                 renewed.insert(place);
                 let id = many.series[place].key.id();
-                tail.keep(id, Tick(tick), vec![Quantiles::exactly(1.0)], Standing::Steady);
+                waiting.keep(id, Tick(tick), vec![Quantiles::exactly(1.0)], Standing::Steady);
             }
         }
         assert_eq!(renewed.len(), ALL_MAX, "all others within seven ticks");
@@ -141,17 +141,17 @@ mod tests {
     fn what_was_said_moves_on_with_the_ticks_and_ends_in_its_last_one() {
         let view = view(1);
         let series = &view.series[0];
-        let mut tail = Tail::default();
-        let (unknown, standing) = tail.calls(series, (Tick(1), 4), 3);
+        let mut waiting = Waiting::default();
+        let (unknown, standing) = waiting.calls(series, (Tick(1), 4), 3);
         assert_eq!((unknown, standing), (vec![Quantiles::exactly(1.0); 3], Standing::New));
         let said = [4.0, 5.0, 6.0].map(Quantiles::exactly);
-        tail.keep(series.key.id(), Tick(10), said.to_vec(), Standing::Steady);
-        let (later, standing) = tail.calls(series, (Tick(11), 4), 3);
+        waiting.keep(series.key.id(), Tick(10), said.to_vec(), Standing::Steady);
+        let (later, standing) = waiting.calls(series, (Tick(11), 4), 3);
         assert_eq!(
             (later, standing),
             ([5.0, 6.0, 6.0].map(Quantiles::exactly).to_vec(), Standing::Steady)
         );
-        let (much_later, _) = tail.calls(series, (Tick(99), 4), 2);
+        let (much_later, _) = waiting.calls(series, (Tick(99), 4), 2);
         assert_eq!(much_later, [6.0, 6.0].map(Quantiles::exactly));
     }
 }
