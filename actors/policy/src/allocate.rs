@@ -10,7 +10,7 @@ pub use planner::{Load, NodePlanner, Z_90};
 
 use crate::cluster::{ClusterView, Step};
 use crate::config::{LoopConfig, Mode};
-use crate::forecast::{Forecast, Quantiles, SeriesForecast};
+use crate::forecast::{Forecast, SeriesForecast};
 use crate::ids::{NodeId, Tick};
 use crate::reshape::{Basis, Planned, Reason, Worth};
 
@@ -82,10 +82,11 @@ pub fn plan(
     let elsewhere = count(all.len() - running.len());
     let allocate = config.allocate();
     let bounds = (allocate.nodes_min(), allocate.nodes_max());
-    let demand = forecast.map(|forecast| demand(forecast, config));
+    let busy = forecast.map(|forecast| Busy::of(forecast, config));
+    let demand = busy.as_ref().map(Busy::demand);
     let need = match &demand {
         Some(demand) => {
-            let ahead = forecast.and_then(|forecast| planned_nodes(forecast, all.len(), config));
+            let ahead = busy.and_then(|busy| planned_nodes(&busy, all.len(), config));
             let need = ahead.unwrap_or_else(|| nodes_for(demand, config));
             need.saturating_sub(elsewhere).clamp(bounds.0, bounds.1)
         }
@@ -133,38 +134,54 @@ fn running(view: &ClusterView, state: &AllocateState) -> BTreeSet<NodeId> {
     live.filter(|node| !state.removing.contains(node)).chain(state.adding.iter().copied()).collect()
 }
 
-fn demand(forecast: &Forecast, config: &LoopConfig) -> Demand {
-    let current = busy_now(forecast, config);
-    if !forecast.series.iter().any(|it| is_ahead(forecast, it, config)) {
-        return Demand { busy_cpus: current, basis: Basis::Current };
+/// CPUs that calls keep busy, by the measured ones of the last few ticks and by coming ticks.
+struct Busy {
+    now: f64,
+    /// By tick of the horizon, nearest first: the median and the 90 % quantile. Series that may not be gone
+    /// by are as now.
+    ahead: Vec<(f64, f64)>,
+    /// Whether any series may be gone by.
+    is_ahead: bool,
+}
+
+impl Busy {
+    /// Sums up in one walk: there may be a million series.
+    fn of(forecast: &Forecast, config: &LoopConfig) -> Self {
+        let none =
+            Self { now: 0.0, ahead: vec![(0.0, 0.0); config.horizon_ticks()], is_ahead: false };
+        let mut busy = none;
+        for series in &forecast.series {
+            let cost = series.ns_per_call;
+            let now = series.calls_now * cost;
+            busy.now += now;
+            if !is_ahead(forecast, series, config) {
+                busy.ahead
+                    .iter_mut()
+                    .for_each(|(q50, q90)| (*q50, *q90) = (*q50 + now, *q90 + now));
+                continue;
+            }
+            busy.is_ahead = true;
+            for ((q50, q90), calls) in busy.ahead.iter_mut().zip(&series.calls) {
+                (*q50, *q90) = (*q50 + calls.q50 * cost, *q90 + calls.q90 * cost);
+            }
+        }
+        let cpus = |ns: f64| ns / config.tick_ns();
+        busy.now = cpus(busy.now);
+        busy.ahead.iter_mut().for_each(|(q50, q90)| (*q50, *q90) = (cpus(*q50), cpus(*q90)));
+        busy
     }
-    let at = |tick: usize| busy_at(forecast, tick, config, |calls| calls.q90);
-    let busy_cpus = (0..config.horizon_ticks()).map(at).fold(current, f64::max);
-    Demand { busy_cpus, basis: Basis::Forecast }
+
+    fn demand(&self) -> Demand {
+        if !self.is_ahead {
+            return Demand { busy_cpus: self.now, basis: Basis::Current };
+        }
+        let busy_cpus = self.ahead.iter().map(|(_, q90)| *q90).fold(self.now, f64::max);
+        Demand { busy_cpus, basis: Basis::Forecast }
+    }
 }
 
 fn is_ahead(forecast: &Forecast, series: &SeriesForecast, config: &LoopConfig) -> bool {
     config.mode().looks_ahead() && forecast.may_act_on(series)
-}
-
-/// CPUs that the calls of the last few ticks keep busy.
-fn busy_now(forecast: &Forecast, config: &LoopConfig) -> f64 {
-    forecast.series.iter().map(|it| it.calls_now * it.ns_per_call).sum::<f64>() / config.tick_ns()
-}
-
-/// CPUs that a quantile of the calls of a coming tick keeps busy; series that may not be gone by are as now.
-fn busy_at(
-    forecast: &Forecast,
-    tick: usize,
-    config: &LoopConfig,
-    quantile: impl Fn(&Quantiles) -> f64,
-) -> f64 {
-    let calls = |it: &SeriesForecast| match it.calls.get(tick) {
-        Some(calls) if is_ahead(forecast, it, config) => quantile(calls),
-        None if is_ahead(forecast, it, config) => 0.0,
-        _ => it.calls_now,
-    };
-    forecast.series.iter().map(|it| calls(it) * it.ns_per_call).sum::<f64>() / config.tick_ns()
 }
 
 /// CPUs that a node may keep busy.
@@ -179,18 +196,15 @@ fn nodes_for(demand: &Demand, config: &LoopConfig) -> u32 {
 
 /// The nodes to go to now where moves take time, from `nodes`: never fewer than what is measured takes.
 /// None where moves take none, or nothing is known of what comes.
-fn planned_nodes(forecast: &Forecast, nodes: usize, config: &LoopConfig) -> Option<u32> {
+fn planned_nodes(busy: &Busy, nodes: usize, config: &LoopConfig) -> Option<u32> {
     let step = config.allocate().move_ticks();
-    if step == 0 || !forecast.series.iter().any(|it| is_ahead(forecast, it, config)) {
+    if step == 0 || !busy.is_ahead {
         return None;
     }
-    let busy = |tick, quantile: fn(&Quantiles) -> f64| {
-        busy_at(forecast, tick, config, quantile) / per_node(config)
-    };
-    let load = |tick| Load::new(busy(tick, |calls| calls.q50), busy(tick, |calls| calls.q90));
-    let loads: Vec<Load> = (0..config.horizon_ticks()).map(load).collect();
+    let load = |(q50, q90): &(f64, f64)| Load::new(q50 / per_node(config), q90 / per_node(config));
+    let loads: Vec<Load> = busy.ahead.iter().map(load).collect();
     let bounds = (config.allocate().nodes_min(), config.allocate().nodes_max());
-    let now = Demand { busy_cpus: busy_now(forecast, config), basis: Basis::Current };
+    let now = Demand { busy_cpus: busy.now, basis: Basis::Current };
     let planner =
         NodePlanner { moves: Migration::of_step(step as f64), bounds, violated: VIOLATED };
     Some(planner.next(&loads, count(nodes)).max(nodes_for(&now, config)))
@@ -214,13 +228,15 @@ fn remove(
     count: u32,
     reason: Reason,
 ) -> Vec<Planned> {
-    let replicas = |node: &NodeId| {
-        view.partitions.values().filter(|partition| partition.holders.contains(node)).count()
-    };
+    let mut replicas: BTreeMap<NodeId, usize> = BTreeMap::new();
+    for node in view.partitions.values().flat_map(|partition| &partition.holders) {
+        *replicas.entry(*node).or_default() += 1;
+    }
     // A node that is still starting cannot be told to leave.
     let mut candidates: Vec<_> =
         running.iter().filter(|node| view.nodes.contains_key(node)).collect();
-    candidates.sort_by_key(|node| (replicas(node), std::cmp::Reverse(node.0)));
+    candidates
+        .sort_by_key(|node| (replicas.get(*node).copied().unwrap_or(0), std::cmp::Reverse(node.0)));
     let removed: Vec<_> = candidates.into_iter().take(count as usize).copied().collect();
     state.removing.extend(removed.iter().copied());
     removed.into_iter().map(|node| planned(view, Step::RemoveNode { node }, reason)).collect()

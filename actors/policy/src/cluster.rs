@@ -71,27 +71,15 @@ impl ClusterView {
     /// Records that `step` was carried out, so that the next plan counts it.
     pub fn apply(&mut self, step: &Step) {
         match step {
-            Step::Copy { partition, to, .. } => {
+            Step::Copy { partition, .. } | Step::Drop { partition, .. } => {
                 if let Some(view) = self.partitions.get_mut(partition) {
-                    view.holders.insert(*to);
+                    step.change_holders(&mut view.holders);
                 }
             }
-            Step::Drop { partition, from } => {
-                if let Some(view) = self.partitions.get_mut(partition) {
-                    view.holders.remove(from);
-                }
-            }
-            Step::Precompute { expression, partition, .. } => {
+            Step::Precompute { expression, partition, .. }
+            | Step::DropOutput { expression, partition, .. } => {
                 if let Some(view) = self.outputs.get_mut(&(*expression, partition.clone())) {
-                    view.rows_stored += view.rows_missing;
-                    view.rows_missing = 0;
-                }
-            }
-            Step::DropOutput { expression, partition, .. } => {
-                if let Some(view) = self.outputs.get_mut(&(*expression, partition.clone())) {
-                    view.rows_missing += view.rows_stored;
-                    view.rows_stored = 0;
-                    view.bytes = 0;
+                    step.change_output(view);
                 }
             }
             Step::AddNode { .. } => {}
@@ -162,6 +150,31 @@ impl Step {
         match self {
             Self::Copy { partition, .. } | Self::Drop { partition, .. } => Some(partition),
             _ => None,
+        }
+    }
+
+    /// What the step makes of the holders of the partition that it moves.
+    pub(crate) fn change_holders(&self, holders: &mut BTreeSet<NodeId>) {
+        match self {
+            Self::Copy { to, .. } => drop(holders.insert(*to)),
+            Self::Drop { from, .. } => drop(holders.remove(from)),
+            _ => {}
+        }
+    }
+
+    /// What the step makes of the output that it computes or drops.
+    pub(crate) fn change_output(&self, output: &mut OutputView) {
+        match self {
+            Self::Precompute { .. } => {
+                output.rows_stored += output.rows_missing;
+                output.rows_missing = 0;
+            }
+            Self::DropOutput { .. } => {
+                output.rows_missing += output.rows_stored;
+                output.rows_stored = 0;
+                output.bytes = 0;
+            }
+            _ => {}
         }
     }
 

@@ -92,8 +92,9 @@ pub fn plan(
         return Plan { epoch: view.epoch, steps: Vec::new() };
     }
     let mut situation = Situation::new(view, forecast, state, config, now);
-    let mut steps = replicate::urgent(&mut situation);
-    let replicas = replicate::by_load(&mut situation);
+    let by_heat = situation.by_heat();
+    let mut steps = replicate::urgent(&mut situation, &by_heat);
+    let replicas = replicate::by_load(&mut situation, &by_heat);
     let mut outputs = precompute::steps(&situation);
     steps.truncate(slots);
     let left = slots - steps.len();

@@ -1,13 +1,13 @@
 //! Which outputs are computed before they are asked for, and which are thrown away.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
 use super::reason::duration;
-use super::situation::Situation;
+use super::situation::{Known, Place, Situation};
 use super::{Planned, Reason, Worth};
-use crate::cluster::{OutputView, Step};
+use crate::cluster::{NodeView, OutputView, Step};
 use crate::forecast::SeriesForecast;
 use crate::ids::{ExpressionId, NodeId, PartitionId};
 
@@ -22,7 +22,8 @@ struct Candidate<'a> {
     target: &'a (ExpressionId, PartitionId),
     output: &'a OutputView,
     series: &'a SeriesForecast,
-    holders: BTreeSet<NodeId>,
+    /// Positions of its holders' accounts in the purse.
+    holders: Vec<usize>,
     calls: f64,
     /// First tick, from one, by whose end it is needed.
     needed_in: usize,
@@ -36,11 +37,20 @@ impl Candidate<'_> {
     }
 }
 
-/// What each node may still spend until the end of the lead.
-struct Purse {
+/// What one node may still spend.
+struct Account {
+    node: NodeId,
     /// Background time left until the end of each tick of the lead, nearest first.
-    background_ns: BTreeMap<NodeId, Vec<f64>>,
-    memory_bytes: BTreeMap<NodeId, f64>,
+    left_ns: Vec<f64>,
+    /// Background time left now.
+    free_ns: f64,
+    memory_bytes: f64,
+}
+
+/// What each node may still spend until the end of the lead, sorted by node.
+struct Purse {
+    accounts: Vec<Account>,
+    ticks: usize,
 }
 
 /// Outputs to drop for want of memory, then outputs to compute. Nothing unless the forecast may be
@@ -67,56 +77,62 @@ pub(super) fn steps(situation: &Situation<'_>) -> Vec<Planned> {
                 if let Lack::Memory { node, .. } = lack {
                     *wanted_bytes.entry(node).or_insert(0.0) += candidate.bytes;
                 }
-                waiting.push(format!("{}: {lack}", candidate.series.key));
+                if waiting.len() < ALTERNATIVES_MAX {
+                    waiting.push(format!("{}: {lack}", candidate.series.key));
+                }
             }
         }
     }
     due.sort_by_key(|(tick, _)| *tick); // Stable: of those due together the worthiest stays first.
-    let mut free_ns = free_ns(situation);
     let (mut chosen, mut later) = (Vec::new(), Vec::new());
     for (_, candidate) in due {
-        if start(&candidate, &mut free_ns) {
+        if purse.start(&candidate) {
             chosen.push(candidate);
-        } else {
+        } else if later.len() < ALTERNATIVES_MAX {
             let lack = Lack::Time { calls: candidate.calls };
             later.push(format!("{}: {lack}", candidate.series.key));
         }
     }
-    let waiting: Vec<_> = later.into_iter().chain(waiting).take(ALTERNATIVES_MAX).collect();
+    later.extend(waiting);
+    later.truncate(ALTERNATIVES_MAX);
     let mut steps = unused(situation, &wanted_bytes);
-    steps.extend(chosen.iter().map(|candidate| planned(situation, candidate, &waiting)));
+    steps.extend(chosen.iter().map(|candidate| planned(situation, candidate, &later)));
     steps
 }
 
 /// What is missing and expected to be called, the worthiest first.
-fn candidates<'a>(situation: &'a Situation<'_>, purse: &Purse) -> Vec<Candidate<'a>> {
-    let outputs = situation.view.outputs.iter();
-    let mut all: Vec<_> = outputs
-        .filter_map(|(target, output)| {
-            let series = situation.ahead.get(target)?;
-            let candidate = candidate(situation, target, output, series)?;
+fn candidates<'s>(situation: &'s Situation<'_>, purse: &Purse) -> Vec<Candidate<'s>> {
+    let min_ns_per_row = situation.config.precompute().min_ns_per_row();
+    let mut near = 0;
+    let mut all: Vec<_> = situation
+        .ahead
+        .known(|output| output.rows_missing > 0)
+        .filter_map(|known| {
+            if !known.1.is_state && known.2.ns_per_row < min_ns_per_row {
+                return None; // Looking it up would cost as much as computing it.
+            }
+            let place = situation.place_near(&known.0.1, &mut near)?;
+            let candidate = candidate(situation, purse, place, known)?;
             Some((candidate.benefit_ns() / purse.share_taken(&candidate), candidate))
         })
         .collect();
-    all.sort_by(|(worth_a, a), (worth_b, b)| {
+    all.sort_unstable_by(|(worth_a, a), (worth_b, b)| {
         (worth_b.total_cmp(worth_a)).then_with(|| a.target.cmp(b.target))
     });
     all.into_iter().map(|(_, candidate)| candidate).collect()
 }
 
-fn candidate<'a>(
+fn candidate<'s>(
     situation: &Situation<'_>,
-    target: &'a (ExpressionId, PartitionId),
-    output: &'a OutputView,
-    series: &'a SeriesForecast,
-) -> Option<Candidate<'a>> {
+    purse: &Purse,
+    place: Place,
+    (target, output, series): Known<'s>,
+) -> Option<Candidate<'s>> {
     let config = situation.config.precompute();
-    let holders = situation.computing(&target.1);
-    if output.rows_missing == 0 || holders.is_empty() {
+    let holders: Vec<_> =
+        situation.computing(place).filter_map(|node| purse.account(node)).collect();
+    if holders.is_empty() {
         return None;
-    }
-    if !output.is_state && series.ns_per_row < config.min_ns_per_row() {
-        return None; // Looking it up would cost as much as computing it.
     }
     let rows = output.rows_missing as f64;
     let calls = series.expected_calls(config.lead_ticks());
@@ -137,29 +153,35 @@ fn candidate<'a>(
 
 impl Purse {
     fn new(situation: &Situation<'_>) -> Self {
-        let share = share_ns(situation);
-        let lead = situation.config.precompute().lead_ticks();
-        let until_end = |free: f64| (0..lead).map(|tick| free + tick as f64 * share).collect();
-        let free_ns = free_ns(situation).into_iter();
-        let nodes = situation.view.nodes.iter();
-        Self {
-            background_ns: free_ns.map(|(node, free)| (node, until_end(free))).collect(),
-            memory_bytes: nodes
-                .map(|(node, view)| {
-                    (*node, view.memory_bytes_max as f64 - view.memory_bytes as f64)
-                })
-                .collect(),
-        }
+        let share = situation.config.precompute().budget_share() * situation.config.tick_ns();
+        let ticks = situation.config.precompute().lead_ticks();
+        let account = |(node, view): (&NodeId, &NodeView)| {
+            let free_ns = situation.state.background_ns.get(node).map_or(share, |ns| *ns as f64);
+            Account {
+                node: *node,
+                left_ns: (0..ticks).map(|tick| free_ns + tick as f64 * share).collect(),
+                free_ns,
+                memory_bytes: view.memory_bytes_max as f64 - view.memory_bytes as f64,
+            }
+        };
+        Self { accounts: situation.nodes.iter().map(account).collect(), ticks }
+    }
+
+    fn account(&self, node: NodeId) -> Option<usize> {
+        self.accounts.binary_search_by_key(&node, |account| account.node).ok()
+    }
+
+    fn of<'s>(&'s self, candidate: &'s Candidate<'_>) -> impl Iterator<Item = &'s Account> {
+        candidate.holders.iter().map(|at| &self.accounts[*at])
     }
 
     /// What the candidate takes of the time and the memory of its holders, as a sum of shares of what
     /// is left.
     fn share_taken(&self, candidate: &Candidate<'_>) -> f64 {
-        let Candidate { holders, cost_ns, bytes, .. } = candidate;
         let of = |taken: f64, left: f64| taken.max(1.0) / left.max(1.0);
-        let shares = holders.iter().map(|node| {
-            let time_left = self.background_ns[node].last().copied().unwrap_or(0.0);
-            of(*cost_ns, time_left) + of(*bytes, self.memory_bytes[node])
+        let shares = self.of(candidate).map(|account| {
+            let time_left = account.left_ns.last().copied().unwrap_or(0.0);
+            of(candidate.cost_ns, time_left) + of(candidate.bytes, account.memory_bytes)
         });
         shares.sum()
     }
@@ -169,52 +191,36 @@ impl Purse {
     /// a tick's share could never run.
     fn pay(&mut self, candidate: &Candidate<'_>) -> Result<usize, Lack> {
         let Candidate { holders, bytes, calls, needed_in, .. } = candidate;
-        if let Some(node) = holders.iter().find(|node| self.memory_bytes[node] < *bytes) {
-            let room = self.memory_bytes[node].max(0.0);
-            return Err(Lack::Memory { node: *node, bytes: *bytes, room });
+        if let Some(full) = self.of(candidate).find(|account| account.memory_bytes < *bytes) {
+            let room = full.memory_bytes.max(0.0);
+            return Err(Lack::Memory { node: full.node, bytes: *bytes, room });
         }
-        let left = |tick: usize| {
-            holders.iter().filter_map(|node| self.background_ns[node].get(tick)).sum::<f64>()
-        };
-        let ticks = self.background_ns.values().map(Vec::len).max().unwrap_or(0);
+        let left =
+            |tick: usize| self.of(candidate).map(|account| account.left_ns[tick]).sum::<f64>();
         // What is computed by the end of a tick takes time from all later ones too.
-        let full = (needed_in - 1..ticks).rfind(|tick| left(*tick) <= 0.0);
+        let full = (needed_in - 1..self.ticks).rfind(|tick| left(*tick) <= 0.0);
         let tick = full.map_or(needed_in - 1, |full| full + 1);
-        if tick >= ticks {
+        if tick >= self.ticks {
             return Err(Lack::Time { calls: *calls });
         }
-        for node in holders {
-            if let Some(left) = self.background_ns.get_mut(node) {
-                left[tick..].iter_mut().for_each(|left| *left -= candidate.cost_ns);
-            }
-            self.memory_bytes.entry(*node).and_modify(|free| *free -= bytes);
+        for at in holders {
+            let account = &mut self.accounts[*at];
+            account.left_ns[tick..].iter_mut().for_each(|left| *left -= candidate.cost_ns);
+            account.memory_bytes -= bytes;
         }
         Ok(tick)
     }
-}
 
-/// Background time that a node gets in each tick.
-fn share_ns(situation: &Situation<'_>) -> f64 {
-    situation.config.precompute().budget_share() * situation.config.tick_ns()
-}
-
-/// Background time that each node may use now.
-fn free_ns(situation: &Situation<'_>) -> BTreeMap<NodeId, f64> {
-    let share = share_ns(situation);
-    let free = |node| situation.state.background_ns.get(node).map_or(share, |ns| *ns as f64);
-    situation.view.nodes.keys().map(|node| (*node, free(node))).collect()
-}
-
-/// Takes the time from the candidate's holders, if there is any now.
-fn start(candidate: &Candidate<'_>, free_ns: &mut BTreeMap<NodeId, f64>) -> bool {
-    let Candidate { holders, cost_ns, .. } = candidate;
-    if holders.iter().map(|node| free_ns[node]).sum::<f64>() <= 0.0 {
-        return false;
+    /// Takes the time from the candidate's holders, if there is any now.
+    fn start(&mut self, candidate: &Candidate<'_>) -> bool {
+        if self.of(candidate).map(|account| account.free_ns).sum::<f64>() <= 0.0 {
+            return false;
+        }
+        for at in &candidate.holders {
+            self.accounts[*at].free_ns -= candidate.cost_ns;
+        }
+        true
     }
-    for node in holders {
-        free_ns.entry(*node).and_modify(|free| *free -= cost_ns);
-    }
-    true
 }
 
 /// Why an output has to wait.
@@ -276,7 +282,7 @@ fn planned(situation: &Situation<'_>, candidate: &Candidate<'_>, waiting: &[Stri
 fn unused(situation: &Situation<'_>, wanted_bytes: &BTreeMap<NodeId, f64>) -> Vec<Planned> {
     let limit = situation.config.precompute().drop_above();
     let mut over: BTreeMap<NodeId, f64> = BTreeMap::new();
-    for (node, view) in &situation.view.nodes {
+    for (node, view) in &situation.nodes {
         let wanted = wanted_bytes.get(node).copied().unwrap_or(0.0);
         let excess = view.memory_bytes as f64 + wanted - limit * view.memory_bytes_max as f64;
         if excess > 0.0 && view.memory_bytes_max > 0 {
@@ -284,12 +290,15 @@ fn unused(situation: &Situation<'_>, wanted_bytes: &BTreeMap<NodeId, f64>) -> Ve
         }
     }
     let mut steps = Vec::new();
+    if over.is_empty() {
+        return steps;
+    }
     for (target, output, holders) in idle_outputs(situation) {
         let Some(node) = holders.iter().find(|node| over.get(node).is_some_and(|it| *it > 0.0))
         else {
             continue;
         };
-        let view = &situation.view.nodes[node];
+        let view = &situation.nodes[node];
         let wanted = wanted_bytes.get(node).copied().unwrap_or(0.0);
         let memory = (view.memory_bytes as f64 + wanted) / view.memory_bytes_max as f64;
         let bytes = output.bytes as f64 / holders.len() as f64;
@@ -301,25 +310,20 @@ fn unused(situation: &Situation<'_>, wanted_bytes: &BTreeMap<NodeId, f64>) -> Ve
     steps
 }
 
-/// Stored outputs without expected calls, the biggest first.
-fn idle_outputs<'a>(
-    situation: &'a Situation<'_>,
-) -> Vec<(&'a (ExpressionId, PartitionId), &'a OutputView, BTreeSet<NodeId>)> {
-    let mut idle: Vec<_> = situation
-        .view
-        .outputs
-        .iter()
-        .filter(|(target, output)| {
-            // What the forecast does not know may have been called just now.
-            let series = situation.ahead.get(target);
-            output.bytes > 0
-                && !output.pinned
-                && series.is_some_and(|series| {
-                    series.expected_calls(usize::MAX) < NO_CALLS && series.calls_season < NO_CALLS
-                })
+/// Stored outputs without expected calls, the biggest first, with their holders.
+fn idle_outputs<'s>(
+    situation: &'s Situation<'_>,
+) -> Vec<(&'s (ExpressionId, PartitionId), &'s OutputView, Vec<NodeId>)> {
+    let mut near = 0;
+    // What the forecast does not know may have been called just now.
+    let stored = situation.ahead.known(|output| output.bytes > 0 && !output.pinned);
+    let mut idle: Vec<_> = stored
+        .filter(|(_, _, series)| {
+            series.calls_season < NO_CALLS && series.expected_calls(usize::MAX) < NO_CALLS
         })
-        .filter_map(|(target, output)| {
-            let holders = situation.computing(&target.1);
+        .filter_map(|(target, output, _)| {
+            let place = situation.place_near(&target.1, &mut near)?;
+            let holders: Vec<_> = situation.computing(place).collect();
             (!holders.is_empty()).then_some((target, output, holders))
         })
         .collect();

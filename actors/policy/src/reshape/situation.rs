@@ -1,30 +1,58 @@
 //! What all planners look at: the view with the steps under way, and who carries how much.
+//!
+//! There may be a million forecasts, so nothing of the view is copied but what changes, and what belongs
+//! together is found by walking sorted lists side by side.
+
+mod ahead;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Basis, PlanState};
-use crate::cluster::{ClusterView, PartitionView, Step};
+use crate::cluster::{ClusterView, NodeView, PartitionView, Step};
 use crate::config::LoopConfig;
 use crate::forecast::{Forecast, SeriesForecast};
-use crate::ids::{ExpressionId, NodeId, PartitionId, Tick};
+use crate::ids::{NodeId, PartitionId, Tick};
+pub(super) use ahead::{Ahead, Known};
+
+/// A partition by its position in [`Situation::parts`].
+pub(super) type Place = usize;
+
+/// One partition as all planners see it.
+pub(super) struct Part<'a> {
+    pub(super) id: &'a PartitionId,
+    /// The partition as it is.
+    pub(super) view: &'a PartitionView,
+    /// Its holders as if the steps in flight, and those planned so far, were done; none if they are those
+    /// of the view.
+    after: Option<BTreeSet<NodeId>>,
+    /// Expected or measured load in busy ms per s; zero if nothing is known.
+    pub(super) busy_ms: f64,
+    /// Whether a function is called on it whose load was announced.
+    announced: bool,
+    /// Whether its replicas are changing right now: then it is left alone.
+    pub(super) is_moving: bool,
+}
+
+impl Part<'_> {
+    /// Nodes that hold it, or will once what is under way is done. Some may be gone or going.
+    pub(super) fn holders(&self) -> &BTreeSet<NodeId> {
+        self.after.as_ref().unwrap_or(&self.view.holders)
+    }
+}
 
 pub(super) struct Situation<'a> {
-    /// The view as it is.
-    now_held: &'a ClusterView,
-    /// The view as if the steps in flight, and those planned so far, were done.
-    pub(super) view: ClusterView,
-    /// Partitions whose replicas are changing right now: they are left alone.
-    pub(super) moving: BTreeSet<PartitionId>,
-    /// Expected or measured load in busy ms per s; without a forecast nothing is known.
-    pub(super) busy_ms: Option<BTreeMap<PartitionId, f64>>,
+    /// Every partition, sorted.
+    pub(super) parts: Vec<Part<'a>>,
+    /// Live nodes; those that are being removed are draining.
+    pub(super) nodes: BTreeMap<NodeId, NodeView>,
+    /// Whether there is a forecast to tell loads by.
+    pub(super) is_load_known: bool,
     /// Whether the load of every partition is what is expected.
     proven: bool,
-    /// Partitions on which a function is called whose load was announced.
-    announced: BTreeSet<PartitionId>,
     /// Load of each live node in busy ms per s, if its partitions' replicas share evenly.
     pub(super) node_busy_ms: BTreeMap<NodeId, f64>,
-    /// Forecasts by what they are about; empty if steps must not be taken ahead.
-    pub(super) ahead: BTreeMap<(ExpressionId, PartitionId), &'a SeriesForecast>,
+    /// What is stored, with what is expected of it; nothing if steps must not be taken ahead.
+    pub(super) ahead: Ahead<'a>,
     pub(super) state: &'a PlanState,
     pub(super) config: &'a LoopConfig,
     pub(super) now: Tick,
@@ -32,161 +60,193 @@ pub(super) struct Situation<'a> {
 
 impl<'a> Situation<'a> {
     pub(super) fn new(
-        now_held: &'a ClusterView,
+        view: &'a ClusterView,
         forecast: Option<&'a Forecast>,
         state: &'a PlanState,
         config: &'a LoopConfig,
         now: Tick,
     ) -> Self {
-        let view = with_in_flight(now_held, &state.in_flight);
-        let moving = state.in_flight.iter().filter_map(Step::partition_moved).cloned().collect();
-        let busy_ms = forecast.map(|forecast| load(forecast, config));
-        let looking = forecast.filter(|_| config.mode().looks_ahead());
-        let ahead = looking.into_iter().flat_map(|forecast| {
-            forecast.series.iter().filter(|series| forecast.may_act_on(series))
-        });
-        let announced = ahead.clone().filter(|series| series.announced);
-        let mut situation = Self {
-            now_held,
-            node_busy_ms: view.nodes.keys().map(|node| (*node, 0.0)).collect(),
-            ahead: ahead
-                .map(|series| ((series.key.expression, series.key.partition.clone()), series))
-                .collect(),
+        let part = |(id, view): (&'a PartitionId, &'a PartitionView)| Part {
+            id,
             view,
-            moving,
-            busy_ms,
+            after: None,
+            busy_ms: 0.0,
+            announced: false,
+            is_moving: false,
+        };
+        let looking = forecast.filter(|_| config.mode().looks_ahead());
+        let mut situation = Self {
+            parts: view.partitions.iter().map(part).collect(),
+            nodes: view.nodes.clone(),
+            is_load_known: forecast.is_some(),
             proven: looking.is_some_and(|forecast| forecast.trusted),
-            announced: announced.map(|series| series.key.partition.clone()).collect(),
+            node_busy_ms: view.nodes.keys().map(|node| (*node, 0.0)).collect(),
+            ahead: Ahead::new(view, looking, &state.in_flight),
             state,
             config,
             now,
         };
-        situation.spread_load();
+        for step in &state.in_flight {
+            situation.begin(step);
+        }
+        if let Some(forecast) = forecast {
+            situation.read_load(forecast);
+        }
+        for place in 0..situation.parts.len() {
+            situation.share_load(place, 1.0);
+        }
         situation
     }
 
-    /// Live holders that stay.
-    pub(super) fn staying(&self, partition: &PartitionView) -> BTreeSet<NodeId> {
-        self.holders(partition, false)
+    /// Takes a step as done that is under way.
+    fn begin(&mut self, step: &Step) {
+        if let Some(place) = step.partition_moved().and_then(|partition| self.place(partition)) {
+            let part = &mut self.parts[place];
+            part.is_moving = true;
+            step.change_holders(part.after.get_or_insert_with(|| part.view.holders.clone()));
+        }
+        if let Step::RemoveNode { node } = step
+            && let Some(node) = self.nodes.get_mut(node)
+        {
+            node.draining = true; // It still answers, but gets nothing more.
+        }
+    }
+
+    pub(super) fn place(&self, partition: &PartitionId) -> Option<Place> {
+        self.parts.binary_search_by(|part| part.id.cmp(partition)).ok()
+    }
+
+    /// Live holders that stay, in order.
+    pub(super) fn staying(&self, place: Place) -> impl Iterator<Item = NodeId> + '_ {
+        self.live(place, false)
+    }
+
+    /// Live holders that are to be removed, in order.
+    pub(super) fn leaving(&self, place: Place) -> impl Iterator<Item = NodeId> + '_ {
+        self.live(place, true)
     }
 
     /// Live holders that have a replica already and keep it: those that can compute outputs now.
-    pub(super) fn computing(&self, partition: &PartitionId) -> BTreeSet<NodeId> {
-        let staying = self.view.partitions.get(partition).map(|after| self.staying(after));
-        let held = self.now_held.partitions.get(partition).map(|before| &before.holders);
-        match (staying, held) {
-            (Some(staying), Some(held)) => staying.intersection(held).copied().collect(),
-            _ => BTreeSet::new(),
-        }
+    pub(super) fn computing(&self, place: Place) -> impl Iterator<Item = NodeId> + '_ {
+        let held = &self.parts[place].view.holders;
+        self.staying(place).filter(|node| held.contains(node))
     }
 
-    /// Live holders that are to be removed.
-    pub(super) fn leaving(&self, partition: &PartitionView) -> BTreeSet<NodeId> {
-        self.holders(partition, true)
-    }
-
-    fn holders(&self, partition: &PartitionView, draining: bool) -> BTreeSet<NodeId> {
-        let is_one = |node: &&NodeId| {
-            self.view.nodes.get(node).is_some_and(|view| view.draining == draining)
+    fn live(&self, place: Place, draining: bool) -> impl Iterator<Item = NodeId> + '_ {
+        let is_one = move |node: &&NodeId| {
+            self.nodes.get(node).is_some_and(|view| view.draining == draining)
         };
-        partition.holders.iter().filter(is_one).copied().collect()
-    }
-
-    /// Load of one partition in busy ms per s; zero if nothing is known.
-    pub(super) fn busy(&self, partition: &PartitionId) -> f64 {
-        self.busy_ms.as_ref().and_then(|busy| busy.get(partition)).copied().unwrap_or(0.0)
+        self.parts[place].holders().iter().filter(is_one).copied()
     }
 
     /// What the load of one partition rests on.
-    pub(super) fn basis(&self, partition: &PartitionId) -> Basis {
-        if self.proven || self.announced.contains(partition) {
-            Basis::Forecast
-        } else {
-            Basis::Current
-        }
+    pub(super) fn basis(&self, place: Place) -> Basis {
+        if self.proven || self.parts[place].announced { Basis::Forecast } else { Basis::Current }
     }
 
-    /// Nodes that could take a replica, best first: room in memory, then least load.
-    pub(super) fn targets(&self, partition: &PartitionView) -> Vec<NodeId> {
-        let nodes = self.view.nodes.iter();
+    /// Partitions that are not changing already, those with the highest load first.
+    pub(super) fn by_heat(&self) -> Vec<Place> {
+        let still = self.parts.iter().enumerate().filter(|(_, part)| !part.is_moving);
+        let mut all: Vec<_> = still.map(|(place, part)| (part.busy_ms, place)).collect();
+        all.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        all.into_iter().map(|(_, place)| place).collect()
+    }
+
+    /// At most `count` nodes that could take a replica, best first: room in memory, then least load.
+    pub(super) fn targets(&self, place: Place, count: usize) -> Vec<NodeId> {
+        let part = &self.parts[place];
+        let nodes = self.nodes.iter();
         let mut targets: Vec<_> = nodes
-            .filter(|(node, view)| !view.draining && !partition.holders.contains(node))
+            .filter(|(node, view)| !view.draining && !part.holders().contains(node))
             .map(|(node, view)| {
                 let room = view.memory_bytes_max.saturating_sub(view.memory_bytes);
-                (room < partition.bytes, self.node_busy_ms[node], view.memory_bytes, *node)
+                (room < part.view.bytes, self.node_busy_ms[node], view.memory_bytes, *node)
             })
             .collect();
-        targets.sort_by(|a, b| {
+        let better = |a: &(bool, f64, u64, NodeId), b: &(bool, f64, u64, NodeId)| {
             (a.0.cmp(&b.0)).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2)).then(a.3.cmp(&b.3))
-        });
+        };
+        if targets.len() > count && count > 0 {
+            targets.select_nth_unstable_by(count - 1, better);
+            targets.truncate(count);
+        }
+        targets.sort_unstable_by(better);
         targets.into_iter().map(|(.., node)| node).collect()
     }
 
-    /// Counts a replica step that was just planned.
-    pub(super) fn apply(&mut self, step: &Step) {
-        if let Some(partition) = step.partition_moved().cloned() {
-            self.share_load(&partition, -1.0);
-            self.view.apply(step);
-            self.share_load(&partition, 1.0);
-        }
+    /// Counts a replica step of one partition that was just planned.
+    pub(super) fn apply(&mut self, place: Place, step: &Step) {
+        self.share_load(place, -1.0);
+        let part = &mut self.parts[place];
+        step.change_holders(part.after.get_or_insert_with(|| part.view.holders.clone()));
+        self.share_load(place, 1.0);
     }
 
-    fn spread_load(&mut self) {
-        let partitions: Vec<_> = self.view.partitions.keys().cloned().collect();
-        for partition in partitions {
-            self.share_load(&partition, 1.0);
-        }
-    }
-
-    fn share_load(&mut self, partition: &PartitionId, sign: f64) {
-        let busy = self.busy(partition) * sign;
-        let Some(view) = self.view.partitions.get(partition) else { return };
-        let live = view.holders.iter().filter(|node| self.node_busy_ms.contains_key(node));
-        let share = busy / live.count().max(1) as f64;
-        for node in &view.holders {
+    fn share_load(&mut self, place: Place, sign: f64) {
+        let part = &self.parts[place];
+        let live = part.holders().iter().filter(|node| self.node_busy_ms.contains_key(node));
+        let share = part.busy_ms * sign / live.count().max(1) as f64;
+        for node in part.holders() {
             if let Some(load) = self.node_busy_ms.get_mut(node) {
                 *load += share;
             }
         }
     }
-}
 
-fn with_in_flight(view: &ClusterView, in_flight: &[Step]) -> ClusterView {
-    let mut view = view.clone();
-    for step in in_flight {
-        match step {
-            // It still answers, but gets nothing more.
-            Step::RemoveNode { node } => {
-                if let Some(node) = view.nodes.get_mut(node) {
-                    node.draining = true;
-                }
+    /// Busy ms per s of each partition: the highest tick of the last ones and of the horizon. A series that
+    /// may not be acted on ahead is taken to go on as in the last ticks.
+    fn read_load(&mut self, forecast: &Forecast) {
+        let looks_ahead = self.config.mode().looks_ahead();
+        let ticks = self.config.horizon_ticks() + 1;
+        let mut by_tick = vec![0.0; self.parts.len() * ticks];
+        let mut near = 0;
+        for series in &forecast.series {
+            let Some(place) = self.place_near(&series.key.partition, &mut near) else { continue };
+            let ticks = &mut by_tick[place * ticks..(place + 1) * ticks];
+            let ms_per_s = series.ns_per_call / self.config.tick_ns() * 1e3;
+            let now = series.calls_now * ms_per_s;
+            if !(looks_ahead && forecast.may_act_on(series)) {
+                ticks.iter_mut().for_each(|tick| *tick += now);
+                continue;
             }
-            step => view.apply(step),
+            self.parts[place].announced |= series.announced;
+            add_ahead(series, (now, ms_per_s), ticks);
+        }
+        for (part, ticks) in self.parts.iter_mut().zip(by_tick.chunks(ticks)) {
+            part.busy_ms = ticks.iter().copied().fold(0.0, f64::max);
         }
     }
-    view
+
+    /// As [`place`](Self::place), quick if it is at or soon after `near`, which follows.
+    pub(super) fn place_near(&self, partition: &PartitionId, near: &mut Place) -> Option<Place> {
+        let parts = self.parts.get(*near..).unwrap_or_default();
+        let (from, parts) = match parts.first() {
+            Some(first) if first.id <= partition => (*near, parts),
+            _ => (0, &self.parts[..*near]),
+        };
+        let place = from + skip_while(parts, |part| part.id < partition);
+        let found = self.parts.get(place).is_some_and(|part| part.id == partition);
+        *near = place.min(self.parts.len());
+        found.then_some(place)
+    }
 }
 
-/// Busy ms per s of each partition: the highest tick of the last ones and of the horizon. A series that
-/// may not be acted on ahead is taken to go on as in the last ticks.
-fn load(forecast: &Forecast, config: &LoopConfig) -> BTreeMap<PartitionId, f64> {
-    let horizon = config.horizon_ticks();
-    let looks_ahead = config.mode().looks_ahead();
-    let mut by_tick: BTreeMap<PartitionId, Vec<f64>> = BTreeMap::new();
-    for series in &forecast.series {
-        let ticks =
-            by_tick.entry(series.key.partition.clone()).or_insert_with(|| vec![0.0; horizon + 1]);
-        let ms_per_s = series.ns_per_call / config.tick_ns() * 1e3;
-        let now = series.calls_now * ms_per_s;
-        if !(looks_ahead && forecast.may_act_on(series)) {
-            ticks.iter_mut().for_each(|tick| *tick += now);
-            continue;
-        }
-        ticks[0] += now;
-        for (tick, calls) in ticks[1..].iter_mut().zip(&series.calls) {
-            *tick += calls.mean() * ms_per_s;
-        }
+fn add_ahead(series: &SeriesForecast, (now, ms_per_s): (f64, f64), ticks: &mut [f64]) {
+    let Some((first, ahead)) = ticks.split_first_mut() else { return };
+    *first += now;
+    for (tick, calls) in ahead.iter_mut().zip(&series.calls) {
+        *tick += calls.mean() * ms_per_s;
     }
-    let highest = |ticks: Vec<f64>| ticks.into_iter().fold(0.0, f64::max);
-    by_tick.into_iter().map(|(partition, ticks)| (partition, highest(ticks))).collect()
+}
+
+/// How many items there are before the first that does not hold, of sorted ones: quick if there are few.
+fn skip_while<T>(items: &[T], holds: impl Fn(&T) -> bool) -> usize {
+    let mut step = 1;
+    let mut low = 0;
+    while low + step <= items.len() && holds(&items[low + step - 1]) {
+        low += step;
+        step *= 2;
+    }
+    let high = (low + step - 1).min(items.len());
+    low + items[low..high].partition_point(holds)
 }
