@@ -32,7 +32,7 @@ impl Engine {
     ) -> Result<FunctionVersion, EngineError> {
         let name = card.name.clone();
         let version = self.inner.functions.register(card, udf)?;
-        self.inner.members.redefined(&name);
+        self.follow(&name);
         Ok(version)
     }
 
@@ -53,7 +53,15 @@ impl Engine {
     ) -> Result<FunctionVersion, EngineError> {
         let name = card.name.clone();
         let version = self.inner.functions.register_async(card, udf, options)?;
-        self.inner.members.redefined(&name);
+        self.follow(&name);
         Ok(version)
+    }
+
+    /// Has what was called of a function be expected of its new body.
+    fn follow(&self, name: &str) {
+        let Some(function) = self.inner.functions.get(name) else { return };
+        for what in self.inner.members.redefined(&function) {
+            self.inner.the_loop.moved(what);
+        }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use arrow::datatypes::{FieldRef, Schema};
 use datafusion::common::Result;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::config::ConfigOptions;
-use datafusion::logical_expr::{Operator, Volatility};
+use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
+use datafusion::logical_expr::{Operator, ScalarUDF, Volatility};
 use datafusion::physical_expr::expressions::{
     BinaryExpr, CaseExpr, Column, DynamicFilterPhysicalExpr,
 };
@@ -258,4 +260,45 @@ pub fn describe(
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(FunctionExpression::new(ExpressionId(id), functions, Arc::clone(table), Arc::clone(expr)))
+}
+
+/// `known` with `function` in the place of the one of that name, over a table of `schema`; `None` if that
+/// is no call whose output may be stored, takes other types of arguments, or gives another one.
+///
+/// # Errors
+/// If the new function does not say what it gives.
+pub fn redefined(
+    known: &FunctionExpression,
+    function: &Arc<ScalarUDF>,
+    schema: &Schema,
+) -> Result<Option<FunctionExpression>> {
+    let Some(outermost) = known.expr.downcast_ref::<ScalarFunctionExpr>() else { return Ok(None) };
+    let mut fits = true;
+    let expr = Arc::clone(&known.expr).transform_up(|node| {
+        let call = node.downcast_ref::<ScalarFunctionExpr>();
+        let Some(call) = call.filter(|call| call.name() == function.name()) else {
+            return Ok(Transformed::no(node));
+        };
+        let args = call.args().iter().map(|arg| arg.return_field(schema));
+        let args: Vec<FieldRef> = args.collect::<Result<_>>()?;
+        // Its caller casts arguments for the former function; for this one that may be too little.
+        fits &= fields_with_udf(&args, function.as_ref()).is_ok_and(|wanted| {
+            let types = |fields: &[FieldRef]| {
+                fields.iter().map(|field| field.data_type().clone()).collect::<Vec<_>>()
+            };
+            types(&wanted) == types(&args)
+        });
+        if !fits {
+            return Ok(Transformed::no(node));
+        }
+        let settings = Arc::new(call.config_options().clone());
+        let args = call.args().to_vec();
+        let new = ScalarFunctionExpr::try_new(Arc::clone(function), args, schema, settings)?;
+        fits &= new.return_type() == call.return_type();
+        Ok(Transformed::yes(Arc::new(new) as Arc<dyn PhysicalExpr>))
+    })?;
+    if !fits || !is_storable(&expr.data) {
+        return Ok(None);
+    }
+    describe(&expr.data, &known.table, outermost.config_options()).map(Some)
 }

@@ -35,6 +35,7 @@ mod loops;
 mod one_node;
 mod partials;
 mod plans;
+mod redefined;
 mod reuse;
 mod rig;
 mod spill;

@@ -1,4 +1,5 @@
-//! Series follow their rows: tables are renamed, partitions are split and merged.
+//! Series follow what they are about: tables are renamed, partitions are split and merged, functions get
+//! another body.
 //!
 //! Sums stay what they are: a split divides every number by the shares of the rows, rounded so that the
 //! parts add up, and a merge adds. Only rolling figures of several series are weighed together.
@@ -10,7 +11,7 @@ use super::History;
 use super::series::{Bucket, Buckets, Rolling, Series, SeriesStats};
 use super::summary::apportion;
 use super::together::Target;
-use crate::ids::{PartitionId, SeriesKey};
+use crate::ids::{ExpressionId, PartitionId, SeriesKey};
 
 /// What happened to partitions that are called.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,41 +37,55 @@ pub enum Move {
         /// The one that has their rows; it may be one of them.
         into: PartitionId,
     },
+    /// A function in an expression has another body: who called the former will call the new one.
+    Redefined {
+        /// The expression with the former body.
+        from: ExpressionId,
+        /// The expression with the new one.
+        to: ExpressionId,
+    },
 }
 
 impl Move {
-    /// Where the rows of a partition are now, with shares; none if this is not about it.
-    fn of(&self, partition: &PartitionId) -> Option<Vec<(PartitionId, f64)>> {
+    /// What goes on for a target, with shares; none if this is not about it.
+    fn of(&self, (expression, partition): &Target) -> Option<Vec<(Target, f64)>> {
+        let here = |partition: PartitionId| (*expression, partition);
         match self {
             Self::Renamed { from, to } => (partition.table == *from).then(|| {
-                vec![(PartitionId { table: to.clone(), ordinal: partition.ordinal }, 1.0)]
+                vec![(here(PartitionId { table: to.clone(), ordinal: partition.ordinal }), 1.0)]
             }),
             Self::Split { from, into } => {
                 let has_rows = |(_, share): &&(_, f64)| share.is_finite() && *share > 0.0;
-                let places: Vec<_> = into.iter().filter(has_rows).cloned().collect();
+                let places = into.iter().filter(has_rows).cloned();
+                let places: Vec<_> = places.map(|(place, share)| (here(place), share)).collect();
                 (partition == from && !places.is_empty()).then_some(places)
             }
             Self::Merged { from, into } => {
-                from.contains(partition).then(|| vec![(into.clone(), 1.0)])
+                from.contains(partition).then(|| vec![(here(into.clone()), 1.0)])
+            }
+            Self::Redefined { from, to } => {
+                (expression == from).then(|| vec![((*to, partition.clone()), 1.0)])
             }
         }
     }
 }
 
 impl History {
-    /// Takes in that rows are in other partitions now: the series on them go on there.
+    /// Takes in where rows are now, or what is called instead: the series go on there.
     pub fn moved(&mut self, what: &Move) {
-        let keys = self.series.keys().filter(|key| what.of(&key.partition).is_some());
+        let target = |key: &SeriesKey| (key.expression, key.partition.clone());
+        let keys = self.series.keys().filter(|key| what.of(&target(key)).is_some());
         let keys: Vec<SeriesKey> = keys.cloned().collect();
         // All leave before any arrives: the new places may be among the former ones.
         let mut arriving: BTreeMap<SeriesKey, Series> = BTreeMap::new();
         for key in keys {
-            let Some(places) = what.of(&key.partition) else { continue };
+            let Some(places) = what.of(&target(&key)) else { continue };
             let Some(series) = self.series.remove(&key) else { continue };
             self.buckets -= series.buckets.len();
             let shares: Vec<f64> = places.iter().map(|(_, share)| *share).collect();
-            for ((partition, _), part) in places.into_iter().zip(series.split(&shares)) {
-                let key = SeriesKey { partition, ..key.clone() };
+            let parts = places.into_iter().zip(series.split(&shares));
+            for (((expression, partition), _), part) in parts {
+                let key = SeriesKey { expression, partition, ..key.clone() };
                 arriving.entry(key).and_modify(|held| held.merge(&part)).or_insert(part);
             }
         }
@@ -84,10 +99,7 @@ impl History {
             self.buckets = self.buckets - held_buckets + series.buckets.len();
             self.series.insert(key, series);
         }
-        self.together.moved(|target| {
-            let places = what.of(&target.1)?;
-            Some(places.into_iter().map(|(id, share)| ((target.0, id), share)).collect())
-        });
+        self.together.moved(|target| what.of(target));
         self.keep_bounds();
     }
 }

@@ -2,14 +2,22 @@
 
 use std::sync::Arc;
 
+use datafusion::logical_expr::ScalarUDF;
+use foreshard_actors::expressions::FunctionExpression;
+use foreshard_actors::node::Tables;
 use foreshard_actors::partition::{PartitionMessage, Wanted};
 use foreshard_actors::pins::Pinned;
 use foreshard_actors::ports::Outcome;
+use foreshard_policy::history::Move;
 use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId, ShapeId};
 
 use super::{MemberError, Members, failed};
 use crate::cluster::place::Place;
+use crate::query::functions;
 use crate::serve::control::MESSAGE_BYTES_MAX;
+
+/// Evaluations that the cost of a function's former body counts for.
+const EVALUATIONS_GUESSED: u64 = 256;
 
 impl Members {
     /// Gives a new replica what another one has stored, if one of the two is in another process: within
@@ -110,9 +118,12 @@ impl Members {
         Ok(dropped)
     }
 
-    /// Forgets what was stored of a function that has another body now.
-    pub fn redefined(&self, function: &str) {
-        let calls_it = |name: &Arc<str>| **name == *function;
+    /// Forgets what was stored of a function that has another body now. What it was called on is expected
+    /// to be called again: the same expressions with the new body are known at once, as pinned as the
+    /// former ones, and their history is to follow the moves that are returned.
+    pub fn redefined(&self, function: &Arc<ScalarUDF>) -> Vec<Move> {
+        let pinned = self.expressions.pins.all();
+        let calls_it = |name: &Arc<str>| **name == *function.name();
         let gone = self.expressions.forget(|known| known.functions.iter().any(calls_it));
         for node in self.local_states().values() {
             for (partition, handle) in node.replicas().iter() {
@@ -123,6 +134,31 @@ impl Members {
                 }
             }
         }
+        let follows = |known: &Arc<FunctionExpression>| {
+            let store = self.catalog.store(&known.table)?;
+            let new = functions::redefined(known, function, &store.table().schema);
+            let new = new.inspect_err(|error| {
+                tracing::debug!(call = known.text, %error, "not expected with its new body");
+            });
+            let new = new.ok().flatten()?;
+            if known.is_measured() {
+                // A first guess: it counts in full, and is soon outweighed.
+                new.measured(EVALUATIONS_GUESSED, EVALUATIONS_GUESSED * known.ns_per_evaluation());
+            }
+            let what = Move::Redefined { from: known.id, to: self.expressions.remember(new)?.id };
+            Some((known.id, what))
+        };
+        let (former, moves): (Vec<_>, Vec<_>) = gone.iter().filter_map(follows).unzip();
+        self.pin(|all| {
+            for (former, what) in former.iter().zip(&moves) {
+                if let Move::Redefined { to, .. } = what
+                    && pinned.expressions.contains(former)
+                {
+                    all.expressions.insert(*to);
+                }
+            }
+        });
+        moves
     }
 
     /// Changes what is pinned, on all nodes.

@@ -56,6 +56,24 @@ fn a_renamed_table_keeps_its_history() {
 }
 
 #[test]
+fn a_function_with_another_body_is_expected_as_the_former_was() {
+    let mut history = History::new(&LoopConfig::default());
+    (0..3).for_each(|ordinal| history.record(&call("trades", ordinal, 1, 10)));
+    history.close_tick();
+    let before = totals(&history);
+    history.moved(&Move::Redefined { from: ExpressionId(1), to: ExpressionId(9) });
+    assert_eq!(totals(&history), before);
+    assert!(history.iter().all(|(key, _)| key.expression == ExpressionId(9)));
+    let target =
+        |expression, ordinal| (ExpressionId(expression), PartitionId::new("trades", ordinal));
+    assert_eq!(history.together(&target(9, 0), &target(9, 1)), 1);
+    // Somebody still called the former body: the next move takes it along.
+    history.record(&call("trades", 0, 2, 10));
+    history.moved(&Move::Redefined { from: ExpressionId(1), to: ExpressionId(9) });
+    assert_eq!(keys(&history), ["trades/0", "trades/1", "trades/2"]);
+}
+
+#[test]
 fn a_split_divides_the_load_by_rows_and_leaves_what_a_call_takes() {
     let mut history = History::new(&LoopConfig::default());
     for _ in 0..100 {
