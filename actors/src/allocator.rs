@@ -3,6 +3,7 @@
 //! ```text
 //! predictor --ForecastReady--> allocator --add, remove, budgets--> NodeProvider port
 //! monitor --TickClosed-----------^   ^--StepDone-------------------'
+//! people --Approve---------------'
 //! ```
 //!
 //! It decides nothing itself: `policy::allocate::plan` does. Each step has a deadline. If it dies, the
@@ -14,15 +15,17 @@ use std::time::Duration;
 
 use foreshard_policy::allocate::{self, AllocateState, NodeBudget};
 use foreshard_policy::cluster::Step;
-use foreshard_policy::config::Mode;
+use foreshard_policy::control::ControlError;
+use foreshard_policy::decision::{By, Outcome as Recorded, Stamp};
 use foreshard_policy::forecast::Forecast;
 use foreshard_policy::ids::{Epoch, NodeId, Tick};
 use foreshard_policy::reshape::Planned;
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use crate::board::{Board, Role, TickToken, recorded};
 use crate::manager::FORECAST_WAIT_TICKS;
 use crate::ports::{Cluster, NodeProvider, Outcome, SharedClock};
+use crate::postponed::Postponed;
 use crate::steps::{CODE_UNKNOWN, Steps, decision_span, start_afresh};
 
 /// How long adding or removing a node may take unless told otherwise; a node is drained first.
@@ -35,6 +38,8 @@ pub enum AllocatorMessage {
     ForecastReady(Arc<Forecast>, TickToken),
     /// Event: a tick was closed; its forecast may follow.
     TickClosed(Tick, TickToken),
+    /// Command: carry a suggested step out; answers the number of the new decision.
+    Approve(u64, RpcReplyPort<Result<u64, ControlError>>),
     /// Event: a node was added or removed, or could not be.
     StepDone {
         /// Epoch in which it was decided.
@@ -70,6 +75,9 @@ pub struct Allocator;
 pub struct AllocatorState {
     args: AllocatorArgs,
     steps: Steps,
+    suggestions: Postponed,
+    /// Nodes that wait because too many node-hours are used up.
+    waiting: Postponed,
     policy: AllocateState,
     budgets: BTreeMap<NodeId, NodeBudget>,
     /// Tick of the newest forecast.
@@ -89,6 +97,8 @@ impl Actor for Allocator {
         start_afresh(&args.board, Role::Allocator);
         Ok(AllocatorState {
             steps: Steps::new(args.step_time_max),
+            suggestions: Postponed::new(By::Suggestion),
+            waiting: Postponed::new(By::Limit),
             policy: AllocateState::default(),
             budgets: BTreeMap::new(),
             forecast_at: args.board.tick(),
@@ -107,6 +117,7 @@ impl Actor for Allocator {
                 state.on_forecast_ready(&forecast, &myself);
             }
             AllocatorMessage::TickClosed(tick, _token) => state.on_tick_closed(tick, &myself),
+            AllocatorMessage::Approve(id, reply) => drop(reply.send(state.approve(id, &myself))),
             AllocatorMessage::StepDone { epoch, id, outcome } => {
                 state.on_step_done(epoch, id, &outcome);
             }
@@ -152,12 +163,43 @@ impl AllocatorState {
     ) {
         let config = self.args.board.config.load_full();
         let view = self.args.cluster.view();
+        self.policy.clock_ms = Some(self.args.clock.now_ms());
         let plan = allocate::plan(&view, forecast, &self.policy, &config, now);
         self.policy = plan.state;
+        self.args.board.allocating.store(Arc::new(self.policy.clone()));
         self.set_budgets(plan.budgets);
+        let at_ms = self.args.clock.now_ms();
+        let stamp = Stamp { epoch: view.epoch, mode: config.mode(), tick: now, at_ms };
+        self.suggestions.renew(plan.suggested, &mut self.args.board.ledger(), stamp);
+        self.waiting.renew(plan.waiting, &mut self.args.board.ledger(), stamp);
         for planned in plan.steps {
-            self.send(&planned, view.epoch, config.mode(), now, myself);
+            self.send(&planned, By::Loop, stamp, myself);
         }
+    }
+
+    fn approve(
+        &mut self,
+        id: u64,
+        myself: &ActorRef<AllocatorMessage>,
+    ) -> Result<u64, ControlError> {
+        let board = self.args.board.clone();
+        let planned = self.suggestions.approve(id, &board.ledger())?;
+        // From here on the policy counts on it.
+        match &planned.step {
+            Step::AddNode { node } => drop(self.policy.adding.insert(*node)),
+            Step::RemoveNode { node } => drop(self.policy.removing.insert(*node)),
+            _ => {}
+        }
+        let stamp = Stamp {
+            epoch: self.args.cluster.view().epoch,
+            mode: board.config.load().mode(),
+            tick: board.tick(),
+            at_ms: self.args.clock.now_ms(),
+        };
+        let new = self.send(&planned, By::Approval { of: id }, stamp, myself);
+        let reason = format!("approved, see decision {new}");
+        board.ledger().ended(id, Recorded::Left { reason });
+        Ok(new)
     }
 
     /// Tells the provider what is new only.
@@ -170,16 +212,16 @@ impl AllocatorState {
         self.budgets = budgets;
     }
 
+    /// Sends one step; answers the number of its decision.
     fn send(
         &mut self,
         planned: &Planned,
-        epoch: Epoch,
-        mode: Mode,
-        now: Tick,
+        by: By,
+        stamp: Stamp,
         myself: &ActorRef<AllocatorMessage>,
-    ) {
-        let at_ms = self.args.clock.now_ms();
-        let id = self.args.board.ledger().decided(planned, epoch, mode, now, at_ms);
+    ) -> u64 {
+        let epoch = stamp.epoch;
+        let id = self.args.board.ledger().decided(planned, by, stamp);
         let step = planned.step.clone();
         let span = decision_span(&self.args.board, id, epoch, planned);
         span.in_scope(|| tracing::info!("step sent"));
@@ -199,5 +241,6 @@ impl AllocatorState {
             drop(myself.cast(AllocatorMessage::StepDone { epoch, id, outcome }));
         });
         self.args.board.show_open_steps(Role::Allocator, self.steps.len());
+        id
     }
 }

@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use foreshard_policy::allocate::AllocateState;
 use foreshard_policy::config::LoopConfig;
 use foreshard_policy::decision::{DecisionRow, Ledger, Outcome as Recorded};
 use foreshard_policy::forecast::ensemble::MemberStanding;
 use foreshard_policy::forecast::{FitReport, Forecast, Moments};
 use foreshard_policy::history::{HistoryView, Irregular};
 use foreshard_policy::ids::Tick;
+use foreshard_policy::reshape::PlanState;
 use foreshard_policy::score::{Score, ScoreMeans};
 use ractor::{ActorCell, ActorRef};
 use tokio::sync::{mpsc, watch};
@@ -22,6 +24,7 @@ use tokio::sync::{mpsc, watch};
 use crate::allocator::AllocatorMessage;
 use crate::announcements::Announcements;
 use crate::calls::{CallSink, RECENT_MAX, RecentCalls};
+use crate::controls::KeptControls;
 use crate::manager::ManagerMessage;
 use crate::monitor::MonitorMessage;
 use crate::next_calls::NextCalls;
@@ -146,6 +149,12 @@ pub struct Board {
     pub next_calls: ArcSwap<NextCalls>,
     /// What people announced of the future.
     pub announced: Announcements,
+    /// What people let the loop do to each table.
+    pub controls: KeptControls,
+    /// What the next plan of replicas and outputs starts from, besides the cluster and the forecast.
+    pub reshaping: ArcSwap<PlanState>,
+    /// What the next plan of nodes starts from, besides them.
+    pub allocating: ArcSwap<AllocateState>,
     /// What forecasts were worth.
     pub scores: ArcSwap<Scores>,
     /// The members of the ensemble, and what they did when they learned last.
@@ -161,9 +170,14 @@ pub struct Board {
 }
 
 impl Board {
-    /// A board with nothing on it but what was announced.
+    /// A board with nothing on it but what people said before.
     #[must_use]
-    pub fn new(config: LoopConfig, calls: CallSink, announced: Announcements) -> Self {
+    pub fn new(
+        config: LoopConfig,
+        calls: CallSink,
+        announced: Announcements,
+        controls: KeptControls,
+    ) -> Self {
         Self {
             config: ArcSwap::from_pointee(config),
             calls,
@@ -174,6 +188,9 @@ impl Board {
             moments: ArcSwap::default(),
             next_calls: ArcSwap::default(),
             announced,
+            controls,
+            reshaping: ArcSwap::default(),
+            allocating: ArcSwap::default(),
             scores: ArcSwap::default(),
             fits: ArcSwap::default(),
             ledger: Mutex::new(Ledger::new(DECISIONS_MAX)),

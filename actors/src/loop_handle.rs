@@ -1,5 +1,7 @@
 //! The loop as the engine holds it: start, drive by hand, read, wait, stop.
 
+mod requests;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,12 +14,14 @@ use foreshard_policy::forecast::announced::{AnnounceError, Announced, Announceme
 use foreshard_policy::forecast::{Forecast, Moments};
 use foreshard_policy::history::{HistoryView, Irregular, Move};
 use foreshard_policy::ids::Tick;
+use foreshard_policy::trust::KindTrust;
 use ractor::{Actor, ActorCell, ActorRef};
 
 use crate::allocator::{AllocatorArgs, NODE_TIME_MAX};
 use crate::announcements::{AnnouncementError, Announcements};
 use crate::board::{Board, MemberFit, Role, Scores, TickToken};
 use crate::calls::{BATCHES_MAX, CallSink};
+use crate::controls::KeptControls;
 use crate::history_store::HistoryStore;
 use crate::manager::{ManagerArgs, PLAN_TIME_MAX, STEP_TIME_MAX};
 use crate::monitor::{MonitorArgs, MonitorMessage};
@@ -107,6 +111,8 @@ pub struct LoopArgs {
     pub checkpoint_file: Arc<dyn StateFile>,
     /// Where announcements are kept.
     pub announced_file: Arc<dyn StateFile>,
+    /// Where it is kept what people let the loop do to each table.
+    pub controls_file: Arc<dyn StateFile>,
     /// How long one step of the manager may take.
     pub step_time_max: Duration,
     /// How long one plan of the manager may take.
@@ -148,27 +154,30 @@ impl LoopArgs {
             store_folder: None,
             checkpoint_file: Arc::new(MemoryFile::default()),
             announced_file: Arc::new(MemoryFile::default()),
+            controls_file: Arc::new(MemoryFile::default()),
             step_time_max: STEP_TIME_MAX,
             plan_time_max: PLAN_TIME_MAX,
             node_time_max: NODE_TIME_MAX,
         }
     }
 
-    /// Keeps history, calls, checkpoint and announcements in `folder`, which must exist.
+    /// Keeps history, calls, checkpoint, announcements and controls in `folder`, which must exist.
     #[must_use]
     pub fn in_folder(mut self, folder: &Path) -> Self {
         self.history_file = Arc::new(DiskFile::new(folder.join("history")));
         self.store_folder = Some(folder.join("calls"));
         self.checkpoint_file = Arc::new(DiskFile::new(folder.join("forecast")));
         self.announced_file = Arc::new(DiskFile::new(folder.join("announced")));
+        self.controls_file = Arc::new(DiskFile::new(folder.join("controls")));
         self
     }
 
-    /// Blocks while it reads what was announced.
+    /// Blocks while it reads what people said.
     fn born(self, store: Option<Arc<HistoryStore>>) -> LoopSupervisorArgs {
         let announced = Announcements::kept(self.announced_file);
         let calls = CallSink::new(self.batches_max);
-        let board = Arc::new(Board::new(self.config, calls, announced));
+        let controls = KeptControls::kept(self.controls_file);
+        let board = Arc::new(Board::new(self.config, calls, announced, controls));
         let timed = self.ticks == Ticks::ByClock;
         let clock = self.clock;
         LoopSupervisorArgs {
@@ -384,6 +393,12 @@ impl LoopHandle {
     #[must_use]
     pub fn decisions(&self) -> Vec<DecisionRow> {
         self.board.decisions()
+    }
+
+    /// What the steps of each kind were worth, and how far it is trusted.
+    #[must_use]
+    pub fn trust(&self) -> Vec<KindTrust> {
+        self.board.ledger().trust().kinds().collect()
     }
 
     /// The newest raw calls, oldest first.

@@ -3,6 +3,7 @@
 //! ```text
 //! predictor --ForecastReady--> manager --steps--> Cluster port
 //! monitor --TickClosed-----------^  ^--StepDone------'
+//! people --Approve, Undo---------'
 //! ```
 //!
 //! It decides nothing itself: `policy::reshape::plan` does. Each step has a deadline, each plan another
@@ -16,13 +17,18 @@ use std::time::Duration;
 
 use foreshard_policy::cluster::{ClusterView, Step};
 use foreshard_policy::config::Mode;
+use foreshard_policy::control::{Control, ControlError, Controls};
+use foreshard_policy::decision::{By, DecisionRow, Outcome as Recorded, Stamp};
 use foreshard_policy::forecast::Forecast;
+use foreshard_policy::harm::Harm;
 use foreshard_policy::ids::{Epoch, NodeId, PartitionId, Tick};
-use foreshard_policy::reshape::{self, BackgroundBudget, Plan, PlanState, Planned};
+use foreshard_policy::reshape::{self, BackgroundBudget, MovedBytes, PlanState, Planned, Reason};
+use foreshard_policy::undo;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
 use crate::board::{Board, Role, TickToken, recorded};
 use crate::ports::{Cluster, Outcome, SharedClock};
+use crate::postponed::Postponed;
 use crate::steps::{Steps, decision_span, late, start_afresh};
 
 /// How long one step may take unless told otherwise.
@@ -50,6 +56,10 @@ pub enum ManagerMessage {
         /// How it ended.
         outcome: Box<Outcome>,
     },
+    /// Command: carry a suggested step out; answers the number of the new decision.
+    Approve(u64, RpcReplyPort<Result<u64, ControlError>>),
+    /// Command: take a step back; answers the number of the new decision.
+    Undo(u64, RpcReplyPort<Result<u64, ControlError>>),
     /// Timer: the plan whose last decision has this number has had its time.
     PlanExpired(u64),
     /// Query: the steps under way.
@@ -80,6 +90,10 @@ pub struct Manager;
 pub struct ManagerState {
     args: ManagerArgs,
     steps: Steps,
+    suggestions: Postponed,
+    /// Copies that wait because too much was moved within the hour.
+    waiting: Postponed,
+    moved: MovedBytes,
     /// What was charged to each holder for a step under way, by number of the decision.
     charged: BTreeMap<u64, (Vec<NodeId>, f64)>,
     budget: BackgroundBudget,
@@ -103,6 +117,9 @@ impl Actor for Manager {
         start_afresh(&args.board, Role::Manager);
         Ok(ManagerState {
             steps: Steps::new(args.step_time_max),
+            suggestions: Postponed::new(By::Suggestion),
+            waiting: Postponed::new(By::Limit),
+            moved: MovedBytes::default(),
             charged: BTreeMap::new(),
             budget: BackgroundBudget::default(),
             changed: BTreeMap::new(),
@@ -126,6 +143,8 @@ impl Actor for Manager {
             ManagerMessage::StepDone { epoch, id, outcome } => {
                 state.on_step_done(epoch, id, &outcome);
             }
+            ManagerMessage::Approve(id, reply) => drop(reply.send(state.approve(id, &myself))),
+            ManagerMessage::Undo(id, reply) => drop(reply.send(state.undo(id, &myself))),
             ManagerMessage::PlanExpired(last) => state.on_plan_expired(last),
             ManagerMessage::GetInFlight(reply) => drop(reply.send(state.steps.in_flight())),
         }
@@ -144,10 +163,45 @@ impl ManagerState {
         self.budget.refill(self.args.cluster.view().nodes.into_keys(), &config);
         let rest = config.reshape().dwell_ticks();
         drop(config);
+        self.judge(tick, myself);
         self.changed.retain(|_, changed| tick.0 <= changed.0.saturating_add(rest));
         if tick.0 > self.forecast_at.0 + FORECAST_WAIT_TICKS {
             self.plan(None, tick, myself);
         }
+    }
+
+    /// Judges earlier steps by what they brought, and takes back those that did harm.
+    fn judge(&mut self, tick: Tick, myself: &ActorRef<ManagerMessage>) {
+        let window_ticks = self.args.board.config.load().feedback().window_ticks();
+        let harms = self.args.board.ledger().close_tick(tick, window_ticks);
+        for harm in harms {
+            if let Err(error) = self.revert(harm, myself) {
+                let reason = harmed(harm);
+                tracing::warn!(id = harm.id, code = error.code(), %error, %reason, "harm stays");
+                let config = self.args.board.config.load_full();
+                let stamp = self.stamp(self.epoch, config.mode(), tick);
+                let text = format!("{reason}; it is not taken back: {error}");
+                let target = format!("decision {}", harm.id);
+                self.args.board.ledger().found("harm", &target, &text, stamp);
+            }
+        }
+    }
+
+    fn revert(
+        &mut self,
+        harm: Harm,
+        myself: &ActorRef<ManagerMessage>,
+    ) -> Result<u64, ControlError> {
+        let row = self.args.board.ledger().get(harm.id)?.clone();
+        let config = self.args.board.config.load_full();
+        let table = row.step.as_ref().and_then(Step::partition).map(|it| it.table.clone());
+        let controls = self.args.board.controls.all();
+        let usual = config.control();
+        if let Some(table) = table.filter(|table| controls.of(table, usual) != Control::Auto) {
+            return Err(ControlError::NotAuto { table });
+        }
+        let planned = self.inverse(&row, harmed(harm))?;
+        Ok(self.by_hand(planned, By::Revert { of: harm.id }, myself))
     }
 
     fn on_step_done(&mut self, epoch: Epoch, id: u64, outcome: &Outcome) {
@@ -165,11 +219,17 @@ impl ManagerState {
                 tracing::warn!(code, epoch = open.epoch.0, %step, reason, "step failed");
             }
             (_, Step::Copy { partition, .. } | Step::Drop { partition, .. }) => {
-                self.changed.insert(partition.clone(), self.args.board.tick());
+                let now = self.args.board.tick();
+                self.changed.insert(partition.clone(), now);
+                let ticks = self.args.board.config.load().feedback().watch_ticks();
+                if ticks > 0 {
+                    self.args.board.ledger().watch(id, Tick(now.0.saturating_add(ticks)));
+                }
             }
             _ => {}
         }
         self.args.board.ledger().ended(id, recorded(outcome));
+        self.show_state();
         self.args.board.show_open_steps(Role::Manager, self.steps.len());
     }
 
@@ -191,33 +251,109 @@ impl ManagerState {
         let config = self.args.board.config.load_full();
         let mut view = self.args.cluster.view();
         view.epoch = view.epoch.max(self.epoch);
-        let state = PlanState {
+        let state = self.state(now);
+        let plan = reshape::plan(&view, forecast, &state, &config, now);
+        let stamp = self.stamp(plan.epoch, config.mode(), now);
+        self.suggestions.renew(plan.suggested, &mut self.args.board.ledger(), stamp);
+        self.waiting.renew(plan.waiting, &mut self.args.board.ledger(), stamp);
+        self.send(plan.steps, By::Loop, stamp, &view, myself);
+        self.show_state();
+    }
+
+    /// What the next plan would start from, besides the view.
+    fn state(&self, now: Tick) -> PlanState {
+        let mut ledger = self.args.board.ledger();
+        PlanState {
             in_flight: self.steps.in_flight(),
             changed: self.changed.clone(),
             background_ns: self.budget.free_ns().clone(),
-        };
-        let plan = reshape::plan(&view, forecast, &state, &config, now);
-        self.send(plan, &view, config.mode(), now, myself);
+            controls: Controls::clone(&self.args.board.controls.all()),
+            avoided: ledger.avoided(now),
+            moved: self.moved.clone(),
+            trust: ledger.trust().now(),
+        }
     }
 
+    fn show_state(&self) {
+        let state = self.state(self.args.board.tick());
+        self.args.board.reshaping.store(Arc::new(state));
+    }
+
+    fn stamp(&self, epoch: Epoch, mode: Mode, tick: Tick) -> Stamp {
+        Stamp { epoch, mode, tick, at_ms: self.args.clock.now_ms() }
+    }
+
+    fn approve(&mut self, id: u64, myself: &ActorRef<ManagerMessage>) -> Result<u64, ControlError> {
+        let board = self.args.board.clone();
+        let kept = board.ledger().get(id)?.step.clone();
+        if let Some(partition) = kept.as_ref().and_then(Step::partition)
+            && board.controls.all().is_frozen(&partition.table)
+        {
+            return Err(ControlError::Frozen { table: partition.table.clone() });
+        }
+        let planned = self.suggestions.approve(id, &board.ledger())?;
+        let new = self.by_hand(planned, By::Approval { of: id }, myself);
+        let reason = format!("approved, see decision {new}");
+        board.ledger().ended(id, Recorded::Left { reason });
+        Ok(new)
+    }
+
+    fn undo(&mut self, id: u64, myself: &ActorRef<ManagerMessage>) -> Result<u64, ControlError> {
+        let board = self.args.board.clone();
+        let row = board.ledger().get(id)?.clone();
+        let planned = self.inverse(&row, Reason::Undone { id })?;
+        let new = self.by_hand(planned, By::Undo { of: id }, myself);
+        self.show_state();
+        Ok(new)
+    }
+
+    /// What takes a step back; from now on the plan does not do the same again for a while.
+    fn inverse(&self, row: &DecisionRow, reason: Reason) -> Result<Planned, ControlError> {
+        let (board, in_flight) = (&self.args.board, self.steps.in_flight());
+        let (view, controls) = (self.args.cluster.view(), board.controls.all());
+        let planned = undo::undo(row, &view, &in_flight, &controls, reason)?;
+        if let Some(step) = &row.step {
+            let until = board.tick().0.saturating_add(board.config.load().reshape().undone_ticks());
+            board.ledger().avoid(step.aim(), Tick(until));
+        }
+        Ok(planned)
+    }
+
+    /// Sends one step that somebody asked for; answers the number of its decision.
+    fn by_hand(&mut self, planned: Planned, by: By, myself: &ActorRef<ManagerMessage>) -> u64 {
+        let view = self.args.cluster.view();
+        let epoch = view.epoch.max(self.epoch);
+        let moves = planned.step.partition_moved().is_some();
+        let epoch = if moves { epoch.next() } else { epoch };
+        let mode = self.args.board.config.load().mode();
+        let stamp = self.stamp(epoch, mode, self.args.board.tick());
+        self.send(vec![planned], by, stamp, &view, myself).unwrap_or_default()
+    }
+
+    /// Sends steps; answers the number of the last decision.
     fn send(
         &mut self,
-        plan: Plan,
+        steps: Vec<Planned>,
+        by: By,
+        stamp: Stamp,
         view: &ClusterView,
-        mode: Mode,
-        now: Tick,
         myself: &ActorRef<ManagerMessage>,
-    ) {
-        let epoch = plan.epoch;
+    ) -> Option<u64> {
+        let epoch = stamp.epoch;
         self.epoch = self.epoch.max(epoch);
         let mut last = None;
-        for planned in plan.steps {
-            let at_ms = self.args.clock.now_ms();
-            let id = self.args.board.ledger().decided(&planned, epoch, mode, now, at_ms);
+        for planned in steps {
+            let id = self.args.board.ledger().decided(&planned, by, stamp);
+            let lead = self.args.board.config.load().precompute().lead_ticks() as u64;
+            self.args.board.ledger().judge_at(id, Tick(stamp.tick.0.saturating_add(lead + 1)));
             let span = decision_span(&self.args.board, id, epoch, &planned);
             span.in_scope(|| tracing::info!("step sent"));
             let Planned { step, worth, .. } = planned;
             self.charge(id, &step, worth.cost_ns, view);
+            if let Step::Copy { .. } = step {
+                let config = self.args.board.config.load();
+                self.moved.charge(stamp.tick, worth.bytes as u64, &config);
+            }
             let (cluster, carried) = (self.args.cluster.clone(), step.clone());
             let work = async move { cluster.carry_out(epoch, carried).await };
             let myself = myself.clone();
@@ -226,10 +362,11 @@ impl ManagerState {
             });
             last = Some(id);
         }
-        let Some(last) = last else { return };
+        let last = last?;
         self.args.board.show_open_steps(Role::Manager, self.steps.len());
         let expired = move || ManagerMessage::PlanExpired(last);
         drop(myself.send_after(self.args.plan_time_max, expired));
+        Some(last)
     }
 
     /// Takes what a computation is expected to cost from the accounts of the nodes that will do it.
@@ -241,4 +378,9 @@ impl ManagerState {
         holders.iter().for_each(|node| self.budget.charge(*node, each_ns));
         self.charged.insert(id, (holders, each_ns));
     }
+}
+
+fn harmed(harm: Harm) -> Reason {
+    let Harm { id, slower, chance } = harm;
+    Reason::Harmed { id, slower, chance }
 }

@@ -13,8 +13,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreshard_policy::decision::Stamp;
 use foreshard_policy::history::{History, Irregular, Move, TickClock, Timeline};
-use foreshard_policy::ids::Tick;
+use foreshard_policy::ids::{Epoch, Tick};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinHandle;
 
@@ -191,7 +192,8 @@ impl MonitorState {
             "{} gave another value than before for one of {} rows of {}, though it is declared immutable",
             liar.text, liar.rows, liar.partition
         );
-        board.ledger().found("quarantine", &liar.function, &reason, mode, board.tick(), liar.at_ms);
+        let stamp = Stamp { epoch: Epoch::default(), mode, tick: board.tick(), at_ms: liar.at_ms };
+        board.ledger().found("quarantine", &liar.function, &reason, stamp);
     }
 
     fn on_tick_due(&mut self, token: &TickToken) {

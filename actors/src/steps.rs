@@ -154,7 +154,7 @@ pub(crate) fn start_afresh(board: &Board, role: Role) {
 }
 
 /// Who carries steps of this kind out; kinds as in [`Step::kind`].
-fn role_of(kind: &str) -> Role {
+pub(crate) fn role_of(kind: &str) -> Role {
     if kind.ends_with(" node") { Role::Allocator } else { Role::Manager }
 }
 

@@ -108,6 +108,7 @@ impl Session {
         let context = SessionContext::new_with_state(inner.planning.state());
         context.register_udaf(single_value());
         crate::catalog::ticks::install(&context, &inner);
+        crate::catalog::what_if::install(&context, &inner);
         let installed = Arc::new(AtomicU64::new(inner.functions.install(&context)));
         Self { inner, context, installed, traceparent: None }
     }

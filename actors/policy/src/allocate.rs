@@ -1,18 +1,22 @@
 //! How many nodes there are, and what each may use.
 
+mod hours;
 mod migration;
 mod planner;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+pub use hours::NodeHours;
 pub use migration::Migration;
 pub use planner::{Load, NodePlanner, Z_90};
 
 use crate::cluster::{ClusterView, Step};
 use crate::config::{LoopConfig, Mode};
+use crate::control::Control;
 use crate::forecast::{Forecast, SeriesForecast};
 use crate::ids::{NodeId, Tick};
 use crate::reshape::{Basis, Planned, Reason, Worth};
+use hours::Left;
 
 /// What a tick with more load than the nodes carry costs, in nodes that run for a tick.
 const VIOLATED: f64 = 20.0;
@@ -36,6 +40,10 @@ pub struct AllocateState {
     pub adding: BTreeSet<NodeId>,
     /// Nodes that were asked to leave. They count as gone until the caller takes them out.
     pub removing: BTreeSet<NodeId>,
+    /// What nodes ran for today.
+    pub hours: NodeHours,
+    /// Milliseconds since the Unix epoch; none counts days from the first tick on.
+    pub clock_ms: Option<u64>,
 }
 
 /// What to change about the nodes.
@@ -43,6 +51,10 @@ pub struct AllocateState {
 pub struct AllocatePlan {
     /// Nodes to add or remove: never both in one plan.
     pub steps: Vec<Planned>,
+    /// Nodes to add or remove if somebody approves. Nothing counts on them.
+    pub suggested: Vec<Planned>,
+    /// A node that would be added if there were more node-hours left.
+    pub waiting: Vec<Planned>,
     /// What each node, with those to be added, may use.
     pub budgets: BTreeMap<NodeId, NodeBudget>,
     /// Nodes that the load takes besides those that joined from elsewhere, within the bounds.
@@ -65,7 +77,9 @@ struct Demand {
 /// trusted forecast the load is the highest tick's 90 % quantile (series are called by the same
 /// queries, so their quantiles are added), and never less than what is measured now. Where moves take time
 /// (`allocate.move-ticks`) a [`NodePlanner`] finds the course that costs least over the whole horizon. In mode off
-/// only the budgets are set.
+/// only the budgets are set. Where people do not leave nodes to the loop (`control`), the steps are suggested, or
+/// there are none. Never more nodes are asked for than the node-hours that are left allow for the rest of the
+/// day (`allocate.node-hours-max`), but `allocate.nodes-min`.
 #[must_use]
 pub fn plan(
     view: &ClusterView,
@@ -81,17 +95,32 @@ pub fn plan(
     let nodes = count(running.len());
     let elsewhere = count(all.len() - running.len());
     let allocate = config.allocate();
-    let bounds = (allocate.nodes_min(), allocate.nodes_max());
+    let clock_ms = hours::clock_ms(state.clock_ms, now, config);
+    let ran = running.iter().filter(|node| view.nodes.contains_key(node)).count();
+    state.hours.pass(clock_ms, count(ran));
+    let before = state.clone();
+    let left = state.hours.left(clock_ms, config);
+    let wanted_most = allocate.nodes_max();
+    let most = left.map_or(wanted_most, |left| left.nodes.max(allocate.nodes_min()));
+    let bounds = (allocate.nodes_min(), wanted_most.min(most));
     let busy = forecast.map(|forecast| Busy::of(forecast, config));
     let demand = busy.as_ref().map(Busy::demand);
-    let need = match &demand {
+    let wanted = match &demand {
         Some(demand) => {
             let ahead = busy.and_then(|busy| planned_nodes(&busy, all.len(), config));
             let need = ahead.unwrap_or_else(|| nodes_for(demand, config));
-            need.saturating_sub(elsewhere).clamp(bounds.0, bounds.1)
+            need.saturating_sub(elsewhere).clamp(bounds.0, wanted_most)
         }
-        None => nodes.clamp(bounds.0, bounds.1),
+        None => nodes.clamp(bounds.0, wanted_most),
     };
+    let need = wanted.clamp(bounds.0, bounds.1);
+    let too_few = left.map(|Left { hours, rest, .. }| Reason::NodeHours {
+        hours,
+        rest,
+        most: bounds.1,
+        wanted,
+    });
+    let too_few = too_few.filter(|_| bounds.1 < wanted.max(nodes.min(wanted_most)));
     let mut steps = Vec::new();
     if config.mode() != Mode::Off {
         let in_bounds = nodes.clamp(bounds.0, bounds.1);
@@ -104,7 +133,7 @@ pub fn plan(
             };
             steps = add(view, &mut state, need - nodes, reason);
         } else if in_bounds < nodes {
-            let reason = Reason::Bounds { nodes, need: in_bounds };
+            let reason = too_few.unwrap_or(Reason::Bounds { nodes, need: in_bounds });
             steps = remove(view, &running, &mut state, nodes - in_bounds, reason);
         } else {
             steps = scale_in(view, &running, &mut state, (need, demand.as_ref()), config, now);
@@ -113,7 +142,21 @@ pub fn plan(
     if need >= nodes || !steps.is_empty() {
         state.lower = None;
     }
-    AllocatePlan { budgets: budgets(&all, &state, config), steps, need, state }
+    let mut waiting = Vec::new();
+    if let Some(reason) = too_few.filter(|_| wanted > nodes && config.mode() != Mode::Off) {
+        waiting = add(view, &mut state.clone(), 1, reason);
+    }
+    let mut suggested = Vec::new();
+    if config.control() != Control::Auto && !steps.is_empty() {
+        suggested = std::mem::take(&mut steps);
+        let lower = before.lower.filter(|_| need < nodes);
+        state = AllocateState { lower: lower.map(|(at, most)| (at, most.max(need))), ..before };
+    }
+    if config.control() == Control::Observe {
+        suggested.clear();
+    }
+    let budgets = budgets(&all, &state, config);
+    AllocatePlan { budgets, steps, suggested, waiting, need, state }
 }
 
 fn count(nodes: usize) -> u32 {

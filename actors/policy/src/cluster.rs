@@ -143,7 +143,42 @@ pub enum Step {
     },
 }
 
+/// What a step does to what, whichever nodes do it: steps with the same aim are the same change.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Aim {
+    /// Kind of step, as in [`Step::kind`].
+    pub kind: &'static str,
+    /// What is changed; none if it is nodes.
+    pub partition: Option<PartitionId>,
+    /// Outputs of what, if it is outputs.
+    pub expression: Option<ExpressionId>,
+}
+
 impl Step {
+    /// What the step does to what.
+    #[must_use]
+    pub fn aim(&self) -> Aim {
+        let expression = match self {
+            Self::Precompute { expression, .. } | Self::DropOutput { expression, .. } => {
+                Some(*expression)
+            }
+            _ => None,
+        };
+        Aim { kind: self.kind(), partition: self.partition().cloned(), expression }
+    }
+
+    /// The partition that the step changes, or whose outputs it changes, if there is one.
+    #[must_use]
+    pub fn partition(&self) -> Option<&PartitionId> {
+        match self {
+            Self::Copy { partition, .. }
+            | Self::Drop { partition, .. }
+            | Self::Precompute { partition, .. }
+            | Self::DropOutput { partition, .. } => Some(partition),
+            Self::AddNode { .. } | Self::RemoveNode { .. } => None,
+        }
+    }
+
     /// The partition whose replicas the step changes, if it does.
     #[must_use]
     pub fn partition_moved(&self) -> Option<&PartitionId> {

@@ -8,6 +8,7 @@
 //! | [`calls`], [`history`] | what was called, where, how often, how long |
 //! | [`forecast`] | what will be called in the coming ticks |
 //! | [`score`] | what a forecast or a step turned out to be worth |
+//! | [`trust`], [`harm`] | whether steps brought what was expected of them, and which did harm |
 //! | [`reshape`] | which replicas and outputs to add or drop, and why |
 //! | [`next`] | which call follows, and which keys will be hot |
 //! | [`predicates`] | in which order a scan evaluates its predicates |
@@ -17,6 +18,8 @@
 //! | [`caches`] | whether other rules would have spared more |
 //! | [`allocate`] | how many nodes, and what each may use |
 //! | [`decision`] | what was decided, why, and what came of it |
+//! | [`control`], [`undo`] | what people let the loop do, and what takes a step back |
+//! | [`what_if`] | what would be planned if something were otherwise |
 //! | [`config`] | what the operator wants |
 
 pub mod admit;
@@ -25,9 +28,11 @@ pub mod caches;
 pub mod calls;
 pub mod cluster;
 pub mod config;
+pub mod control;
 pub mod decision;
 pub mod disk;
 pub mod forecast;
+pub mod harm;
 pub mod history;
 pub mod ids;
 pub mod invariant;
@@ -37,3 +42,6 @@ pub mod random;
 pub mod repeats;
 pub mod reshape;
 pub mod score;
+pub mod trust;
+pub mod undo;
+pub mod what_if;

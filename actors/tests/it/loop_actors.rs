@@ -1,6 +1,7 @@
 //! The loop on a paused clock, with ports that write down what they were asked.
 
 mod announced;
+mod control;
 mod plans;
 mod rig;
 

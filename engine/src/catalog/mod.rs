@@ -6,6 +6,7 @@ mod schema;
 mod system;
 pub(crate) mod ticks;
 mod views;
+pub(crate) mod what_if;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;

@@ -140,7 +140,7 @@ pub(crate) fn known_function(engine: &Inner, name: &str) -> Result<(), EngineErr
     Err(EngineError::UnknownFunction { name: name.to_owned(), nearest })
 }
 
-fn wrong(name: &str, which: &str, what: &str, given: &Expr) -> EngineError {
+pub(super) fn wrong(name: &str, which: &str, what: &str, given: &Expr) -> EngineError {
     let given = match given {
         Expr::Literal(value, _) => format!("{value}, a {}", value.data_type()),
         other => other.to_string(),
@@ -150,7 +150,12 @@ fn wrong(name: &str, which: &str, what: &str, given: &Expr) -> EngineError {
     }
 }
 
-fn text(name: &str, which: &str, what: &str, given: &Expr) -> Result<String, EngineError> {
+pub(super) fn text(
+    name: &str,
+    which: &str,
+    what: &str,
+    given: &Expr,
+) -> Result<String, EngineError> {
     let value = match given {
         Expr::Literal(value, _) => value.try_as_str().flatten(),
         _ => None,

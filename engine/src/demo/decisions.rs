@@ -38,7 +38,7 @@ pub fn groups(report: &DayReport) -> BTreeMap<&str, Group<'_>> {
                 group.background_ns += ns;
             }
             Some(Outcome::Failed { .. }) => group.failed += 1,
-            None => {}
+            Some(Outcome::Left { .. }) | None => {}
         }
         if let Some(spared) = decided.row.measured {
             *group.spared_ns.get_or_insert(0.0) += spared;
@@ -71,6 +71,7 @@ pub fn write(report: &DayReport, path: &Path) -> std::io::Result<()> {
                 None => ("under way".to_owned(), 0, 0),
                 Some(Outcome::Done { rows, ns, .. }) => ("done".to_owned(), *rows, *ns),
                 Some(Outcome::Failed { code, reason }) => (format!("{code}: {reason}"), 0, 0),
+                Some(Outcome::Left { reason }) => (format!("left: {reason}"), 0, 0),
             };
             let ms = |ns: f64| format!("{:.3}", ns / 1e6);
             let cells = [
@@ -108,7 +109,7 @@ fn csv(cell: &str) -> String {
 #[cfg(test)]
 mod tests {
     use foreshard_policy::config::Mode;
-    use foreshard_policy::decision::DecisionRow;
+    use foreshard_policy::decision::{By, DecisionRow};
     use foreshard_policy::ids::{Epoch, Tick};
 
     use super::super::day::ArmReport;
@@ -123,6 +124,8 @@ mod tests {
             epoch: Epoch(1),
             kind: "precompute".into(),
             target: format!("precompute f{id} on t/1"),
+            step: None,
+            by: By::Loop,
             mode: Mode::Forecast,
             reason: "2.0 calls expected, the first within 1 s".into(),
             inputs: String::new(),
@@ -130,6 +133,7 @@ mod tests {
             alternatives: vec!["wait \"here\"".into()],
             expected_benefit_ns: 4e6,
             expected_cost_ns: 2e6,
+            expected: None,
             outcome: Some(Outcome::Done { rows: 80, bytes: 640, ns: 3_000_000 }),
             measured: Some(spared),
         };

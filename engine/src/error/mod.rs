@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use datafusion::error::DataFusionError;
 use foreshard_actors::announcements::AnnouncementError;
+use foreshard_actors::controls::RequestError;
 use foreshard_actors::loop_handle::LoopError;
 use foreshard_actors::spill::BucketError;
 use foreshard_actors::store::StoreError;
@@ -277,6 +278,9 @@ pub enum EngineError {
     /// An announcement that cannot be, or cannot be kept.
     #[error(transparent)]
     Announcement(#[from] AnnouncementError),
+    /// What people asked of the loop that cannot be, or cannot be kept.
+    #[error(transparent)]
+    Control(#[from] RequestError),
     /// An error of the cluster's nodes and replicas.
     #[error(transparent)]
     Cluster(#[from] MemberError),
@@ -313,6 +317,7 @@ impl EngineError {
             Self::Function(error) => error.code(),
             Self::Loop(error) => error.code(),
             Self::Announcement(error) => error.code(),
+            Self::Control(error) => error.code(),
             Self::Cluster(error) => error.code(),
             Self::Relayed { code, .. } => code,
             own => own.facts().code,

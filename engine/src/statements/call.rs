@@ -1,7 +1,9 @@
 //! `CALL precompute('table', 'f(x)')`, `CALL drop_stored(['table'])`, `CALL pin_stored('table'[, 'f(x)'])`
 //! and `CALL unpin_stored` alike: what people do by hand to stored outputs and partial aggregates. And
 //! `CALL announce('f', 5, 'from', 'until')`: what they know of coming calls (`announce`); `CALL
-//! export_history('file'[, 'from', 'to'])`, `CALL import_history('file')`: see `history`.
+//! export_history('file'[, 'from', 'to'])`, `CALL import_history('file')`: see `history`. And what they let the
+//! loop do: `CALL control('table', 'suggest')`, `CALL freeze('table')`, `CALL approve(12)`, `CALL undo(12)`: see
+//! `control`.
 
 use std::sync::Arc;
 
@@ -26,7 +28,7 @@ use crate::error::EngineError;
 use crate::query::functions::{describe, is_storable};
 use crate::query_stream::QueryStream;
 use crate::session::Session;
-use crate::statements::{announce, history, parse_one};
+use crate::statements::{announce, control, history, parse_one};
 
 /// A call with its arguments, numbers among them as their text.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,7 +42,10 @@ const USAGE: &str = "CALL precompute('table', 'expression'), CALL drop_stored('t
                      CALL pin_stored('table', 'expression'), CALL unpin_stored likewise, \
                      CALL announce('function', factor, 'from', 'until'), \
                      CALL unannounce('function'), CALL export_history('file'), \
-                     CALL export_history('file', 'from', 'to'), or CALL import_history('file')";
+                     CALL export_history('file', 'from', 'to'), CALL import_history('file'), \
+                     CALL control('table', 'auto' or 'suggest' or 'observe' or 'default'), \
+                     CALL freeze('table'), CALL unfreeze('table'), CALL approve(decision), \
+                     or CALL undo(decision)";
 
 /// The call that `sql` is; `None` if it is another statement.
 pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Option<Call>, EngineError> {
@@ -113,6 +118,11 @@ pub(crate) async fn run(
             let spans = announce::unannounce(session, function).await?;
             counts(&[("taken_back", spans)])
         }
+        ("control", [table, text]) => control::control(session, table, text).await,
+        ("freeze", [table]) => control::freeze(session, table, true).await,
+        ("unfreeze", [table]) => control::freeze(session, table, false).await,
+        ("approve", [decision]) => control::approve(session, decision).await,
+        ("undo", [decision]) => control::undo(session, decision).await,
         (name, arguments) => {
             let given = arguments.len();
             Err(invalid(format!("there is no procedure {name} with {given} arguments: {USAGE}")))
@@ -163,7 +173,7 @@ async fn drop_stored(session: &Session, table: Option<&str>) -> Result<QueryStre
     counts(&[("dropped", dropped)])
 }
 
-fn store(session: &Session, table: &str) -> Result<Arc<dyn TableStore>, EngineError> {
+pub(super) fn store(session: &Session, table: &str) -> Result<Arc<dyn TableStore>, EngineError> {
     let unknown = || EngineError::UnknownTable { name: table.to_owned(), nearest: None };
     session.inner.catalog.store(table).ok_or_else(unknown)
 }

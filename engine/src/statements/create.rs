@@ -227,6 +227,9 @@ pub(super) async fn drop_table(
     inner.definitions.remove(name)?;
     inner.members.table_dropped(name).await;
     inner.groups.forget(Some(name));
+    let table = name.to_owned();
+    // A table of this name that comes later is another one.
+    inner.the_loop.change_controls(move |all| all.forget(&table)).await?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 mod announce;
 pub(crate) mod call;
+mod control;
 mod create;
 mod dml;
 pub(crate) mod files;

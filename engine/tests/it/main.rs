@@ -16,6 +16,7 @@ mod cli;
 mod cluster;
 mod config_doc;
 mod constants;
+mod control;
 mod dml_properties;
 mod dml_rows;
 mod dynamic;

@@ -232,3 +232,87 @@ fn where_moves_take_time_nodes_come_so_early_that_they_are_ready() {
     surprised.series[0].calls_now = 4.5;
     assert_eq!(need(&surprised), 5);
 }
+
+#[test]
+fn nodes_that_wait_for_approval_are_suggested_as_long_as_they_are_needed() {
+    let asked = config().with_control(Control::Suggest).unwrap();
+    let (few, many) = (load(0.5, 0.5, true), load(3.0, 3.0, true));
+    let mut state = AllocateState::default();
+    let mut suggested = |forecast: &Forecast, tick: u64| {
+        let plan = plan(&nodes([0, 1]), Some(forecast), &state, &asked, Tick(tick));
+        assert_eq!((plan.steps.len(), plan.budgets.len()), (0, 2));
+        state = plan.state;
+        plan.suggested.iter().map(|it| it.step.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!([1, 2].map(|tick| suggested(&many, tick)), ["add node n2", "add node n2"]);
+    let waiting: Vec<_> = (3..11).map(|tick| suggested(&few, tick)).collect();
+    assert_eq!(waiting[..5], [""; 5]);
+    assert_eq!(waiting[5..], ["remove node n1"; 3], "it stays suggested");
+    let observed = config().with_control(Control::Observe).unwrap();
+    let plan = plan(&nodes([0, 1]), Some(&many), &state, &observed, Tick(12));
+    assert_eq!((plan.steps, plan.suggested, plan.need), (vec![], vec![], 3));
+}
+
+/// At most so many node-hours a day.
+fn budgeted(hours: f64) -> LoopConfig {
+    let allocate = config().allocate().clone().with_node_hours_max(hours).unwrap();
+    config().with_allocate(allocate).unwrap()
+}
+
+/// A state at so many hours after midnight.
+fn at_hour(hour: u64) -> AllocateState {
+    AllocateState { clock_ms: Some(hour * 3_600_000), ..AllocateState::default() }
+}
+
+#[test]
+fn no_more_nodes_are_asked_for_than_the_node_hours_of_the_day_allow() {
+    let busy = load(5.0, 5.0, true);
+    let plan_at = |hour, nodes_now: u32, hours| {
+        plan(&nodes(0..nodes_now), Some(&busy), &at_hour(hour), &budgeted(hours), Tick(1))
+    };
+    let enough = plan_at(12, 2, 60.0);
+    assert_eq!((enough.steps.len(), enough.waiting.len(), enough.need), (3, 0, 5));
+    let scarce = plan_at(12, 2, 36.0);
+    assert_eq!(text(&scarce), "add node n2 (5.0 busy CPUs expected: 3 nodes needed, 2 running)");
+    assert_eq!(
+        scarce.waiting[0].reason.to_string(),
+        "36.0 node-hours are left for the 12.0 hours of the day, which is 3 nodes; the load takes 5 \
+         (allocate.node-hours-max)"
+    );
+    let over = plan_at(12, 4, 36.0);
+    assert_eq!(over.steps.len(), 1);
+    assert_eq!(over.steps[0].step, Step::RemoveNode { node: NodeId(3) });
+    assert!(over.steps[0].reason.to_string().starts_with("36.0 node-hours are left"));
+    assert_eq!(plan_at(12, 2, 1.0).need, 1, "nodes-min run whatever is left");
+    assert_eq!(plan_at(12, 2, 0.0).need, 5, "no limit");
+}
+
+proptest! {
+    #[test]
+    fn no_day_runs_more_node_hours_than_its_budget_beyond_the_least_nodes(
+        loads in prop::collection::vec(0.0..9.0f64, 96),
+        budget in 24.0..144.0f64,
+    ) {
+        // Quarters of an hour of two days; nodes come and go at once.
+        let settings = budgeted(budget);
+        let (mut view, mut state) = (nodes([0]), AllocateState::default());
+        let mut node_hours = [0.0; 2];
+        for (quarter, busy) in loads.iter().enumerate().flat_map(|it| [it, it]).enumerate() {
+            state.clock_ms = Some(quarter as u64 * 900_000);
+            let forecast = load(*busy.1, *busy.1, true);
+            let plan = plan(&view, Some(&forecast), &state, &settings, Tick(quarter as u64 * 900));
+            state = plan.state;
+            for planned in plan.steps {
+                match planned.step {
+                    Step::AddNode { node } => drop(view.nodes.insert(node, NodeView::default())),
+                    step => view.apply(&step),
+                }
+            }
+            prop_assert!(!view.nodes.is_empty() && view.nodes.len() <= 6);
+            node_hours[quarter / 96] += view.nodes.len() as f64 / 4.0;
+        }
+        for hours in node_hours {
+            prop_assert!(hours <= budget + 1e-6, "{hours} of {budget}");
+        }
+    }
+}

@@ -7,9 +7,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-pub use parts::{AllocateConfig, LstmConfig, MonitorConfig, PrecomputeConfig, ReshapeConfig};
+pub use parts::{
+    AllocateConfig, FeedbackConfig, LstmConfig, MonitorConfig, PrecomputeConfig, ReshapeConfig,
+};
 use section::{Bound, Setting, section};
 pub use section::{ConfigError, Entry};
+
+use crate::control::Control;
 
 /// What the loop may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,11 +64,24 @@ impl Setting for Mode {
     }
 }
 
+impl Setting for Control {
+    fn number(&self) -> Option<f64> {
+        None
+    }
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
 section! {
     /// All settings of the loop, the table `[loop]` of `foreshard.toml`.
     LoopConfig (RawLoopConfig = "RawLoopConfig", prefix "", fits lead_within_horizon) {
         /// What the loop may do: off, reactive, forecast or inverted.
         "mode" mode with_mode: Mode = Mode::Forecast,
+            "", Bound::Any;
+        /// What it may do by itself to nodes, and to tables of which `CALL control` says nothing else: auto
+        /// (plan and carry out), suggest (plan, and wait for `CALL approve`) or observe (nothing).
+        "control" control with_control: Control = Control::Auto,
             "", Bound::Any;
         /// Length of a tick.
         "tick-ms" tick_ms with_tick_ms: u64 = 1_000,
@@ -91,6 +108,8 @@ section! {
         reshape with_reshape: ReshapeConfig;
         /// Which outputs are computed before they are asked for.
         precompute with_precompute: PrecomputeConfig;
+        /// How steps are judged by what they brought.
+        feedback with_feedback: FeedbackConfig;
         /// How many nodes there are and what each may use.
         allocate with_allocate: AllocateConfig;
     }

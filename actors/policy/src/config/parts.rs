@@ -99,6 +99,13 @@ section! {
         /// Ticks a partition rests after its replicas changed.
         "dwell-ticks" dwell_ticks with_dwell_ticks: u64 = 10,
             "ticks", Bound::Within(0.0, 1e6);
+        /// Ticks in which a step that people undid, or that did harm, is not taken again.
+        "undone-ticks" undone_ticks with_undone_ticks: u64 = 300,
+            "ticks", Bound::Within(0.0, 1e9);
+        /// Bytes that replicas may be copied within an hour. Copies for the sake of load wait beyond it;
+        /// repairs and drains count and do not wait.
+        "moved-bytes-per-hour-max" moved_bytes_per_hour_max with_moved_bytes_per_hour_max: u64 = 64 << 30,
+            "bytes", Bound::Within(0.0, 1e18);
         /// Steps that may be under way at the same time.
         "steps-in-flight-max" steps_in_flight_max with_steps_in_flight_max: usize = 16,
             "steps", Bound::Within(1.0, 1e4);
@@ -144,6 +151,22 @@ section! {
 }
 
 section! {
+    /// How steps are judged by what they brought.
+    FeedbackConfig (
+        RawFeedbackConfig = "RawFeedbackConfig", prefix "feedback.", fits fits_always
+    ) {
+        /// Ticks after which steps count half as much for the trust in their kind, and a kind that is stopped
+        /// may try again.
+        "window-ticks" window_ticks with_window_ticks: u64 = 300,
+            "ticks", Bound::Within(1.0, 1e9);
+        /// Ticks in which a partition whose replicas changed is watched for harm; zero watches none.
+        "watch-ticks" watch_ticks with_watch_ticks: u64 = 120,
+            "ticks", Bound::Within(0.0, 1e9);
+    }
+    sections {}
+}
+
+section! {
     /// How many nodes there are and what each may use.
     AllocateConfig (
         RawAllocateConfig = "RawAllocateConfig", prefix "allocate.", fits minimum_below_maximum
@@ -154,6 +177,10 @@ section! {
         /// Most nodes.
         "nodes-max" nodes_max with_nodes_max: u32 = 8,
             "nodes", Bound::Within(1.0, 1e5);
+        /// Node-hours of a day, from midnight in UTC, that nodes which can be started here may run for; 0 is no
+        /// limit. Never fewer than nodes-min run. What ran before a restart is not counted.
+        "node-hours-max" node_hours_max with_node_hours_max: f64 = 0.0,
+            "node-hours per day", Bound::Within(0.0, 2.4e6);
         /// Share of a node's CPU permits that the load may keep busy.
         "target-utilisation" target_utilisation with_target_utilisation: f64 = 0.7,
             "of cpu-permits", Bound::Within(0.05, 1.0);

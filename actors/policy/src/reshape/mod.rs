@@ -1,24 +1,28 @@
 //! Which replicas and outputs to add or drop, and why. Pure: same input, same plan.
 
 pub mod budget;
+pub mod churn;
 mod precompute;
 mod reason;
 mod replicate;
 mod situation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 pub use budget::BackgroundBudget;
+pub use churn::MovedBytes;
 pub use reason::{Basis, Reason};
 
-use crate::cluster::{ClusterView, Step};
+use crate::cluster::{Aim, ClusterView, Step};
 use crate::config::{LoopConfig, Mode};
+use crate::control::{Control, Controls};
 use crate::forecast::Forecast;
 use crate::ids::{Epoch, NodeId, PartitionId, Tick};
-use situation::Situation;
+use crate::trust::Trusted;
+use situation::{Place, Situation};
 
 /// What a step is expected to bring and to cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -55,6 +59,11 @@ pub struct Plan {
     pub epoch: Epoch,
     /// The steps.
     pub steps: Vec<Planned>,
+    /// Steps on tables whose steps people want to approve first. Nothing else counts on them, and each of
+    /// them on nothing but itself.
+    pub suggested: Vec<Planned>,
+    /// Copies that wait because too much was moved within the hour, the hottest first.
+    pub waiting: Vec<Planned>,
 }
 
 /// What the manager knows besides the view.
@@ -68,6 +77,14 @@ pub struct PlanState {
     /// of one tick. A step may start while this is above zero and may overdraw it, see
     /// [`BackgroundBudget`].
     pub background_ns: BTreeMap<NodeId, i64>,
+    /// What people let the loop do to each table.
+    pub controls: Controls,
+    /// What was undone or did harm not long ago, and is not planned again yet.
+    pub avoided: BTreeSet<Aim>,
+    /// How far the expectations of each kind of step are trusted; of one that is not named, wholly.
+    pub trust: BTreeMap<&'static str, Trusted>,
+    /// Bytes that copies moved within the last hour.
+    pub moved: MovedBytes,
 }
 
 /// Plans the next steps: at most one per partition's replicas, and as many outputs as background
@@ -79,6 +96,8 @@ pub struct PlanState {
 ///   nothing is turned around here.
 /// * The promises: a partition never loses its last live replica; only live nodes are named, only
 ///   nodes that stay get anything, and no node gets a second replica.
+/// * Tables that people do not leave to the loop get repairs and drains only. Where they want to approve
+///   each step, the steps are planned for themselves, after all others, and only suggested.
 #[must_use]
 pub fn plan(
     view: &ClusterView,
@@ -87,26 +106,38 @@ pub fn plan(
     config: &LoopConfig,
     now: Tick,
 ) -> Plan {
-    let slots = config.reshape().steps_in_flight_max().saturating_sub(state.in_flight.len());
-    if config.mode() == Mode::Off || slots == 0 {
-        return Plan { epoch: view.epoch, steps: Vec::new() };
+    let most = config.reshape().steps_in_flight_max();
+    let slots = most.saturating_sub(state.in_flight.len());
+    let suggests = state.controls.suggests(config.control());
+    if config.mode() == Mode::Off || (slots == 0 && !suggests) {
+        return Plan { epoch: view.epoch, ..Plan::default() };
     }
     let mut situation = Situation::new(view, forecast, state, config, now);
     let by_heat = situation.by_heat();
     let mut steps = replicate::urgent(&mut situation, &by_heat);
-    let replicas = replicate::by_load(&mut situation, &by_heat);
-    let mut outputs = precompute::steps(&situation);
     steps.truncate(slots);
-    let left = slots - steps.len();
-    // Neither kind may starve the other: outputs get half, and what replicas leave over.
-    outputs.truncate(left.saturating_sub(replicas.len()).max(left.div_ceil(2)));
-    steps.extend(outputs);
-    steps.extend(replicas);
-    steps.truncate(slots);
-
+    steps.extend(by_worth(&mut situation, &by_heat, slots - steps.len()));
+    let suggested = if suggests {
+        situation.planning_for = Control::Suggest;
+        by_worth(&mut situation, &by_heat, most)
+    } else {
+        Vec::new()
+    };
     let moves = steps.iter().any(|planned| planned.step.partition_moved().is_some());
     let epoch = if moves { view.epoch.next() } else { view.epoch };
-    Plan { epoch, steps }
+    let waiting = situation.waiting;
+    Plan { epoch, steps, suggested, waiting }
+}
+
+/// At most so many steps that nothing but their worth asks for, on the tables that are planned for.
+fn by_worth(situation: &mut Situation<'_>, by_heat: &[Place], slots: usize) -> Vec<Planned> {
+    let replicas = replicate::by_load(situation, by_heat);
+    let mut steps = precompute::steps(situation);
+    // Neither kind may starve the other: outputs get half, and what replicas leave over.
+    steps.truncate(slots.saturating_sub(replicas.len()).max(slots.div_ceil(2)));
+    steps.extend(replicas);
+    steps.truncate(slots);
+    steps
 }
 
 impl fmt::Display for Plan {
@@ -114,6 +145,12 @@ impl fmt::Display for Plan {
         writeln!(f, "epoch {}", self.epoch.0)?;
         for Planned { step, reason, .. } in &self.steps {
             writeln!(f, "  {step} ({reason})")?;
+        }
+        for Planned { step, reason, .. } in &self.suggested {
+            writeln!(f, "  suggested: {step} ({reason})")?;
+        }
+        for Planned { step, reason, .. } in &self.waiting {
+            writeln!(f, "  waiting: {step} ({reason})")?;
         }
         Ok(())
     }

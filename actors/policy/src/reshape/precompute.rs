@@ -10,9 +10,13 @@ use super::{Planned, Reason, Worth};
 use crate::cluster::{NodeView, OutputView, Step};
 use crate::forecast::SeriesForecast;
 use crate::ids::{ExpressionId, NodeId, PartitionId};
+use crate::trust::Expected;
 
 /// How many of the outputs that have to wait are named in a decision.
 const ALTERNATIVES_MAX: usize = 3;
+
+/// Kind of step, as in [`Step::kind`].
+const KIND: &str = "precompute";
 
 /// Fewer expected calls than this, in the horizon and in the season, are none.
 const NO_CALLS: f64 = 0.01;
@@ -25,6 +29,8 @@ struct Candidate<'a> {
     /// Positions of its holders' accounts in the purse.
     holders: Vec<usize>,
     calls: f64,
+    /// What expectations of outputs are multiplied with.
+    trust: f64,
     /// First tick, from one, by whose end it is needed.
     needed_in: usize,
     cost_ns: f64,
@@ -33,7 +39,7 @@ struct Candidate<'a> {
 
 impl Candidate<'_> {
     fn benefit_ns(&self) -> f64 {
-        self.calls * self.cost_ns
+        self.calls * self.cost_ns * self.trust
     }
 }
 
@@ -93,6 +99,9 @@ pub(super) fn steps(situation: &Situation<'_>) -> Vec<Planned> {
             later.push(format!("{}: {lack}", candidate.series.key));
         }
     }
+    if let Some(left) = situation.trusted(KIND).steps_left {
+        chosen.truncate(left); // Stopped, but for some by which it may prove itself.
+    }
     later.extend(waiting);
     later.truncate(ALTERNATIVES_MAX);
     let mut steps = unused(situation, &wanted_bytes);
@@ -112,6 +121,9 @@ fn candidates<'s>(situation: &'s Situation<'_>, purse: &Purse) -> Vec<Candidate<
                 return None; // Looking it up would cost as much as computing it.
             }
             let place = situation.place_near(&known.0.1, &mut near)?;
+            if !situation.plans_for(place) {
+                return None;
+            }
             let candidate = candidate(situation, purse, place, known)?;
             Some((candidate.benefit_ns() / purse.share_taken(&candidate), candidate))
         })
@@ -131,12 +143,13 @@ fn candidate<'s>(
     let config = situation.config.precompute();
     let holders: Vec<_> =
         situation.computing(place).filter_map(|node| purse.account(node)).collect();
-    if holders.is_empty() {
+    if holders.is_empty() || situation.avoids(|| precompute(target, output)) {
         return None;
     }
     let rows = output.rows_missing as f64;
     let calls = series.expected_calls(config.lead_ticks());
-    if calls / (holders.len() as f64) < config.min_worth() {
+    let trust = situation.trusted(KIND).factor;
+    if calls * trust / (holders.len() as f64) < config.min_worth() {
         return None;
     }
     Some(Candidate {
@@ -145,6 +158,7 @@ fn candidate<'s>(
         series,
         holders,
         calls,
+        trust,
         needed_in: series.needed_in().unwrap_or(usize::MAX).clamp(1, config.lead_ticks()),
         cost_ns: rows * series.ns_per_row,
         bytes: rows * series.bytes_per_row,
@@ -242,20 +256,27 @@ impl fmt::Display for Lack {
     }
 }
 
+fn precompute((expression, partition): &(ExpressionId, PartitionId), output: &OutputView) -> Step {
+    let function = Arc::clone(&output.function);
+    Step::Precompute { function, expression: *expression, partition: partition.clone() }
+}
+
+fn drop_of((expression, partition): &(ExpressionId, PartitionId), output: &OutputView) -> Step {
+    let function = Arc::clone(&output.function);
+    Step::DropOutput { function, expression: *expression, partition: partition.clone() }
+}
+
 fn planned(situation: &Situation<'_>, candidate: &Candidate<'_>, waiting: &[String]) -> Planned {
     let Candidate { target, output, series, holders, calls, needed_in, .. } = candidate;
     let tick_ms = situation.config.tick_ms() as f64;
     Planned {
-        step: Step::Precompute {
-            function: output.function.clone(),
-            expression: target.0,
-            partition: target.1.clone(),
-        },
+        step: precompute(target, output),
         reason: Reason::Needed {
             calls: *calls,
             in_ms: *needed_in as f64 * tick_ms,
             rows: output.rows_missing,
             ns_per_row: series.ns_per_row,
+            expected: expected(candidate),
         },
         worth: Worth {
             benefit_ns: candidate.benefit_ns(),
@@ -263,11 +284,16 @@ fn planned(situation: &Situation<'_>, candidate: &Candidate<'_>, waiting: &[Stri
             bytes: candidate.bytes,
         },
         inputs: format!(
-            "{} rows stored, {} missing on {} nodes, {} a row",
+            "{} rows stored, {} missing on {} nodes, {} a row{}",
             output.rows_stored,
             output.rows_missing,
             holders.len(),
-            duration(series.ns_per_row)
+            duration(series.ns_per_row),
+            if candidate.trust == 1.0 {
+                String::new()
+            } else {
+                format!(", trusted {:.2}", candidate.trust)
+            }
         ),
         forecast: format!(
             "{calls:.1} calls in {} ticks, needed in {needed_in}",
@@ -275,6 +301,18 @@ fn planned(situation: &Situation<'_>, candidate: &Candidate<'_>, waiting: &[Stri
         ),
         alternatives: waiting.to_vec(),
     }
+}
+
+/// What the ledger will measure: the rows that were missing and that the first call of each segment on each
+/// holder finds. Later calls would have found them without the step.
+fn expected(candidate: &Candidate<'_>) -> Expected {
+    let Candidate { output, series, holders, calls, cost_ns, .. } = candidate;
+    let rows = (output.rows_stored + output.rows_missing) as f64;
+    let rows_per_call = series.ns_per_call / series.ns_per_row.max(f64::MIN_POSITIVE);
+    let share = (rows_per_call / rows.max(1.0)).min(1.0);
+    let holders = holders.len() as f64;
+    let most_ns = holders * share * cost_ns;
+    Expected { mean_ns: most_ns * -(-calls / holders).exp_m1(), most_ns }
 }
 
 /// Outputs that nobody is expected to ask for, where memory is short: the biggest first, and no
@@ -323,6 +361,9 @@ fn idle_outputs<'s>(
         })
         .filter_map(|(target, output, _)| {
             let place = situation.place_near(&target.1, &mut near)?;
+            if !situation.plans_for(place) || situation.avoids(|| drop_of(target, output)) {
+                return None;
+            }
             let holders: Vec<_> = situation.computing(place).collect();
             (!holders.is_empty()).then_some((target, output, holders))
         })
@@ -338,11 +379,7 @@ fn drop_output(
     bytes: f64,
 ) -> Planned {
     Planned {
-        step: Step::DropOutput {
-            function: Arc::clone(&output.function),
-            expression: target.0,
-            partition: target.1.clone(),
-        },
+        step: drop_of(target, output),
         reason,
         worth: Worth { benefit_ns: 0.0, cost_ns: 0.0, bytes: -bytes },
         inputs: format!("{} rows stored in {} bytes", output.rows_stored, output.bytes),

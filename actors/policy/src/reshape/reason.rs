@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::ids::NodeId;
+use crate::trust::Expected;
 
 /// What a load figure rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +69,8 @@ pub enum Reason {
         rows: u64,
         /// Cost of one row in ns.
         ns_per_row: f64,
+        /// What the ledger shall measure of it.
+        expected: Expected,
     },
     /// Memory is short and nobody is expected to ask for the output.
     Unused {
@@ -98,6 +101,40 @@ pub enum Reason {
         /// For how many ticks.
         ticks: u64,
     },
+    /// It would be taken for another reason, but replicas were copied too much within the hour.
+    Churn {
+        /// Bytes to copy.
+        bytes: f64,
+        /// Bytes that may still be copied.
+        left: u64,
+        /// Bytes that may be copied within an hour.
+        most: u64,
+    },
+    /// What an earlier decision changed got slower since.
+    Harmed {
+        /// The earlier decision.
+        id: u64,
+        /// How many times as long as before a row takes.
+        slower: f64,
+        /// The chance that it is slower at all.
+        chance: f64,
+    },
+    /// Somebody undid an earlier decision.
+    Undone {
+        /// The earlier decision.
+        id: u64,
+    },
+    /// The node-hours of the day do not allow more nodes.
+    NodeHours {
+        /// Node-hours that are left.
+        hours: f64,
+        /// Hours until the day is over.
+        rest: f64,
+        /// Nodes that they allow.
+        most: u32,
+        /// Nodes that the load takes.
+        wanted: u32,
+    },
     /// The number of nodes is outside its bounds.
     Bounds {
         /// Nodes there are.
@@ -123,7 +160,7 @@ impl fmt::Display for Reason {
             }
             Self::Lost => f.write_str("no live node holds it: load it from the store"),
             Self::Draining { node } => write!(f, "{node} is draining"),
-            Self::Needed { calls, in_ms, rows, ns_per_row } => write!(
+            Self::Needed { calls, in_ms, rows, ns_per_row, .. } => write!(
                 f,
                 "{calls:.1} calls expected, the first within {}; {rows} rows of {} are missing",
                 duration(in_ms * 1e6),
@@ -141,6 +178,22 @@ impl fmt::Display for Reason {
             Self::Idle { busy_cpus, need, nodes, ticks } => write!(
                 f,
                 "{busy_cpus:.1} busy CPUs: {need} nodes were enough for {ticks} ticks, {nodes} running"
+            ),
+            Self::Churn { bytes, left, most } => write!(
+                f,
+                "{bytes:.0} bytes to copy, {left} of the {most} of an hour are left \
+                 (reshape.moved-bytes-per-hour-max)"
+            ),
+            Self::Harmed { id, slower, chance } => write!(
+                f,
+                "since decision {id} a row takes {slower:.2} times as long there as before and as \
+                 elsewhere; the chance of harm is {chance:.2}"
+            ),
+            Self::Undone { id } => write!(f, "somebody undid decision {id}"),
+            Self::NodeHours { hours, rest, most, wanted } => write!(
+                f,
+                "{hours:.1} node-hours are left for the {rest:.1} hours of the day, which is {most} nodes; \
+                 the load takes {wanted} (allocate.node-hours-max)"
             ),
             Self::Bounds { nodes, need } => {
                 write!(f, "{nodes} nodes running, the settings ask for {need}")

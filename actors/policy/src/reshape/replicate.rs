@@ -28,6 +28,9 @@ pub(super) fn urgent(situation: &mut Situation<'_>, by_heat: &[Place]) -> Vec<Pl
             Some(node) => Some(drop_from(situation, place, node, Reason::Draining { node })),
         };
         if let Some(planned) = planned {
+            if let Step::Copy { .. } = planned.step {
+                situation.take_bytes(planned.worth.bytes);
+            }
             situation.apply(place, &planned.step);
             situation.parts[place].is_moving = true;
             steps.push(planned);
@@ -44,15 +47,26 @@ pub(super) fn by_load(situation: &mut Situation<'_>, by_heat: &[Place]) -> Vec<P
     }
     let mut steps = Vec::new();
     for place in by_heat.iter().copied() {
-        if situation.parts[place].is_moving {
+        if situation.parts[place].is_moving || !situation.plans_for(place) {
             continue;
         }
-        if let Some(planned) = step_by_load(situation, place) {
+        let planned = step_by_load(situation, place);
+        let planned = planned.filter(|planned| !is_stopped(situation, planned.step.kind(), &steps));
+        let planned = planned.filter(|planned| !situation.avoids(|| planned.step.clone()));
+        if let Some(planned) = planned
+            && situation.may_copy(&planned)
+        {
             situation.apply(place, &planned.step);
             steps.push(planned);
         }
     }
     steps
+}
+
+/// Whether a kind that did harm has no more tries left in this window, after these steps.
+fn is_stopped(situation: &Situation<'_>, kind: &str, steps: &[Planned]) -> bool {
+    let left = situation.trusted(kind).steps_left;
+    left.is_some_and(|left| steps.iter().filter(|it| it.step.kind() == kind).count() >= left)
 }
 
 fn step_by_load(situation: &Situation<'_>, place: Place) -> Option<Planned> {
@@ -67,8 +81,12 @@ fn step_by_load(situation: &Situation<'_>, place: Place) -> Option<Planned> {
         return Some(drop_from(situation, place, busiest(situation, place)?, reason));
     }
     let busy = situation.parts[place].busy_ms;
-    let hot = busy / replicas as f64 > config.copy_above() && replicas < most;
-    let cold = replicas > 1 && busy / (replicas as f64 - 1.0) < config.drop_below();
+    // A kind that did harm must be wanted more.
+    let (copies, drops) = (situation.trusted("copy"), situation.trusted("drop"));
+    let (copy_above, drop_below) =
+        (config.copy_above() / copies.factor.min(1.0), config.drop_below() * drops.factor.min(1.0));
+    let hot = busy / replicas as f64 > copy_above && replicas < most;
+    let cold = replicas > 1 && busy / (replicas as f64 - 1.0) < drop_below;
     if !(hot || cold) || rests(situation, place) {
         return None;
     }
@@ -76,11 +94,11 @@ fn step_by_load(situation: &Situation<'_>, place: Place) -> Option<Planned> {
     if hot {
         let from = calmest(situation, place)?;
         let busy_ms = busy / replicas as f64;
-        let reason = Reason::Hot { busy_ms, limit_ms: config.copy_above(), basis };
+        let reason = Reason::Hot { busy_ms, limit_ms: copy_above, basis };
         return copy(situation, place, Some(from), reason);
     }
     let busy_ms = busy / (replicas as f64 - 1.0);
-    let reason = Reason::Cold { busy_ms, limit_ms: config.drop_below(), basis };
+    let reason = Reason::Cold { busy_ms, limit_ms: drop_below, basis };
     Some(drop_from(situation, place, busiest(situation, place)?, reason))
 }
 

@@ -7,11 +7,13 @@ mod ahead;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Basis, PlanState};
+use super::{Basis, PlanState, Planned, Reason};
 use crate::cluster::{ClusterView, NodeView, PartitionView, Step};
 use crate::config::LoopConfig;
+use crate::control::Control;
 use crate::forecast::{Forecast, SeriesForecast};
 use crate::ids::{NodeId, PartitionId, Tick};
+use crate::trust::Trusted;
 pub(super) use ahead::{Ahead, Known};
 
 /// A partition by its position in [`Situation::parts`].
@@ -31,6 +33,8 @@ pub(super) struct Part<'a> {
     announced: bool,
     /// Whether its replicas are changing right now: then it is left alone.
     pub(super) is_moving: bool,
+    /// What the loop may do to its table.
+    control: Control,
 }
 
 impl Part<'_> {
@@ -53,6 +57,12 @@ pub(super) struct Situation<'a> {
     pub(super) node_busy_ms: BTreeMap<NodeId, f64>,
     /// What is stored, with what is expected of it; nothing if steps must not be taken ahead.
     pub(super) ahead: Ahead<'a>,
+    /// Only tables that are controlled like this are planned for; repairs do not ask.
+    pub(super) planning_for: Control,
+    /// Bytes that may still be copied within the hour.
+    bytes_left: u64,
+    /// Copies that found too few of them left, the hottest first.
+    pub(super) waiting: Vec<Planned>,
     pub(super) state: &'a PlanState,
     pub(super) config: &'a LoopConfig,
     pub(super) now: Tick,
@@ -73,6 +83,7 @@ impl<'a> Situation<'a> {
             busy_ms: 0.0,
             announced: false,
             is_moving: false,
+            control: state.controls.of(&id.table, config.control()),
         };
         let looking = forecast.filter(|_| config.mode().looks_ahead());
         let mut situation = Self {
@@ -82,6 +93,9 @@ impl<'a> Situation<'a> {
             proven: looking.is_some_and(|forecast| forecast.trusted),
             node_busy_ms: view.nodes.keys().map(|node| (*node, 0.0)).collect(),
             ahead: Ahead::new(view, looking, &state.in_flight),
+            planning_for: Control::Auto,
+            bytes_left: state.moved.left(now, config),
+            waiting: Vec::new(),
             state,
             config,
             now,
@@ -96,6 +110,21 @@ impl<'a> Situation<'a> {
             situation.share_load(place, 1.0);
         }
         situation
+    }
+
+    /// Whether steps on the partition are planned for now.
+    pub(super) fn plans_for(&self, place: Place) -> bool {
+        self.parts[place].control == self.planning_for
+    }
+
+    /// How far what is expected of a kind of step is trusted.
+    pub(super) fn trusted(&self, kind: &str) -> Trusted {
+        self.state.trust.get(kind).copied().unwrap_or_default()
+    }
+
+    /// Whether the step was undone or did harm not long ago.
+    pub(super) fn avoids(&self, step: impl FnOnce() -> Step) -> bool {
+        !self.state.avoided.is_empty() && self.state.avoided.contains(&step().aim())
     }
 
     /// Takes a step as done that is under way.
@@ -172,6 +201,33 @@ impl<'a> Situation<'a> {
         }
         targets.sort_unstable_by(better);
         targets.into_iter().map(|(.., node)| node).collect()
+    }
+
+    /// Takes the bytes of a copy from those of the hour, if there are enough; what waits for them is noted.
+    /// What is only suggested takes none before it is approved.
+    pub(super) fn may_copy(&mut self, planned: &Planned) -> bool {
+        if !matches!(planned.step, Step::Copy { .. }) || self.planning_for != Control::Auto {
+            return true;
+        }
+        let bytes = planned.worth.bytes;
+        if bytes <= self.bytes_left as f64 {
+            self.take_bytes(bytes);
+            return true;
+        }
+        let (left, most) = (self.bytes_left, self.config.reshape().moved_bytes_per_hour_max());
+        if self.waiting.len() < self.config.reshape().steps_in_flight_max() {
+            self.waiting.push(Planned {
+                reason: Reason::Churn { bytes, left, most },
+                inputs: format!("{}; {}", planned.inputs, planned.reason),
+                ..planned.clone()
+            });
+        }
+        false
+    }
+
+    /// Takes bytes that are copied whatever is left.
+    pub(super) fn take_bytes(&mut self, bytes: f64) {
+        self.bytes_left = self.bytes_left.saturating_sub(bytes as u64);
     }
 
     /// Counts a replica step of one partition that was just planned.

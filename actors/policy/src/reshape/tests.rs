@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 mod announced;
+mod control;
 
 const MIB: u64 = 1 << 20;
 
@@ -321,7 +322,7 @@ fn in_mode_off_nothing_is_planned_and_without_a_forecast_only_repairs() {
     let scene = Scene::new(2).with(0, &[9], 900.0).with(1, &[0], 900.0);
     let repairs = plan(&scene.view, None, &scene.state, &scene.config, Tick(100));
     assert_eq!(repairs.steps.len(), 1);
-    assert_eq!(scene.mode(Mode::Off).plan(), Plan { epoch: Epoch(7), steps: Vec::new() });
+    assert_eq!(scene.mode(Mode::Off).plan(), Plan { epoch: Epoch(7), ..Plan::default() });
 }
 
 #[test]

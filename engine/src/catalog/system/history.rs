@@ -1,8 +1,9 @@
 //! System tables about what was called, and what was decided.
 
-use foreshard_policy::decision::Outcome;
+use foreshard_policy::decision::DecisionRow;
 use foreshard_policy::history::SeriesStats;
 use foreshard_policy::ids::PartitionId;
+use foreshard_policy::trust::KindTrust;
 
 use crate::catalog::system::sheet::Sheet;
 use crate::engine::Inner;
@@ -83,17 +84,45 @@ pub(super) fn counters(engine: &Inner) -> Sheet {
         .count("value", rows().map(|(_, value)| *value))
 }
 
+/// `system.controls`: what the loop may do to each table by itself.
+pub(super) fn controls(engine: &Inner) -> Sheet {
+    let (controls, config) = (engine.the_loop.controls(), engine.the_loop.config());
+    let mut tables: Vec<_> =
+        engine.catalog.stores().into_iter().map(|it| it.table().name.clone()).collect();
+    tables.sort_unstable();
+    let rows = || tables.iter();
+    let usual = config.control();
+    Sheet::default()
+        .text("table_name", rows())
+        .text("control", rows().map(|table| controls.own(table).unwrap_or(usual)))
+        .flag("is_default", rows().map(|table| controls.own(table).is_none()))
+        .flag("frozen", rows().map(|table| controls.is_frozen(table)))
+}
+
+/// `system.trust`: what the steps of each kind were expected to bring and brought, and how far the kind is
+/// trusted now. Where nothing is measured but harm, each step counts as one nanosecond that it spares if it
+/// does none.
+pub(super) fn trust(engine: &Inner) -> Sheet {
+    let kinds = engine.the_loop.trust();
+    let rows = || kinds.iter();
+    let left = |kind: &KindTrust| kind.now.steps_left.map(|left| left as u64);
+    Sheet::default()
+        .text("kind", rows().map(|kind| kind.kind))
+        .count("steps", rows().map(|kind| kind.steps))
+        .number("expected_ns", rows().map(|kind| kind.expected_ns))
+        .number("measured_ns", rows().map(|kind| kind.measured_ns))
+        .number("factor", rows().map(|kind| kind.now.factor))
+        .flag("stopped", rows().map(|kind| kind.now.steps_left.is_some()))
+        .count_or_null("steps_left", rows().map(left))
+        .count("windows", rows().map(|kind| kind.windows as u64))
+        .number_or_null("windows_within_30_percent", rows().map(|kind| kind.windows_near))
+        .number_or_null("coverage_of_80_percent", rows().map(|kind| kind.coverage))
+}
+
 /// `system.decisions`: every step with its inputs, forecast, reason and outcome.
 pub(super) fn decisions(engine: &Inner) -> Sheet {
     let decisions = engine.the_loop.decisions();
     let rows = || decisions.iter();
-    let outcome = |outcome: &Option<Outcome>| match outcome {
-        None => "under way".to_owned(),
-        Some(Outcome::Done { rows, bytes, ns }) => {
-            format!("done: {rows} rows, {bytes} bytes, {:.1} ms", *ns as f64 / 1e6)
-        }
-        Some(Outcome::Failed { code, reason }) => format!("failed: {code} {reason}"),
-    };
     Sheet::default()
         .count("id", rows().map(|row| row.id))
         .moment("at", rows().map(|row| row.at_ms))
@@ -102,12 +131,18 @@ pub(super) fn decisions(engine: &Inner) -> Sheet {
         .text("kind", rows().map(|row| &row.kind))
         .text("target", rows().map(|row| &row.target))
         .text("mode", rows().map(|row| row.mode))
+        .text("decided_by", rows().map(|row| row.by))
+        .count_or_null("follows", rows().map(|row| row.by.follows()))
         .text("reason", rows().map(|row| &row.reason))
         .text("inputs", rows().map(|row| &row.inputs))
         .text("forecast", rows().map(|row| &row.forecast))
         .text("alternatives", rows().map(|row| row.alternatives.join("; ")))
         .number("expected_benefit_ns", rows().map(|row| row.expected_benefit_ns))
         .number("expected_cost_ns", rows().map(|row| row.expected_cost_ns))
-        .text("outcome", rows().map(|row| outcome(&row.outcome)))
+        .number_or_null(
+            "expected_measured_ns",
+            rows().map(|row| row.expected.map(|expected| expected.mean_ns)),
+        )
+        .text("outcome", rows().map(DecisionRow::standing))
         .number_or_null("measured_benefit_ns", rows().map(|row| row.measured))
 }

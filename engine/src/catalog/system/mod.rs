@@ -27,9 +27,10 @@ type Make = fn(&Inner) -> Sheet;
 const HISTORY: &str = "history";
 
 /// Every other table with what makes it.
-const TABLES: [(&str, Make); 18] = [
+const TABLES: [(&str, Make); 20] = [
     ("announced", forecasts::announced),
     ("calls", history::calls),
+    ("controls", history::controls),
     ("decisions", history::decisions),
     ("forecasts", forecasts::forecasts),
     ("function_stats", history::function_stats),
@@ -46,6 +47,7 @@ const TABLES: [(&str, Make); 18] = [
     ("scores", forecasts::scores),
     ("segments", cluster::segments),
     ("settings", cluster::settings),
+    ("trust", history::trust),
 ];
 
 /// The schema provider. It knows the engine weakly, because the engine holds it.

@@ -1,0 +1,230 @@
+//! What people let the loop do to each table: all by itself, after a yes, or nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// What the loop may do to a table by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Control {
+    /// It plans and carries out.
+    #[default]
+    Auto,
+    /// It plans, and people say yes to each step.
+    Suggest,
+    /// It measures only.
+    Observe,
+}
+
+impl fmt::Display for Control {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Suggest => "suggest",
+            Self::Observe => "observe",
+        })
+    }
+}
+
+impl FromStr for Control {
+    type Err = ControlError;
+
+    fn from_str(text: &str) -> Result<Self, ControlError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "suggest" => Ok(Self::Suggest),
+            "observe" => Ok(Self::Observe),
+            _ => Err(ControlError::NoControl { text: text.to_owned() }),
+        }
+    }
+}
+
+/// What people asked for cannot be done to the plan.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// There is no such way to control a table.
+    #[error("{text:?} is no control; it must be auto, suggest, observe, or default")]
+    NoControl {
+        /// What was given.
+        text: String,
+    },
+    /// No decision of this number is kept.
+    #[error("there is no decision {id}, or it is forgotten already")]
+    Unknown {
+        /// The number given.
+        id: u64,
+    },
+    /// The decision does not wait for anybody.
+    #[error("decision {id} does not wait for approval: it is {standing}")]
+    NotSuggested {
+        /// The decision.
+        id: u64,
+        /// How it stands.
+        standing: String,
+    },
+    /// Nothing was done that could be undone.
+    #[error("decision {id} cannot be undone: it is {standing}")]
+    NotDone {
+        /// The decision.
+        id: u64,
+        /// How it stands.
+        standing: String,
+    },
+    /// The cluster is another one by now, or the step has no inverse.
+    #[error("decision {id} cannot be undone: {reason}")]
+    Irreversible {
+        /// The decision.
+        id: u64,
+        /// What is in the way.
+        reason: String,
+    },
+    /// Replicas of the partition are changing.
+    #[error("decision {id} must wait: another step changes the same partition")]
+    Busy {
+        /// The decision.
+        id: u64,
+    },
+    /// The loop may not change the table by itself.
+    #[error("{table} is not left to the loop (system.controls); CALL undo does it")]
+    NotAuto {
+        /// The table.
+        table: Arc<str>,
+    },
+    /// Nothing of the table changes.
+    #[error("{table} is frozen; CALL unfreeze('{table}') first")]
+    Frozen {
+        /// The table.
+        table: Arc<str>,
+    },
+}
+
+impl ControlError {
+    /// Stable code for logs, metrics and the manual.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoControl { .. } => "FS-CONTROL-1",
+            Self::Unknown { .. } => "FS-CONTROL-2",
+            Self::NotSuggested { .. } => "FS-CONTROL-3",
+            Self::NotDone { .. } => "FS-CONTROL-4",
+            Self::Irreversible { .. } => "FS-CONTROL-5",
+            Self::Busy { .. } => "FS-CONTROL-6",
+            Self::Frozen { .. } => "FS-CONTROL-7",
+            Self::NotAuto { .. } => "FS-CONTROL-8",
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Busy { .. })
+    }
+}
+
+/// The tables for which people said something of their own. All others go by the setting `control`.
+///
+/// What a node that died or leaves makes necessary is done to every table all the same: a partition
+/// that no live node holds is loaded, and one that a draining node holds is copied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Controls {
+    tables: BTreeMap<Arc<str>, Control>,
+    frozen: BTreeSet<Arc<str>>,
+}
+
+impl Controls {
+    /// Controls a table in its own way; without one, by the setting again. Answers whether that is new.
+    pub fn set(&mut self, table: &str, control: Option<Control>) -> bool {
+        let before = match control {
+            Some(control) => self.tables.insert(table.into(), control),
+            None => self.tables.remove(table),
+        };
+        before != control
+    }
+
+    /// Nothing of the table changes from now on. Answers whether that is new.
+    pub fn freeze(&mut self, table: &str) -> bool {
+        self.frozen.insert(table.into())
+    }
+
+    /// The table may change again. Answers whether that is new.
+    pub fn unfreeze(&mut self, table: &str) -> bool {
+        self.frozen.remove(table)
+    }
+
+    /// Forgets a table that is gone. Answers whether anything was said of it.
+    pub fn forget(&mut self, table: &str) -> bool {
+        self.tables.remove(table).is_some() | self.frozen.remove(table)
+    }
+
+    /// The way of its own in which a table is controlled.
+    #[must_use]
+    pub fn own(&self, table: &str) -> Option<Control> {
+        self.tables.get(table).copied()
+    }
+
+    /// Whether a table is frozen.
+    #[must_use]
+    pub fn is_frozen(&self, table: &str) -> bool {
+        self.frozen.contains(table)
+    }
+
+    /// What the loop may do to a table, where `usual` is the setting.
+    #[must_use]
+    pub fn of(&self, table: &str, usual: Control) -> Control {
+        if self.is_frozen(table) { Control::Observe } else { self.own(table).unwrap_or(usual) }
+    }
+
+    /// Whether there may be a table of which steps are suggested only.
+    #[must_use]
+    pub fn suggests(&self, usual: Control) -> bool {
+        usual == Control::Suggest || self.tables.values().any(|own| *own == Control::Suggest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_goes_by_the_setting_until_somebody_says_otherwise() {
+        let mut controls = Controls::default();
+        assert_eq!(controls.of("t", Control::Suggest), Control::Suggest);
+        assert!(controls.set("t", Some(Control::Observe)));
+        assert!(!controls.set("t", Some(Control::Observe)), "it is nothing new");
+        assert_eq!(controls.of("t", Control::Auto), Control::Observe);
+        assert_eq!(controls.of("u", Control::Auto), Control::Auto);
+        assert!(controls.set("t", None) && !controls.set("t", None));
+        assert_eq!(controls.of("t", Control::Auto), Control::Auto);
+    }
+
+    #[test]
+    fn a_frozen_table_is_observed_and_has_its_own_control_back_afterwards() {
+        let mut controls = Controls::default();
+        controls.set("t", Some(Control::Suggest));
+        assert!(controls.freeze("t") && !controls.freeze("t"));
+        assert_eq!(controls.of("t", Control::Auto), Control::Observe);
+        assert!(controls.unfreeze("t") && !controls.unfreeze("t"));
+        assert_eq!(controls.of("t", Control::Auto), Control::Suggest);
+        assert!(controls.forget("t") && !controls.forget("t"));
+        assert_eq!(controls, Controls::default());
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_what_is_no_control_names_those_that_are() {
+        for control in [Control::Auto, Control::Suggest, Control::Observe] {
+            assert_eq!(control.to_string().parse(), Ok(control));
+        }
+        let error = "manual".parse::<Control>().unwrap_err();
+        assert_eq!((error.code(), error.is_retryable()), ("FS-CONTROL-1", false));
+        assert_eq!(
+            error.to_string(),
+            "\"manual\" is no control; it must be auto, suggest, observe, or default"
+        );
+    }
+}

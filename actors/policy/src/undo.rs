@@ -1,0 +1,246 @@
+//! What takes a step back: the inverse of one that was carried out, as the cluster now is.
+
+use crate::cluster::{ClusterView, PartitionView, Step};
+use crate::control::{ControlError, Controls};
+use crate::decision::{DecisionRow, Outcome};
+use crate::ids::{NodeId, PartitionId};
+use crate::reshape::{Planned, Reason, Worth};
+
+/// The step that takes `row`'s step back, with `reason`. Copies are dropped and what was dropped is copied
+/// again; outputs that were computed are dropped, and those that were dropped are computed again.
+///
+/// A partition never loses its last live replica by it, and no node gets a second one. Nodes that came or
+/// went are not taken back: the next plan would ask for them again.
+///
+/// # Errors
+/// [`ControlError`] if the step was not carried out, the cluster is another one by now, replicas of the
+/// partition are changing (`in_flight`), or its table is frozen.
+pub fn undo(
+    row: &DecisionRow,
+    view: &ClusterView,
+    in_flight: &[Step],
+    controls: &Controls,
+    reason: Reason,
+) -> Result<Planned, ControlError> {
+    let id = row.id;
+    let not_done = || ControlError::NotDone { id, standing: row.standing() };
+    let step = row.step.as_ref().filter(|_| matches!(row.outcome, Some(Outcome::Done { .. })));
+    let step = step.ok_or_else(not_done)?;
+    if let Some(partition) = step.partition() {
+        if controls.is_frozen(&partition.table) {
+            return Err(ControlError::Frozen { table: partition.table.clone() });
+        }
+        if in_flight.iter().any(|open| open.partition() == Some(partition)) {
+            return Err(ControlError::Busy { id });
+        }
+    }
+    let inverse = inverse(step, view);
+    let step = inverse.map_err(|reason| ControlError::Irreversible { id, reason })?;
+    let bytes = step.partition_moved().and_then(|moved| view.partitions.get(moved));
+    let bytes = bytes.map_or(0.0, |partition| partition.bytes as f64);
+    let bytes = if matches!(step, Step::Drop { .. }) { -bytes } else { bytes };
+    Ok(Planned {
+        inputs: inputs(&step, view),
+        step,
+        reason,
+        worth: Worth { bytes, ..Worth::default() },
+        forecast: row.forecast.clone(),
+        alternatives: vec![format!("leave decision {id} as it is: {}", row.reason)],
+    })
+}
+
+fn inverse(step: &Step, view: &ClusterView) -> Result<Step, String> {
+    match step {
+        Step::Copy { partition, to, .. } => {
+            let held = live(view, partition)?;
+            if !held.contains(to) {
+                return Err(format!("{to} holds no replica of {partition} any more"));
+            }
+            if held.len() < 2 {
+                return Err(format!("{to} holds the only replica of {partition}"));
+            }
+            Ok(Step::Drop { partition: partition.clone(), from: *to })
+        }
+        Step::Drop { partition, from } => {
+            let held = live(view, partition)?;
+            let stays = view.nodes.get(from).is_some_and(|node| !node.draining);
+            if !stays {
+                return Err(format!("{from} is gone or going"));
+            }
+            if held.contains(from) {
+                return Err(format!("{from} holds a replica of {partition} again"));
+            }
+            let source = held.first().copied().unwrap_or(*from);
+            Ok(Step::Copy { partition: partition.clone(), from: source, to: *from })
+        }
+        Step::Precompute { function, expression, partition } => {
+            let output = view.outputs.get(&(*expression, partition.clone()));
+            match output {
+                Some(output) if output.pinned => {
+                    Err(format!("{function} on {partition} is pinned"))
+                }
+                Some(output) if output.bytes > 0 => Ok(Step::DropOutput {
+                    function: function.clone(),
+                    expression: *expression,
+                    partition: partition.clone(),
+                }),
+                _ => Err(format!("nothing of {function} on {partition} is stored any more")),
+            }
+        }
+        Step::DropOutput { function, expression, partition } => {
+            let output = view.outputs.get(&(*expression, partition.clone()));
+            if output.is_none_or(|output| output.rows_missing == 0) {
+                return Err(format!("nothing of {function} on {partition} is missing"));
+            }
+            Ok(Step::Precompute {
+                function: function.clone(),
+                expression: *expression,
+                partition: partition.clone(),
+            })
+        }
+        Step::AddNode { .. } | Step::RemoveNode { .. } => {
+            Err("nodes follow the load; set loop.allocate.nodes-min and nodes-max, or loop.control"
+                .to_owned())
+        }
+    }
+}
+
+fn live(view: &ClusterView, partition: &PartitionId) -> Result<Vec<NodeId>, String> {
+    let known = view.partitions.get(partition);
+    let known: &PartitionView = known.ok_or_else(|| format!("{partition} is gone"))?;
+    Ok(known.holders.iter().copied().filter(|node| view.nodes.contains_key(node)).collect())
+}
+
+fn inputs(step: &Step, view: &ClusterView) -> String {
+    let Some(partition) = step.partition() else { return String::new() };
+    let holders = view.partitions.get(partition).map(|view| &view.holders);
+    let holders: Vec<_> = holders.into_iter().flatten().map(ToString::to_string).collect();
+    format!("holders [{}]", holders.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{NodeView, OutputView};
+    use crate::config::Mode;
+    use crate::decision::{By, Ledger, Stamp};
+    use crate::ids::{Epoch, ExpressionId, Tick};
+
+    fn part() -> PartitionId {
+        PartitionId::new("t", 0)
+    }
+
+    /// Three nodes, and a partition with a missing output that these of them hold.
+    fn view(holders: &[u32]) -> ClusterView {
+        let holders = holders.iter().copied().map(NodeId).collect();
+        let output = OutputView {
+            function: "f".into(),
+            is_state: false,
+            rows_stored: 0,
+            rows_missing: 10,
+            bytes: 0,
+            pinned: false,
+        };
+        ClusterView {
+            epoch: Epoch(1),
+            nodes: (0..3).map(|id| (NodeId(id), NodeView::default())).collect(),
+            partitions: [(part(), PartitionView { holders, rows: 10, bytes: 640 })].into(),
+            outputs: [((ExpressionId(1), part()), output)].into(),
+        }
+    }
+
+    fn done(step: Step) -> DecisionRow {
+        let planned = Planned {
+            step,
+            reason: Reason::Lost,
+            worth: Worth::default(),
+            inputs: String::new(),
+            forecast: String::new(),
+            alternatives: vec![],
+        };
+        let stamp = Stamp { epoch: Epoch(1), mode: Mode::Forecast, tick: Tick(1), at_ms: 1 };
+        let mut ledger = Ledger::new(1);
+        let id = ledger.decided(&planned, By::Loop, stamp);
+        ledger.ended(id, Outcome::Done { rows: 0, bytes: 0, ns: 0 });
+        ledger.get(id).unwrap().clone()
+    }
+
+    fn undone(step: Step, view: &ClusterView) -> Result<Step, ControlError> {
+        let row = done(step);
+        undo(&row, view, &[], &Controls::default(), Reason::Undone { id: row.id })
+            .map(|planned| planned.step)
+    }
+
+    fn steps() -> [Step; 4] {
+        let (function, expression) = ("f".into(), ExpressionId(1));
+        [
+            Step::Copy { partition: part(), from: NodeId(0), to: NodeId(2) },
+            Step::Drop { partition: part(), from: NodeId(1) },
+            Step::Precompute { function, expression, partition: part() },
+            Step::DropOutput { function: "f".into(), expression, partition: part() },
+        ]
+    }
+
+    #[test]
+    fn undoing_a_step_brings_back_what_was_before_it() {
+        for step in steps() {
+            let mut before = view(&[0, 1]);
+            if let Step::DropOutput { .. } = step {
+                let output = before.outputs.values_mut().next().unwrap();
+                (output.rows_stored, output.rows_missing, output.bytes) = (10, 0, 80);
+            }
+            let mut after = before.clone();
+            after.apply(&step);
+            if let Step::Precompute { .. } = step {
+                after.outputs.values_mut().next().unwrap().bytes = 80;
+            }
+            let inverse = undone(step.clone(), &after).unwrap();
+            after.apply(&inverse);
+            after.outputs.values_mut().for_each(|output| output.bytes = 0);
+            before.outputs.values_mut().for_each(|output| output.bytes = 0);
+            assert_eq!(after, before, "{step}, then {inverse}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_taken_back_says_what_is_in_the_way() {
+        let [copy, drop, compute, _] = steps();
+        let text =
+            |step: &Step, view: &ClusterView| undone(step.clone(), view).unwrap_err().to_string();
+        assert_eq!(
+            text(&copy, &view(&[0])),
+            "decision 1 cannot be undone: n2 holds no replica of t/0 any more"
+        );
+        assert!(text(&copy, &view(&[2])).ends_with("n2 holds the only replica of t/0"));
+        assert!(text(&copy, &view(&[2, 9])).ends_with("the only replica of t/0"), "9 is dead");
+        assert!(text(&drop, &view(&[0, 1])).ends_with("n1 holds a replica of t/0 again"));
+        let mut draining = view(&[0]);
+        draining.nodes.get_mut(&NodeId(1)).unwrap().draining = true;
+        assert!(text(&drop, &draining).ends_with("n1 is gone or going"));
+        assert!(text(&compute, &view(&[0])).ends_with("nothing of f on t/0 is stored any more"));
+        let mut pinned = view(&[0]);
+        pinned.outputs.values_mut().for_each(|output| (output.bytes, output.pinned) = (8, true));
+        assert!(text(&compute, &pinned).ends_with("f on t/0 is pinned"));
+        assert!(text(&Step::AddNode { node: NodeId(3) }, &view(&[0])).contains("nodes-min"));
+        assert!(text(&drop, &ClusterView::default()).ends_with("t/0 is gone"));
+    }
+
+    #[test]
+    fn only_what_was_done_is_undone_and_not_while_the_partition_changes_or_is_frozen() {
+        let [copy, drop, ..] = steps();
+        let (row, view) = (done(copy), view(&[0, 2]));
+        let mut controls = Controls::default();
+        let undo = |row: &DecisionRow, in_flight: &[Step], controls: &Controls| {
+            undo(row, &view, in_flight, controls, Reason::Undone { id: 1 }).unwrap_err()
+        };
+        for outcome in [None, Some(Outcome::Left { reason: "not planned any more".into() })] {
+            let row = DecisionRow { outcome, ..row.clone() };
+            assert_eq!(undo(&row, &[], &controls).code(), "FS-CONTROL-4");
+        }
+        let busy = undo(&row, &[drop], &controls);
+        assert_eq!((busy.code(), busy.is_retryable()), ("FS-CONTROL-6", true));
+        controls.freeze("t");
+        let frozen = undo(&row, &[], &controls);
+        assert_eq!(frozen.to_string(), "t is frozen; CALL unfreeze('t') first");
+    }
+}
