@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use foreshard_policy::calls::CallRecord;
+use foreshard_policy::history::Move;
 use foreshard_policy::ids::PartitionId;
 use ractor::ActorRef;
 
@@ -94,6 +95,13 @@ impl CallSink {
     pub fn found_liar(&self, liar: Liar) {
         if let Some(monitor) = self.shared.monitor.load().as_ref() {
             drop(monitor.cast(MonitorMessage::LiarFound(Box::new(liar))));
+        }
+    }
+
+    /// Tells that rows are in other partitions now, and their series with them.
+    pub fn moved(&self, what: Move) {
+        if let Some(monitor) = self.shared.monitor.load().as_ref() {
+            drop(monitor.cast(MonitorMessage::Moved(Box::new(what))));
         }
     }
 

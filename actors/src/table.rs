@@ -11,6 +11,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use foreshard_policy::ids::SegmentId;
 use serde::{Deserialize, Serialize};
 
+use crate::layout::Layout;
 use crate::partitioning::Partitioning;
 use crate::segment::{Rows, Segment};
 use crate::store::StoreError;
@@ -46,7 +47,8 @@ pub struct Table {
     pub name: Arc<str>,
     /// Logical Arrow schema: what queries see.
     pub schema: SchemaRef,
-    /// How rows are spread over partitions.
+    /// How it was partitioned when it was made or opened. Partitions are split and merged since: which
+    /// there are, and which rows they hold, says the layout of a snapshot.
     pub partitioning: Partitioning,
     /// How rows are kept.
     pub kind: TableKind,
@@ -61,7 +63,9 @@ pub struct Snapshot {
     pub table: Arc<Table>,
     /// Version; grows by at least one with each commit.
     pub version: u64,
-    /// Segments by partition ordinal; the length is the number of partitions.
+    /// Which partition holds which rows.
+    pub layout: Arc<Layout>,
+    /// Segments by partition ordinal; empty where the layout has no such partition.
     pub partitions: Vec<Arc<Vec<Arc<Segment>>>>,
 }
 
@@ -93,6 +97,16 @@ pub enum Operation {
     Rewrite,
 }
 
+/// Another layout, as part of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewLayout {
+    /// The layout that it was made of. If the table has another one by then, the change is refused.
+    pub from: Arc<Layout>,
+    /// The layout from then on. The change removes all segments of partitions that it does not have; if
+    /// others were added to them meanwhile, it is refused.
+    pub to: Arc<Layout>,
+}
+
 /// One atomic change of a table.
 #[derive(Clone, Debug)]
 pub struct Change {
@@ -102,8 +116,11 @@ pub struct Change {
     /// [`StoreError::Conflict`].
     pub removed: Vec<SegmentId>,
     /// New rows by partition ordinal. Each entry becomes one segment, its rows in their order. Empty
-    /// batches are dropped.
+    /// batches are dropped. If a partition was split or merged meanwhile, the change is refused with
+    /// [`StoreError::Conflict`]: its rows must be dealt out again.
     pub added: Vec<(u32, Vec<RecordBatch>)>,
+    /// Another layout of partitions, if the change makes one.
+    pub layout: Option<NewLayout>,
     /// Application transaction `(name, sequence)`: a sequence that was already committed is not
     /// committed again, an older one is refused.
     pub transaction: Option<(String, i64)>,

@@ -17,6 +17,7 @@ use arrow::datatypes::{DataType, Float64Type, SchemaRef};
 use datafusion::catalog::{MemTable, TableProvider};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use foreshard::{Config, Engine, Session};
+use foreshard_actors::layout::Layout;
 use foreshard_actors::partitioning::Partitioning;
 use foreshard_actors::ports::SharedClock;
 use foreshard_udfs::{Functions, registered};
@@ -153,10 +154,11 @@ impl Sides {
         let partitioning = self.tables.get(name).with_context(|| format!("no table {name}"))?;
         let mut stream = self.engine.session().sql(&format!("SELECT * FROM {name}")).await?;
         let schema = stream.schema();
+        let layout = Layout::new(partitioning);
         let mut partitions = vec![vec![]; self.partitions as usize];
         while let Some(batch) = futures::StreamExt::next(&mut stream).await {
             let batch = batch?;
-            let first = partitioning.split(&batch.slice(0, batch.num_rows().min(1)))?;
+            let first = layout.deal_out(&batch.slice(0, batch.num_rows().min(1)))?;
             if let Some((ordinal, _)) = first.first() {
                 let columns = batch.columns().to_vec();
                 let batch = RecordBatch::try_new(Arc::clone(&schema), columns)?;

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use foreshard_actors::layout::deal_out_all;
 use foreshard_actors::loop_handle::LoopHandle;
 use foreshard_actors::node::StorePolicy;
-use foreshard_actors::partitioning::{Partitioning, split_all};
+use foreshard_actors::partitioning::Partitioning;
 use foreshard_actors::ports::Cluster;
-use foreshard_actors::store::{ManagedTable, MemoryTable, ParquetTable};
+use foreshard_actors::store::{ManagedTable, MemoryTable, ParquetTable, StoreError};
 use foreshard_actors::table::{Change, Committed, Operation, TableKind, TableStore};
 use foreshard_policy::calls::CallRecord;
 use foreshard_policy::cluster::ClusterView;
@@ -30,6 +31,9 @@ use crate::metrics::Metrics;
 use crate::query::context::Queries;
 use crate::query::groups::{KeptAnswer, KeptGroups};
 use crate::session::Session;
+
+/// How often a change of rows or partitions starts again because another commit was faster.
+pub(crate) const ATTEMPTS_MAX: usize = 20;
 
 /// What all sessions of an engine share.
 pub(crate) struct Inner {
@@ -99,13 +103,14 @@ impl Engine {
     ) -> Result<(), EngineError> {
         let table = MemoryTable::create(name, schema, partitioning)?;
         if batches.iter().any(|batch| batch.num_rows() > 0) {
-            let added = split_all(&table.table().partitioning, &batches)
-                .map_err(foreshard_actors::store::StoreError::from)?;
+            let added =
+                deal_out_all(&table.snapshot().layout, &batches).map_err(StoreError::from)?;
             table
                 .commit(Change {
                     operation: Operation::Insert,
                     removed: vec![],
                     added,
+                    layout: None,
                     transaction: None,
                 })
                 .await?;
@@ -418,16 +423,27 @@ impl Inner {
         store: &Arc<dyn TableStore>,
         batches: Vec<RecordBatch>,
     ) -> Result<(), EngineError> {
-        let added = split_all(&store.table().partitioning, &batches)
-            .map_err(foreshard_actors::store::StoreError::from)?;
-        if added.is_empty() {
-            return Ok(());
+        let mut snapshot = store.snapshot();
+        for _ in 0..ATTEMPTS_MAX {
+            let added = deal_out_all(&snapshot.layout, &batches).map_err(StoreError::from)?;
+            if added.is_empty() {
+                return Ok(());
+            }
+            let (operation, removed) = (Operation::Insert, vec![]);
+            let change = Change { operation, removed, added, layout: None, transaction: None };
+            match store.commit(change).await {
+                Ok(committed) => {
+                    self.publish(committed);
+                    return Ok(());
+                }
+                // A partition was split or merged meanwhile: its rows are dealt out again.
+                Err(error @ StoreError::Conflict { .. }) if error.is_retryable() => {
+                    snapshot = store.refresh().await?;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
-        let change =
-            Change { operation: Operation::Insert, removed: vec![], added, transaction: None };
-        let committed = store.commit(change).await?;
-        self.publish(committed);
-        Ok(())
+        Err(EngineError::TooMany { what: "conflicting commits", max: ATTEMPTS_MAX })
     }
 
     /// Adds one to a counter.

@@ -39,7 +39,7 @@ use crate::partition::view::{
 use crate::partition::worth::Worth;
 use crate::ports::Outcome;
 use crate::spill::SpillFile;
-use crate::table::{Committed, Snapshot};
+use crate::table::{Committed, Rewritten, Snapshot};
 
 /// Offers that may wait in one mailbox; more are dropped and counted.
 pub const OFFERS_MAX: usize = 256;
@@ -370,7 +370,13 @@ impl PartitionState {
     }
 
     fn on_segments_changed(&mut self, committed: &Committed) {
-        let kept = self.kept(&committed.rewritten);
+        let own = committed.snapshot.partitions.get(self.ordinal());
+        let is_own = |new: &&Rewritten| {
+            own.is_some_and(|segments| segments.iter().any(|one| one.id == new.segment))
+        };
+        let rewritten: Vec<Rewritten> =
+            committed.rewritten.iter().filter(is_own).cloned().collect();
+        let kept = self.kept(&rewritten);
         self.catch_up(&committed.snapshot, &committed.added);
         self.follow(kept);
     }

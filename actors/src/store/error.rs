@@ -21,7 +21,22 @@ pub enum ConflictReason {
         /// The segment.
         segment: SegmentId,
     },
-    /// Schema, partitioning or properties were changed since the table was opened.
+    /// A partition that the change adds rows to was split or merged by a commit that came first.
+    #[error("partition {ordinal} was split or merged by an earlier commit")]
+    PartitionGone {
+        /// The partition.
+        ordinal: u32,
+    },
+    /// Rows were added to a partition that the change splits or merges.
+    #[error("rows were added to partition {ordinal} by an earlier commit")]
+    PartitionWritten {
+        /// The partition.
+        ordinal: u32,
+    },
+    /// Partitions were split or merged since the new layout was made.
+    #[error("partitions were split or merged by an earlier commit")]
+    LayoutChanged,
+    /// Schema, key or properties were changed since the table was opened.
     #[error("the table's metadata was changed at version {version}; open the table again")]
     MetadataChanged {
         /// Version that changed them.
@@ -270,7 +285,9 @@ impl StoreError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Conflict { reason, .. } => matches!(reason, ConflictReason::SegmentGone { .. }),
+            Self::Conflict { reason, .. } => {
+                !matches!(reason, ConflictReason::MetadataChanged { .. })
+            }
             Self::Io { .. } | Self::Timeout { .. } | Self::Changed { .. } => true,
             _ => false,
         }
@@ -307,6 +324,15 @@ impl StoreError {
                 Self::Corrupt { path: path.to_owned(), what }
             }
             source => Self::Parquet { path: path.to_owned(), source: Arc::new(source) },
+        }
+    }
+
+    /// A failure while rows are read, unwrapped when the cause is one of ours.
+    pub(crate) fn rows(path: &str, source: DataFusionError) -> Self {
+        match source {
+            DataFusionError::External(inner) => Self::parquet(path, ParquetError::External(inner)),
+            DataFusionError::ParquetError(inner) => Self::parquet(path, *inner),
+            other => Self::parquet(path, ParquetError::External(Box::new(other))),
         }
     }
 

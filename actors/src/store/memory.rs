@@ -12,8 +12,10 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use foreshard_policy::ids::SegmentId;
 
 use super::error::{ConflictReason, StoreError};
+use super::rules::{Places, check_places};
 use super::stats;
 use super::write::{adopt_all, resident_bytes};
+use crate::layout::Layout;
 use crate::partitioning::Partitioning;
 use crate::segment::{Location, Rows, Segment};
 use crate::table::{Change, Committed, Snapshot, Table, TableKind, TableStore};
@@ -54,10 +56,12 @@ impl MemoryTable {
         partitioning: Partitioning,
     ) -> Result<Self, StoreError> {
         partitioning.check(&schema)?;
-        let partitions = vec![Arc::default(); partitioning.partitions() as usize];
+        let layout = Arc::new(Layout::new(&partitioning));
+        let partitions = vec![Arc::default(); layout.places() as usize];
         let kind = TableKind::Memory;
         let table = Arc::new(Table { name: name.into(), schema, partitioning, kind, url: None });
-        let snapshot = Arc::new(Snapshot { table: Arc::clone(&table), version: 0, partitions });
+        let snapshot = Snapshot { table: Arc::clone(&table), version: 0, layout, partitions };
+        let snapshot = Arc::new(snapshot);
         let newest = ArcSwap::from_pointee(State { snapshot, rows: HashMap::new() });
         Ok(Self { table, newest, writer: Mutex::default() })
     }
@@ -104,15 +108,23 @@ impl MemoryTable {
             }
         }
         let removed: HashSet<SegmentId> = change.removed.iter().copied().collect();
+        let conflict = |reason| StoreError::Conflict { table: self.table.name.to_string(), reason };
         if let Some(segment) = change.removed.iter().find(|id| !state.rows.contains_key(id)) {
-            let reason = ConflictReason::SegmentGone { segment: *segment };
-            return Err(StoreError::Conflict { table: self.table.name.to_string(), reason });
+            return Err(conflict(ConflictReason::SegmentGone { segment: *segment }));
         }
-        if removed.is_empty() && added.is_empty() && change.transaction.is_none() {
+        let places =
+            Places { layout: &state.snapshot.layout, partitions: &state.snapshot.partitions };
+        let added_to = added.iter().map(|(segment, _)| segment.partition);
+        places
+            .judge(added_to, |id| removed.contains(&id), change.layout.as_ref())
+            .map_err(conflict)?;
+        let nothing = removed.is_empty() && added.is_empty() && change.layout.is_none();
+        if nothing && change.transaction.is_none() {
             let snapshot = Arc::clone(&state.snapshot);
             return Ok(Committed { snapshot, added, rewritten: vec![] });
         }
-        let next = Arc::new(state.next(&removed, &added));
+        let layout = change.layout.map(|layout| layout.to);
+        let next = Arc::new(state.next(&removed, &added, layout));
         writer.retire(&state, &removed);
         writer.transactions.extend(change.transaction);
         self.newest.store(Arc::clone(&next));
@@ -121,12 +133,8 @@ impl MemoryTable {
 
     fn segments_of(&self, change: &Change) -> Result<Vec<(Arc<Segment>, Rows)>, StoreError> {
         let mut added = Vec::with_capacity(change.added.len());
+        check_places(&self.newest.load().snapshot, change)?;
         for (partition, batches) in &change.added {
-            let partitions = self.table.partitioning.partitions();
-            if *partition >= partitions {
-                let (table, ordinal) = (self.table.name.to_string(), *partition);
-                return Err(StoreError::NoSuchPartition { table, ordinal, partitions });
-            }
             let rows = adopt_all(&self.table.name, &self.table.schema, batches)?;
             if rows.is_empty() {
                 continue;
@@ -150,8 +158,15 @@ impl MemoryTable {
 }
 
 impl State {
-    fn next(&self, removed: &HashSet<SegmentId>, added: &[(Arc<Segment>, Rows)]) -> Self {
+    fn next(
+        &self,
+        removed: &HashSet<SegmentId>,
+        added: &[(Arc<Segment>, Rows)],
+        layout: Option<Arc<Layout>>,
+    ) -> Self {
+        let layout = layout.unwrap_or_else(|| Arc::clone(&self.snapshot.layout));
         let mut partitions = self.snapshot.partitions.clone();
+        partitions.resize(layout.places() as usize, Arc::default());
         for partition in &mut partitions {
             if partition.iter().any(|segment| removed.contains(&segment.id)) {
                 Arc::make_mut(partition).retain(|segment| !removed.contains(&segment.id));
@@ -166,7 +181,7 @@ impl State {
         }
         let table = Arc::clone(&self.snapshot.table);
         let version = self.snapshot.version + 1;
-        Self { snapshot: Arc::new(Snapshot { table, version, partitions }), rows }
+        Self { snapshot: Arc::new(Snapshot { table, version, layout, partitions }), rows }
     }
 }
 

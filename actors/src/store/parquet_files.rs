@@ -26,6 +26,7 @@ use super::error::{LIST, READ, StoreError};
 use super::location::Location as Resolved;
 use super::log::view::segment_id;
 use super::read::{Footers, Pin, Request, read};
+use crate::layout::Layout;
 use crate::partitioning::Partitioning;
 use crate::segment::{ColumnRange, Location, Segment};
 use crate::table::{Change, Committed, Snapshot, Table, TableKind, TableStore};
@@ -372,7 +373,9 @@ impl State {
             partitions[partition as usize].push(Arc::new(segment));
         }
         let partitions = partitions.into_iter().map(Arc::new).collect();
-        let snapshot = Arc::new(Snapshot { table: Arc::clone(table), version, partitions });
+        let layout = Arc::new(Layout::new(&table.partitioning));
+        let table = Arc::clone(table);
+        let snapshot = Arc::new(Snapshot { table, version, layout, partitions });
         Self { snapshot, files, pins }
     }
 }

@@ -62,15 +62,15 @@ pub async fn step(engine: &Engine, rng: &mut StdRng) -> &'static str {
     let choice = rng.random_range(0..100);
     let Some((partition, from, to)) = some_partition(engine, rng) else { return "nothing" };
     match choice {
-        0..30 => match members.copy(&partition, to).await {
+        0..24 => match members.copy(&partition, to).await {
             Ok(_bytes) => "copy",
             Err(_) => "copy refused",
         },
-        30..50 => match members.drop_replica(&partition, from).await {
+        24..40 => match members.drop_replica(&partition, from).await {
             Ok(()) => "drop",
             Err(_) => "drop refused",
         },
-        50..64 => {
+        40..52 => {
             if from == to || members.copy(&partition, to).await.is_err() {
                 return "move refused";
             }
@@ -79,7 +79,9 @@ pub async fn step(engine: &Engine, rng: &mut StdRng) -> &'static str {
                 Err(_) => "move refused",
             }
         }
-        64..76 => {
+        52..59 => split(engine, &partition).await,
+        59..66 => merge(engine, &partition).await,
+        66..76 => {
             for (expression, partition) in engine.placement().outputs.keys() {
                 let _done_or_gone = members.precompute(*expression, partition).await;
             }
@@ -97,6 +99,35 @@ pub async fn step(engine: &Engine, rng: &mut StdRng) -> &'static str {
             engine.tick().await;
             "tick"
         }
+    }
+}
+
+/// Partitions of one table; beyond it none is split any more.
+const PARTITIONS_MAX: usize = 12;
+
+/// Splits a partition in the middle of its rows, or of its hashes if it has none.
+async fn split(engine: &Engine, partition: &PartitionId) -> &'static str {
+    let view = engine.placement();
+    let of_table = view.partitions.keys().filter(|id| id.table == partition.table).count();
+    if of_table >= PARTITIONS_MAX {
+        return "split refused";
+    }
+    match engine.members().split(partition, None).await {
+        Ok(_parts) => "split",
+        Err(_) => "split refused",
+    }
+}
+
+/// Merges a partition with the next one in the order of keys.
+async fn merge(engine: &Engine, partition: &PartitionId) -> &'static str {
+    let Some(store) = engine.members().store(&partition.table) else { return "merge refused" };
+    let snapshot = store.snapshot();
+    let mut from_here = snapshot.layout.ordinals().iter().copied();
+    let pair = (from_here.find(|ordinal| *ordinal == partition.ordinal), from_here.next());
+    let (Some(one), Some(other)) = pair else { return "merge refused" };
+    match engine.members().merge(&partition.table, (one, other)).await {
+        Ok(_whole) => "merge",
+        Err(_) => "merge refused",
     }
 }
 

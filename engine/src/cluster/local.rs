@@ -80,13 +80,19 @@ impl Place for LocalNode {
     }
 
     fn committed(&self, change: &Arc<Committed>) {
-        let table = &change.snapshot.table.name;
+        let Snapshot { table, layout, .. } = &*change.snapshot;
         for partition in self.handle.state.replicas().keys() {
-            if partition.table == *table {
+            // The replica of a partition that was split or merged keeps what others take over from it.
+            if partition.table == table.name && layout.has(partition.ordinal) {
                 let message = PartitionMessage::SegmentsChanged(Arc::clone(change));
                 self.handle.tell(partition, message);
             }
         }
+    }
+
+    async fn take_over(&self, change: &Arc<Committed>) -> Result<(), PlaceError> {
+        self.committed(change);
+        Ok(())
     }
 
     async fn precompute(&self, partition: &PartitionId, wanted: &Wanted) -> Outcome {

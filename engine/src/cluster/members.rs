@@ -5,6 +5,7 @@
 mod error;
 mod nodes;
 mod ports;
+mod reshape;
 mod stored;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -25,6 +26,7 @@ use foreshard_policy::ids::{NodeId, PartitionId};
 use url::Url;
 
 pub use self::error::MemberError;
+pub use self::reshape::Reshaped;
 use crate::catalog::Catalog;
 use crate::cluster::place::Place;
 use crate::cluster::{Endpoint, PlacedNode, Placement};
@@ -218,8 +220,8 @@ impl Members {
             member.place.table_created(store.table()).await?;
         }
         let mut placed = BTreeMap::new();
-        for (ordinal, node) in (0u32..).zip(nodes.iter().cycle()).take(snapshot.partitions.len()) {
-            let partition = PartitionId::new(Arc::clone(&store.table().name), ordinal);
+        for (ordinal, node) in snapshot.layout.ordinals().iter().zip(nodes.iter().cycle()) {
+            let partition = PartitionId::new(Arc::clone(&store.table().name), *ordinal);
             members[node].place.open(&partition, &snapshot, None).await?;
             placed.insert(partition, BTreeSet::from([*node]));
         }
@@ -268,10 +270,19 @@ impl Members {
     /// [`MemberError`] names what is missing.
     pub async fn copy(&self, partition: &PartitionId, to: NodeId) -> Result<u64, MemberError> {
         let _changing = self.change.lock().await;
+        self.copy_while_changing(partition, to).await
+    }
+
+    /// The same for who has the lock.
+    async fn copy_while_changing(
+        &self,
+        partition: &PartitionId,
+        to: NodeId,
+    ) -> Result<u64, MemberError> {
         let store = self
             .catalog
             .store(&partition.table)
-            .filter(|store| partition.ordinal < store.table().partitioning.partitions())
+            .filter(|store| store.snapshot().layout.has(partition.ordinal))
             .ok_or_else(|| MemberError::NoPartition { partition: partition.clone() })?;
         let target = self.member(to)?;
         let from = self
@@ -291,8 +302,9 @@ impl Members {
         if let Some(from) = from {
             self.stored_follows(partition, from, &*target.place).await;
         }
-        let segments = store.snapshot().partitions[partition.ordinal as usize].clone();
-        Ok(segments.iter().map(|segment| segment.bytes).sum())
+        let snapshot = store.snapshot();
+        let segments = snapshot.partitions.get(partition.ordinal as usize);
+        Ok(segments.into_iter().flat_map(|all| all.iter()).map(|segment| segment.bytes).sum())
     }
 
     /// Takes the replica of `partition` from a node.

@@ -16,7 +16,7 @@ use url::Url;
 pub use endpoint::Endpoint;
 pub(crate) use endpoint::{incoming, url_of};
 pub use local::LocalNode;
-pub use members::{MemberError, Members, NodeBudget};
+pub use members::{MemberError, Members, NodeBudget, Reshaped};
 pub use place::{HeldOutput, HeldPartial, Place, PlaceError};
 pub use remote::{RemoteNode, RemoteReplica, RemoteView};
 

@@ -163,6 +163,11 @@ pub trait Place: Debug + Send + Sync {
     /// Tells the node that a table changed. Does not wait.
     fn committed(&self, change: &Arc<Committed>);
 
+    /// Tells the node that partitions were split or merged, and that its replicas of the new ones take over
+    /// what those of the old ones have stored. Returns when it knows; [`open`](Self::open) is handled
+    /// afterwards.
+    async fn take_over(&self, change: &Arc<Committed>) -> Result<(), PlaceError>;
+
     /// Computes what is missing.
     async fn precompute(&self, partition: &PartitionId, wanted: &Wanted) -> Outcome;
 

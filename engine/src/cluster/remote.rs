@@ -212,6 +212,15 @@ impl RemoteNode {
         self.outbox.settings(settings);
     }
 
+    /// What a commit means to the replicas that the node holds.
+    fn news_of(&self, change: &Committed) -> CommitMessage {
+        let Snapshot { table, layout, .. } = &*change.snapshot;
+        // The replica of a partition that was split or merged keeps what others take over from it.
+        let concerns = |held: &&PartitionId| held.table == table.name && layout.has(held.ordinal);
+        let held: Vec<PartitionId> = lock(&self.held).iter().filter(concerns).cloned().collect();
+        CommitMessage::new(change, &held)
+    }
+
     fn refused(&self, error: &datafusion::common::DataFusionError) -> PlaceError {
         PlaceError::Refused { url: self.url.to_string(), reason: error.to_string() }
     }
@@ -246,7 +255,7 @@ impl Place for RemoteNode {
         snapshot: &Arc<Snapshot>,
         _from: Option<&dyn Place>,
     ) -> Result<(), PlaceError> {
-        let Some(request) = OpenRequest::new(partition, snapshot) else { return Ok(()) };
+        let request = OpenRequest::new(partition, snapshot);
         lock(&self.held).insert(partition.clone());
         let mut client = self.client.clone();
         answer(&self.url, OPEN_MAX, client.open(request)).await?;
@@ -261,11 +270,15 @@ impl Place for RemoteNode {
         Ok(())
     }
 
+    async fn take_over(&self, change: &Arc<Committed>) -> Result<(), PlaceError> {
+        let commits = vec![self.news_of(change)];
+        let coordinator = process_id().to_owned();
+        tell(self.client.clone(), &self.url, News { coordinator, commits, ..News::default() }).await
+    }
+
     fn committed(&self, change: &Arc<Committed>) {
         let table = &change.snapshot.table.name;
-        let held: Vec<PartitionId> =
-            lock(&self.held).iter().filter(|held| held.table == *table).cloned().collect();
-        let commit = CommitMessage::new(change, &held);
+        let commit = self.news_of(change);
         if !commit.partitions.is_empty() {
             self.outbox.commit(Arc::clone(table), change.snapshot.version, commit);
         }

@@ -109,13 +109,13 @@ impl PruningStatistics for Statistics<'_> {
 
     /// Hash partitions: a segment of another partition holds none of the values.
     fn contained(&self, column: &Column, values: &HashSet<ScalarValue>) -> Option<BooleanArray> {
-        let table = &self.snapshot.table;
-        if table.partitioning.key_columns() != [column.name()] {
+        let Snapshot { table, layout, .. } = self.snapshot;
+        if layout.key_columns() != [column.name()] {
             return None;
         }
         let data_type = table.schema.field_with_name(column.name()).ok()?.data_type();
         let owners: Option<HashSet<u32>> =
-            values.iter().map(|value| table.partitioning.owner_of(data_type, value)).collect();
+            values.iter().map(|value| layout.owner_of(data_type, value)).collect();
         let owners = owners?;
         let holds =
             |segment: &Arc<Segment>| (!owners.contains(&segment.partition)).then_some(false);

@@ -1,9 +1,10 @@
 //! `CALL precompute('table', 'f(x)')`, `CALL drop_stored(['table'])`, `CALL pin_stored('table'[, 'f(x)'])`
 //! and `CALL unpin_stored` alike: what people do by hand to stored outputs and partial aggregates. And
 //! `CALL announce('f', 5, 'from', 'until')`: what they know of coming calls (`announce`); `CALL
-//! export_history('file'[, 'from', 'to'])`, `CALL import_history('file')`: see `history`. And what they let the
+//! export_history('file'[, 'from', 'to'])`, `CALL import_history('file')`: see `history`. What they let the
 //! loop do: `CALL control('table', 'suggest')`, `CALL freeze('table')`, `CALL approve(12)`, `CALL undo(12)`: see
-//! `control`.
+//! `control`. And `CALL split_partition('table', 0[, 'key'])`, `CALL merge_partitions('table', 0, 1)`: see
+//! `partitions`.
 
 use std::sync::Arc;
 
@@ -28,7 +29,7 @@ use crate::error::EngineError;
 use crate::query::functions::{describe, is_storable};
 use crate::query_stream::QueryStream;
 use crate::session::Session;
-use crate::statements::{announce, control, history, parse_one};
+use crate::statements::{announce, control, history, parse_one, partitions};
 
 /// A call with its arguments, numbers among them as their text.
 #[derive(Debug, PartialEq, Eq)]
@@ -45,7 +46,9 @@ const USAGE: &str = "CALL precompute('table', 'expression'), CALL drop_stored('t
                      CALL export_history('file', 'from', 'to'), CALL import_history('file'), \
                      CALL control('table', 'auto' or 'suggest' or 'observe' or 'default'), \
                      CALL freeze('table'), CALL unfreeze('table'), CALL approve(decision), \
-                     or CALL undo(decision)";
+                     CALL undo(decision), CALL split_partition('table', partition), \
+                     CALL split_partition('table', partition, 'key'), or \
+                     CALL merge_partitions('table', partition, partition)";
 
 /// The call that `sql` is; `None` if it is another statement.
 pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Option<Call>, EngineError> {
@@ -108,6 +111,15 @@ pub(crate) async fn run(
             history::export(session, file, Some((from, to))).await
         }
         ("import_history", [file]) => history::import(session, file).await,
+        ("split_partition", [table, partition]) => {
+            partitions::split(session, table, partition, None).await
+        }
+        ("split_partition", [table, partition, key]) => {
+            partitions::split(session, table, partition, Some(key)).await
+        }
+        ("merge_partitions", [table, one, other]) => {
+            partitions::merge(session, table, one, other).await
+        }
         ("unpin_stored", [table]) => unpin(session, state, table, None),
         ("unpin_stored", [table, expression]) => unpin(session, state, table, Some(expression)),
         ("announce", [function, factor, from, until]) => {
@@ -143,8 +155,8 @@ async fn precompute(
     let members = &session.inner.members;
     drop(members.expressions().remember(expression));
     let (mut rows, mut bytes, mut ns) = (0, 0, 0);
-    for ordinal in 0..store.table().partitioning.partitions() {
-        let partition = PartitionId::new(Arc::clone(&name), ordinal);
+    for ordinal in store.snapshot().layout.ordinals() {
+        let partition = PartitionId::new(Arc::clone(&name), *ordinal);
         match members.precompute(id, &partition).await {
             Outcome::Done { rows: r, bytes: b, ns: n } => {
                 rows += r;

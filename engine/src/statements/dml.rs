@@ -21,22 +21,20 @@ use datafusion::logical_expr::utils::split_conjunction_owned;
 use datafusion::logical_expr::{
     DmlStatement, Expr, Filter, LogicalPlan, LogicalPlanBuilder, SubqueryAlias, WriteOp,
 };
-use foreshard_actors::partitioning::split_all;
+use foreshard_actors::layout::{Layout, deal_out_all};
 use foreshard_actors::segment::{Rows, Segment};
 use foreshard_actors::store::StoreError;
 use foreshard_actors::table::{Change, Committed, Operation, Rewritten, Snapshot, TableStore};
 use foreshard_policy::ids::SegmentId;
 use futures::TryStreamExt;
 
+use crate::engine::ATTEMPTS_MAX;
 use crate::error::EngineError;
 use crate::query::context::QueryContext;
 use crate::query::prune::prune;
 use crate::session::Session;
 use crate::statements::create::rows;
 use crate::statements::{files, table_name};
-
-/// How often a statement starts again because another commit was faster.
-const ATTEMPTS_MAX: usize = 20;
 
 const SEGMENT_COLUMN: &str = "__foreshard_segment";
 const ROW_COLUMN: &str = "__foreshard_row";
@@ -90,14 +88,16 @@ async fn truncate(session: &Session, store: &Arc<dyn TableStore>) -> Result<u64,
     for _ in 0..ATTEMPTS_MAX {
         let removed = snapshot.segments().map(|segment| segment.id).collect();
         let rows = snapshot.rows();
-        let change =
-            Change { operation: Operation::Truncate, removed, added: vec![], transaction: None };
+        let (operation, added) = (Operation::Truncate, vec![]);
+        let change = Change { operation, removed, added, layout: None, transaction: None };
         match store.commit(change).await {
             Ok(committed) => {
                 session.inner.publish(committed);
                 return Ok(rows);
             }
-            Err(StoreError::Conflict { .. }) => snapshot = store.refresh().await?,
+            Err(error @ StoreError::Conflict { .. }) if error.is_retryable() => {
+                snapshot = store.refresh().await?;
+            }
             Err(error) => return Err(error.into()),
         }
     }
@@ -126,7 +126,7 @@ async fn change_rows(
                 session.inner.publish(Committed { rewritten, ..committed });
                 return Ok(hits);
             }
-            Err(StoreError::Conflict { .. }) => {
+            Err(error @ StoreError::Conflict { .. }) if error.is_retryable() => {
                 store.refresh().await?;
                 query = session.begin();
             }
@@ -170,7 +170,7 @@ async fn plan_change(
     if total == 0 {
         return Ok(None);
     }
-    let (change, kept) = replace(store, &held, &hits, is_update)?;
+    let (change, kept) = replace(store, &snapshot.layout, &held, &hits, is_update)?;
     Ok(Some(Planned { change, kept, hits: total }))
 }
 
@@ -282,6 +282,7 @@ fn replace_target(
 /// key belongs. Returns what is kept of them, too.
 fn replace(
     store: &Arc<dyn TableStore>,
+    layout: &Layout,
     held: &[(Arc<Segment>, RecordBatch)],
     hits: &[RecordBatch],
     is_update: bool,
@@ -313,7 +314,7 @@ fn replace(
         added.entry(segment.partition).or_default().push(batch);
         kept.entry(segment.partition).or_default().from.push((segment.id, left));
     }
-    let placed = split_all(&store.table().partitioning, &new_rows).map_err(StoreError::from)?;
+    let placed = deal_out_all(layout, &new_rows).map_err(StoreError::from)?;
     for (partition, batches) in placed {
         added.entry(partition).or_default().extend(batches);
     }
@@ -329,7 +330,7 @@ fn replace(
         .filter(|(_, batches)| !batches.is_empty())
         .collect();
     let operation = if is_update { Operation::Update } else { Operation::Delete };
-    Ok((Change { operation, removed, added, transaction: None }, kept))
+    Ok((Change { operation, removed, added, layout: None, transaction: None }, kept))
 }
 
 /// Which of the segments that were `added` begin with rows that were kept. A partition whose rows are not

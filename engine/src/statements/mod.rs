@@ -7,6 +7,7 @@ mod create;
 mod dml;
 pub(crate) mod files;
 mod history;
+mod partitions;
 mod schemas;
 
 use std::collections::HashMap;

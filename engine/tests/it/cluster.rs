@@ -1,5 +1,7 @@
 //! A second process joins: it holds replicas, answers queries, stores outputs, and may be killed.
 
+mod reshaped;
+
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;

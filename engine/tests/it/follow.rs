@@ -13,17 +13,17 @@ use crate::support::functions::of_int;
 use crate::support::runtime;
 
 /// Tables with the rows of the rig: `t` in memory, `managed` in files.
-const TABLES: [&str; 2] = ["t", "managed"];
+pub(crate) const TABLES: [&str; 2] = ["t", "managed"];
 
-struct Following {
-    rig: Rig,
+pub(crate) struct Following {
+    pub(crate) rig: Rig,
     /// Rows that `times` was evaluated on.
     rows: Arc<AtomicU64>,
     folder: tempfile::TempDir,
 }
 
 impl Following {
-    async fn start(nodes: u32, partitions: u32) -> Self {
+    pub(crate) async fn start(nodes: u32, partitions: u32) -> Self {
         let (card, udf, rows) = of_int("times", |value| Ok(Some(value * 2)));
         let rig = Rig::start_with(nodes, partitions, &[], vec![(card, udf)]).await;
         let folder = tempfile::tempdir().unwrap();
@@ -37,7 +37,7 @@ impl Following {
     }
 
     /// Rows that `sql` asks `times` for anew; fails unless each value is `id` that many times.
-    async fn evaluated(&self, sql: &str, times: i64) -> u64 {
+    pub(crate) async fn evaluated(&self, sql: &str, times: i64) -> u64 {
         self.rows.store(0, Ordering::Relaxed);
         let answer = self.rig.ask(sql).await.unwrap();
         for batch in &answer.batches {

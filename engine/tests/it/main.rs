@@ -37,6 +37,7 @@ mod one_node;
 mod partials;
 mod plans;
 mod redefined;
+mod reshape;
 mod reuse;
 mod rig;
 mod spill;

@@ -395,6 +395,10 @@ impl Place for Hung {
 
     fn committed(&self, _change: &Arc<Committed>) {}
 
+    async fn take_over(&self, _change: &Arc<Committed>) -> Result<(), PlaceError> {
+        Ok(())
+    }
+
     async fn precompute(&self, _partition: &PartitionId, _wanted: &Wanted) -> Outcome {
         Outcome::Done { rows: 0, bytes: 0, ns: 0 }
     }

@@ -5,6 +5,9 @@
 //!                                                  -> on disk: read beside -> Followed -> offered
 //! ```
 //!
+//! Where a partition was split or merged, the removed segments are those of other replicas of the node, which
+//! are closed only afterwards.
+//!
 //! They come like any offer, charged and only where there is room, but as no call: the new output goes on
 //! with the worth of the old ones. What a query stored of a removed segment too late stays behind.
 
@@ -20,7 +23,7 @@ use crate::node::NodeState;
 use crate::partition::actor::{Offer, PartitionMessage, PartitionState};
 use crate::partition::output::OutputValues;
 use crate::partition::storing::Coming;
-use crate::partition::view::{Held, StoredOutput};
+use crate::partition::view::{Held, ReplicaView, StoredOutput};
 use crate::partition::worth::Stored;
 use crate::spill::SpillFile;
 use crate::table::Rewritten;
@@ -106,9 +109,10 @@ impl PartitionState {
         if !node.store_policy().enabled {
             return kept;
         }
-        let view = self.args.replica.view();
+        let views = self.views_of(rewritten);
+        let find = |segment: &SegmentId| views.iter().find_map(|view| view.segments.get(segment));
         for Rewritten { segment, kept: from } in rewritten {
-            let held = || from.iter().filter_map(|(from, _)| view.segments.get(from));
+            let held = || from.iter().filter_map(|(from, _)| find(from));
             let in_memory = held().flat_map(|held| held.outputs.keys().copied());
             let on_disk = held().flat_map(|held| held.only_on_disk().map(|(id, _)| id));
             let stored: BTreeSet<ExpressionId> = in_memory.chain(on_disk).collect();
@@ -117,7 +121,7 @@ impl PartitionState {
                 let part = |(from, kept): &(SegmentId, BooleanBuffer)| Part {
                     segment: *from,
                     kept: kept.clone(),
-                    place: Place::of(view.segments.get(from), expression.id),
+                    place: Place::of(find(from), expression.id),
                 };
                 let parts = from.iter().map(part).collect();
                 let was_asked = held().any(|held| held.was_asked(expression.id));
@@ -125,6 +129,22 @@ impl PartitionState {
             }
         }
         kept
+    }
+
+    /// The replicas on this node that hold removed segments: this one, or those of partitions that were split
+    /// or merged.
+    fn views_of(&self, rewritten: &[Rewritten]) -> Vec<Arc<ReplicaView>> {
+        let own = self.args.replica.view();
+        let removed = || rewritten.iter().flat_map(|it| &it.kept).map(|(segment, _)| segment);
+        if removed().all(|segment| own.segments.contains_key(segment)) {
+            return vec![own];
+        }
+        let table = &self.args.partition.table;
+        let replicas = self.args.node.replicas();
+        let others = replicas.iter().filter(|(id, _)| id.table == *table);
+        let others = others.map(|(_, handle)| handle.replica.view());
+        let holds = |view: &Arc<ReplicaView>| removed().any(|it| view.segments.contains_key(it));
+        others.filter(holds).collect()
     }
 
     /// Offers what was kept for the segments that are there now.

@@ -16,6 +16,8 @@ use crate::store::error::StoreError;
 use crate::store::types::PARTITION_COLUMN;
 use crate::table::Operation;
 
+/// The folder of the log.
+const LOG: &str = "_delta_log";
 /// Key in `commitInfo`: which attempt to commit wrote the entry.
 const COMMIT_KEY: &str = "foreshardCommit";
 /// Key in `commitInfo`: number of other actions in the entry.
@@ -83,7 +85,7 @@ pub(crate) fn to_bytes(
     let mut bytes = Vec::new();
     for action in std::iter::once(Action::CommitInfo(info)).chain(actions) {
         serde_json::to_writer(&mut bytes, &action).map_err(|error| StoreError::Corrupt {
-            path: "_delta_log".to_owned(),
+            path: LOG.to_owned(),
             what: format!("an action cannot be written as JSON ({error})"),
         })?;
         bytes.push(b'\n');
@@ -96,8 +98,16 @@ pub(crate) fn actions_of(
     proposals: &[&Proposal],
     view: &View,
     now_ms: i64,
-) -> (&'static str, Vec<Action>) {
+) -> Result<(&'static str, Vec<Action>), StoreError> {
     let mut actions = Vec::new();
+    if let Some(new) = proposals.iter().rev().find_map(|proposal| proposal.layout.as_ref()) {
+        let metadata = json!({ "metaData": view.metadata_with(&new.to)? });
+        let metadata = serde_json::from_value(metadata).map_err(|error| StoreError::Corrupt {
+            path: LOG.to_owned(),
+            what: format!("the metadata of the table cannot be written ({error})"),
+        })?;
+        actions.push(metadata);
+    }
     let mut transactions: HashMap<&str, i64> = HashMap::new();
     for proposal in proposals {
         let data_change = proposal.operation != Operation::Rewrite;
@@ -118,7 +128,7 @@ pub(crate) fn actions_of(
     let names: HashSet<&str> =
         proposals.iter().map(|proposal| operation_name(proposal.operation)).collect();
     let name = if names.len() == 1 { names.into_iter().next() } else { None };
-    (name.unwrap_or("FORESHARD GROUP"), actions)
+    Ok((name.unwrap_or("FORESHARD GROUP"), actions))
 }
 
 fn operation_name(operation: Operation) -> &'static str {

@@ -141,8 +141,10 @@ impl Place {
         let snapshot = table.snapshot().map_err(failed)?;
         let (metadata, protocol) = (as_json(snapshot.metadata()), as_json(snapshot.protocol()));
         check_protocol(&protocol, &self.url)?;
-        let shape = Shape::from_metadata(&metadata, &self.url)?;
-        let mut view = View::empty(Arc::new(shape), declared(&metadata, &protocol), version);
+        let shape = Arc::new(Shape::from_metadata(&metadata, &self.url)?);
+        let layout = shape.layout(&metadata, &self.url)?;
+        let declared = declared(&metadata, &protocol);
+        let mut view = View::empty((shape, layout), metadata, declared, version);
         let files = snapshot.log_data();
         let adds: Vec<Add> = files
             .iter()

@@ -3,8 +3,9 @@
 //! The conflict checker of `deltalake-core` doubles rows when two rewrites of one file race and
 //! loses a delete that races with a compaction. Here a commit is a compare-and-set on the next log
 //! entry, and before each try it is judged against the newest view: the metadata is that of opening,
-//! each removed segment is still active, its application transaction is newer. Each entry carries the
-//! id of its attempt, so that after a lost answer or a time-out we read back whether it landed.
+//! each removed segment is still active, the partitions that rows are added to are there, its application
+//! transaction is newer. Each entry carries the id of its attempt, so that after a lost answer or a
+//! time-out we read back whether it landed.
 
 pub(crate) mod entry;
 pub(crate) mod load;
@@ -25,9 +26,11 @@ use self::entry::{Entry, path_of};
 use self::load::Place;
 use self::view::View;
 use super::error::{ConflictReason, StoreError, WRITE};
+use super::rules::{self, Places};
+use crate::layout::Layout;
 use crate::ports::SharedClock;
 use crate::segment::Segment;
-use crate::table::Operation;
+use crate::table::{NewLayout, Operation};
 
 /// Longest wait for one answer of the store about the log.
 const LOG_TIME_MAX: Duration = Duration::from_secs(30);
@@ -42,6 +45,7 @@ pub(crate) struct Proposal {
     pub(crate) operation: Operation,
     pub(crate) removed: Vec<SegmentId>,
     pub(crate) added: Vec<(Arc<Segment>, Add)>,
+    pub(crate) layout: Option<NewLayout>,
     pub(crate) transaction: Option<(String, i64)>,
 }
 
@@ -66,6 +70,35 @@ enum Attempt {
     Taken,
     /// No entry is there, and the error is all we know. `settled` if it cannot appear any more.
     Unanswered { error: StoreError, settled: bool },
+}
+
+/// What the proposals of one entry do that were accepted so far.
+struct Accepted {
+    layout: Arc<Layout>,
+    /// Partitions that get rows.
+    written: HashSet<u32>,
+    removed: HashSet<SegmentId>,
+    sequences: HashMap<String, i64>,
+}
+
+impl Accepted {
+    fn new(view: &View) -> Self {
+        Self {
+            layout: Arc::clone(&view.layout),
+            written: HashSet::new(),
+            removed: HashSet::new(),
+            sequences: HashMap::new(),
+        }
+    }
+
+    fn take(&mut self, proposal: &Proposal) {
+        self.removed.extend(proposal.removed.iter().copied());
+        self.written.extend(proposal.added.iter().map(|(segment, _)| segment.partition));
+        self.sequences.extend(proposal.transaction.clone());
+        if let Some(new) = &proposal.layout {
+            self.layout = Arc::clone(&new.to);
+        }
+    }
 }
 
 /// The log of one table.
@@ -161,30 +194,23 @@ impl Log {
 
     /// What the rules say of each proposal, in order, the accepted ones on top of each other.
     fn judge(&self, proposals: &[Proposal]) -> Vec<Verdict> {
-        let mut removed = HashSet::new();
-        let mut sequences = HashMap::new();
+        let mut accepted = Accepted::new(&self.view);
         let mut judged = Vec::with_capacity(proposals.len());
         for proposal in proposals {
-            let verdict = self.judge_one(proposal, &removed, &sequences);
+            let verdict = self.judge_one(proposal, &accepted);
             if matches!(verdict, Verdict::Committed) {
-                removed.extend(proposal.removed.iter().copied());
-                sequences.extend(proposal.transaction.clone());
+                accepted.take(proposal);
             }
             judged.push(verdict);
         }
         judged
     }
 
-    fn judge_one(
-        &self,
-        proposal: &Proposal,
-        removed: &HashSet<SegmentId>,
-        sequences: &HashMap<String, i64>,
-    ) -> Verdict {
+    fn judge_one(&self, proposal: &Proposal, accepted: &Accepted) -> Verdict {
         let conflict =
             |reason| Verdict::Refused(StoreError::Conflict { table: self.table.clone(), reason });
         if let Some((application, sequence)) = &proposal.transaction {
-            let known = sequences.get(application);
+            let known = accepted.sequences.get(application);
             let newest = known.or_else(|| self.view.transactions.get(application)).copied();
             if newest == Some(*sequence) {
                 return Verdict::Already;
@@ -202,9 +228,21 @@ impl Log {
             let version = self.view.metadata_version;
             return conflict(ConflictReason::MetadataChanged { version });
         }
-        let gone = proposal.removed.iter().find(|id| !self.view.has(**id) || removed.contains(*id));
-        match gone {
-            Some(segment) => conflict(ConflictReason::SegmentGone { segment: *segment }),
+        let is_gone = |id: &&SegmentId| !self.view.has(**id) || accepted.removed.contains(*id);
+        if let Some(segment) = proposal.removed.iter().find(is_gone) {
+            return conflict(ConflictReason::SegmentGone { segment: *segment });
+        }
+        let places =
+            Places { layout: &accepted.layout, partitions: self.view.partitions.as_slice() };
+        let added_to = proposal.added.iter().map(|(segment, _)| segment.partition);
+        // Sorted by the writer of its files.
+        let is_removed = |id| proposal.removed.binary_search(&id).is_ok();
+        if let Err(reason) = places.judge(added_to, is_removed, proposal.layout.as_ref()) {
+            return conflict(reason);
+        }
+        let mut gone = proposal.layout.iter().flat_map(rules::gone);
+        match gone.find(|ordinal| accepted.written.contains(ordinal)) {
+            Some(ordinal) => conflict(ConflictReason::PartitionWritten { ordinal }),
             None => Verdict::Committed,
         }
     }
@@ -227,7 +265,7 @@ impl Log {
             return Ok(true);
         }
         let now_ms = i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX);
-        let (operation, actions) = entry::actions_of(&accepted, &self.view, now_ms);
+        let (operation, actions) = entry::actions_of(&accepted, &self.view, now_ms)?;
         let bytes = entry::to_bytes(commit, operation, now_ms, actions.clone())?;
         let version = self.view.version + 1;
         if !self.write(version, commit, &bytes).await? {
@@ -241,6 +279,11 @@ impl Log {
             let removed = accepted.iter().flat_map(|proposal| proposal.removed.iter().copied());
             let added = accepted.iter().flat_map(|proposal| &proposal.added);
             let added = added.map(|(segment, _)| Arc::clone(segment)).collect();
+            let new = accepted.iter().rev().find_map(|proposal| proposal.layout.as_ref());
+            if let Some(new) = new {
+                self.view.metadata = Arc::new(self.view.metadata_with(&new.to)?);
+                self.view.lay_out(Arc::clone(&new.to));
+            }
             self.view.change(&removed.collect(), added);
             let transactions = accepted.iter().filter_map(|proposal| proposal.transaction.clone());
             self.view.transactions.extend(transactions);

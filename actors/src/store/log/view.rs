@@ -10,10 +10,11 @@ use foreshard_policy::ids::SegmentId;
 use serde_json::Value;
 
 use super::entry::{Entry, path_of};
-use crate::partitioning::Partitioning;
+use crate::layout::{self, Layout};
 use crate::segment::{Location, Segment};
 use crate::store::error::StoreError;
 use crate::store::{stats, types};
+use crate::table::{Snapshot, Table};
 
 /// Table property: the logical Arrow schema.
 pub(crate) const SCHEMA_KEY: &str = "foreshard.schema";
@@ -43,8 +44,6 @@ pub(crate) struct Shape {
     pub(crate) logical: SchemaRef,
     /// Schema that files have.
     pub(crate) storage: SchemaRef,
-    /// How rows are spread.
-    pub(crate) partitioning: Partitioning,
 }
 
 impl Shape {
@@ -66,9 +65,6 @@ impl Shape {
         }
         let logical = types::schema_from_text(property(SCHEMA_KEY)?)
             .map_err(|error| unsupported(format!("its property {SCHEMA_KEY}: {error}")))?;
-        let partitioning: Partitioning = serde_json::from_str(property(PARTITIONING_KEY)?)
-            .map_err(|error| unsupported(format!("its property {PARTITIONING_KEY}: {error}")))?;
-        partitioning.check(&logical)?;
         let storage = types::storage_schema(&logical, location)?;
         let written = metadata["schemaString"].as_str().unwrap_or_default();
         let same = serde_json::from_str::<Value>(written).ok()
@@ -77,7 +73,21 @@ impl Shape {
             return Err(unsupported("another writer changed its schema".to_owned()));
         }
         let id = metadata["id"].as_str().unwrap_or_default().to_owned();
-        Ok(Self { id, logical, storage, partitioning })
+        Ok(Self { id, logical, storage })
+    }
+
+    /// Reads which partition holds which rows from a `metaData` action.
+    pub(crate) fn layout(&self, metadata: &Value, location: &str) -> Result<Layout, StoreError> {
+        let wrong = |error: String| StoreError::Unsupported {
+            path: location.to_owned(),
+            what: format!("its property {PARTITIONING_KEY}: {error}"),
+        };
+        let Some(text) = metadata["configuration"][PARTITIONING_KEY].as_str() else {
+            return Err(wrong("it is not there: Foreshard did not create the table".to_owned()));
+        };
+        let layout = Layout::from_text(text).map_err(|error| wrong(error.to_string()))?;
+        layout::check(&layout, &self.logical)?;
+        Ok(layout)
     }
 
     /// Identity of the segment that is kept in the file `path`.
@@ -85,7 +95,7 @@ impl Shape {
         segment_id(&[self.id.as_bytes(), path.as_bytes()])
     }
 
-    fn segment(&self, add: &Add) -> Result<Segment, StoreError> {
+    fn segment(&self, add: &Add, layout: &Layout) -> Result<Segment, StoreError> {
         let corrupt =
             |what: &str| StoreError::Corrupt { path: add.path.clone(), what: what.to_owned() };
         if add.deletion_vector.is_some() {
@@ -98,7 +108,7 @@ impl Shape {
             .partition_values
             .get(types::PARTITION_COLUMN)
             .and_then(|value| value.as_ref()?.parse().ok())
-            .filter(|ordinal: &u32| *ordinal < self.partitioning.partitions())
+            .filter(|ordinal: &u32| layout.has(*ordinal))
             .ok_or_else(|| corrupt("its partition is not one of the table's"))?;
         let file_bytes =
             u64::try_from(add.size).map_err(|_negative| corrupt("its size is negative"))?;
@@ -152,8 +162,12 @@ fn resident_bytes(path: &str) -> Option<u64> {
 /// The table up to one version.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
-    /// What the metadata says.
+    /// What the metadata says and never changes.
     pub(crate) shape: Arc<Shape>,
+    /// Which partition holds which rows.
+    pub(crate) layout: Arc<Layout>,
+    /// The newest metadata, whole.
+    pub(crate) metadata: Arc<Value>,
     /// Newest version that is contained.
     pub(crate) version: u64,
     /// What metadata and protocol declare; see [`declared`].
@@ -170,10 +184,17 @@ pub(crate) struct View {
 
 impl View {
     /// A table without segments.
-    pub(crate) fn empty(shape: Arc<Shape>, declared: Value, version: u64) -> Self {
-        let partitions = shape.partitioning.partitions() as usize;
+    pub(crate) fn empty(
+        (shape, layout): (Arc<Shape>, Layout),
+        metadata: Value,
+        declared: Value,
+        version: u64,
+    ) -> Self {
+        let partitions = layout.places() as usize;
         Self {
             shape,
+            layout: Arc::new(layout),
+            metadata: Arc::new(metadata),
             version,
             declared: Arc::new(declared),
             metadata_version: version,
@@ -181,6 +202,13 @@ impl View {
             transactions: HashMap::new(),
             owners: HashMap::new(),
         }
+    }
+
+    /// The table as readers see it.
+    pub(crate) fn snapshot(&self, table: &Arc<Table>) -> Arc<Snapshot> {
+        let (layout, partitions) = (Arc::clone(&self.layout), self.partitions.clone());
+        let (table, version) = (Arc::clone(table), self.version);
+        Arc::new(Snapshot { table, version, layout, partitions })
     }
 
     /// Starts from the first entry of a log.
@@ -194,7 +222,8 @@ impl View {
             what: "the first log entry has no metadata".to_owned(),
         })?;
         let shape = Arc::new(Shape::from_metadata(&metadata, location)?);
-        let mut view = Self::empty(shape, Value::Null, 0);
+        let layout = shape.layout(&metadata, location)?;
+        let mut view = Self::empty((shape, layout), metadata, Value::Null, 0);
         view.apply(0, entry)?;
         Ok(view)
     }
@@ -215,17 +244,19 @@ impl View {
         let mut removed = HashSet::new();
         let mut added = Vec::new();
         let mut transactions = Vec::new();
-        let (mut metadata, mut protocol) =
-            (self.declared["metadata"].clone(), self.declared["protocol"].clone());
+        let mut protocol = self.declared["protocol"].clone();
+        let newer = entry.actions.iter().find_map(|action| match action {
+            Action::Metadata(metadata) => Some(Arc::new(as_json(metadata))),
+            _ => None,
+        });
+        let metadata = newer.unwrap_or_else(|| Arc::clone(&self.metadata));
+        let layout = self.newer_layout(version, &metadata)?;
         for action in &entry.actions {
             match action {
-                Action::Add(add) => added.push(Arc::new(self.shape.segment(add)?)),
+                Action::Add(add) => added.push(Arc::new(self.shape.segment(add, &layout)?)),
                 Action::Remove(remove) => drop(removed.insert(self.shape.segment_id(&remove.path))),
                 Action::Txn(txn) => transactions.push((txn.app_id.clone(), txn.version)),
-                Action::Metadata(newer) => {
-                    metadata = as_json(newer);
-                    self.check_metadata(version, &metadata)?;
-                }
+                Action::Metadata(_) => {}
                 Action::Protocol(newer) => {
                     protocol = as_json(newer);
                     check_protocol(&protocol, &path_of(version))?;
@@ -233,9 +264,11 @@ impl View {
                 Action::CommitInfo(_) | Action::Cdc(_) | Action::DomainMetadata(_) => {}
             }
         }
+        self.lay_out(layout);
         self.change(&removed, added);
         self.transactions.extend(transactions);
         let declared = declared(&metadata, &protocol);
+        self.metadata = metadata;
         if declared != *self.declared {
             self.declared = Arc::new(declared);
             self.metadata_version = version;
@@ -244,15 +277,33 @@ impl View {
         Ok(())
     }
 
-    fn check_metadata(&self, version: u64, metadata: &Value) -> Result<(), StoreError> {
-        let path = path_of(version);
-        if Shape::from_metadata(metadata, &path)? == *self.shape {
-            return Ok(());
+    /// The layout that newer metadata has; fails if anything else of the table is another.
+    fn newer_layout(&self, version: u64, metadata: &Arc<Value>) -> Result<Arc<Layout>, StoreError> {
+        if Arc::ptr_eq(metadata, &self.metadata) {
+            return Ok(Arc::clone(&self.layout));
         }
-        Err(StoreError::Unsupported {
-            path,
-            what: "another writer changed its schema or partitioning".to_owned(),
-        })
+        let path = path_of(version);
+        let layout = self.shape.layout(metadata, &path)?;
+        let is_same = Shape::from_metadata(metadata, &path)? == *self.shape
+            && layout.key_columns() == self.layout.key_columns();
+        if !is_same {
+            let what = "another writer changed its schema or its partition key".to_owned();
+            return Err(StoreError::Unsupported { path, what });
+        }
+        Ok(if layout == *self.layout { Arc::clone(&self.layout) } else { Arc::new(layout) })
+    }
+
+    /// From now on rows are laid out so. Segments of partitions that are gone are removed beside.
+    pub(crate) fn lay_out(&mut self, layout: Arc<Layout>) {
+        self.partitions.resize(layout.places() as usize, Arc::default());
+        self.layout = layout;
+    }
+
+    /// The metadata that says that rows are laid out as in `layout`.
+    pub(crate) fn metadata_with(&self, layout: &Layout) -> Result<Value, StoreError> {
+        let mut metadata = Value::clone(&self.metadata);
+        metadata["configuration"][PARTITIONING_KEY] = Value::String(layout.to_text()?);
+        Ok(metadata)
     }
 
     /// Removes and adds segments; only the vectors of touched partitions are copied.
@@ -273,7 +324,7 @@ impl View {
     /// Takes a file in that a checkpoint names.
     pub(crate) fn add_checkpointed(&mut self, adds: &[Add]) -> Result<(), StoreError> {
         let added: Result<Vec<_>, _> =
-            adds.iter().map(|add| self.shape.segment(add).map(Arc::new)).collect();
+            adds.iter().map(|add| self.shape.segment(add, &self.layout).map(Arc::new)).collect();
         self.change(&HashSet::new(), added?);
         Ok(())
     }
@@ -296,8 +347,13 @@ pub(crate) fn declared(metadata: &Value, protocol: &Value) -> Value {
         });
         Value::Object(kept.collect())
     };
+    // A layout may change: each commit is judged by the one that it is made of.
+    let mut metadata = keep(metadata, &["id", "schemaString", "partitionColumns", "configuration"]);
+    if let Some(configuration) = metadata["configuration"].as_object_mut() {
+        configuration.remove(PARTITIONING_KEY);
+    }
     serde_json::json!({
-        "metadata": keep(metadata, &["id", "schemaString", "partitionColumns", "configuration"]),
+        "metadata": metadata,
         "protocol": keep(
             protocol,
             &["minReaderVersion", "minWriterVersion", "readerFeatures", "writerFeatures"],

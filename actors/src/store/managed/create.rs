@@ -15,6 +15,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::{ManagedOptions, ManagedTable};
+use crate::layout::Layout;
 use crate::partitioning::Partitioning;
 use crate::store::durable::{LEFTOVER_AGE_MS, sweep};
 use crate::store::error::{StoreError, WRITE};
@@ -132,8 +133,7 @@ fn first_entry(
         json!({ "minReaderVersion": 1, "minWriterVersion": 2 })
     };
     let unwritable = |what: String| StoreError::Unsupported { path: name.to_owned(), what };
-    let partitioning =
-        serde_json::to_string(partitioning).map_err(|error| unwritable(error.to_string()))?;
+    let partitioning = Layout::new(partitioning).to_text()?;
     let configuration = HashMap::from([
         (PARTITIONING_KEY, partitioning),
         (SCHEMA_KEY, types::schema_to_text(schema).map_err(|error| unwritable(error.to_string()))?),

@@ -29,6 +29,7 @@ use super::log::load::Place;
 use super::log::view::{Shape, View, new_file};
 use super::log::{Log, Proposal, Verdict};
 use super::read::{Footers, Pin, Request, read};
+use super::rules::check_places;
 use super::write::{Encoded, adopt_all, encode, put};
 use crate::ports::{SharedClock, SystemClock};
 use crate::segment::{Location, Rows, Segment};
@@ -97,11 +98,6 @@ impl Drop for Done<'_> {
     }
 }
 
-fn snapshot_of(table: &Arc<Table>, view: &View) -> Arc<Snapshot> {
-    let partitions = view.partitions.clone();
-    Arc::new(Snapshot { table: Arc::clone(table), version: view.version, partitions })
-}
-
 impl ManagedTable {
     fn with_view(
         name: &str,
@@ -115,11 +111,11 @@ impl ManagedTable {
         let table = Arc::new(Table {
             name: name.into(),
             schema: Arc::clone(&shape.logical),
-            partitioning: shape.partitioning.clone(),
+            partitioning: view.layout.partitioning(),
             kind: TableKind::Managed,
             url: Some(url),
         });
-        let newest = ArcSwap::new(snapshot_of(&table, &view));
+        let newest = ArcSwap::new(view.snapshot(&table));
         let clock = Arc::clone(&options.clock);
         let log = Log::new(name, place.clone(), view, clock, puts_settle);
         let shared = Shared {
@@ -168,8 +164,8 @@ impl Shared {
         let mut removed = change.removed;
         removed.sort_unstable();
         removed.dedup();
-        let nothing = removed.is_empty() && written.is_empty() && change.transaction.is_none();
-        if nothing {
+        let nothing = removed.is_empty() && written.is_empty() && change.layout.is_none();
+        if nothing && change.transaction.is_none() {
             let snapshot = self.newest.load_full();
             return Ok(Committed { snapshot, added: vec![], rewritten: vec![] });
         }
@@ -180,6 +176,7 @@ impl Shared {
                 .iter()
                 .map(|(segment, add, _)| (Arc::clone(segment), add.clone()))
                 .collect(),
+            layout: change.layout,
             transaction: change.transaction,
         };
         let (verdict, snapshot) = self.enter(proposal).await?;
@@ -209,12 +206,8 @@ impl Shared {
     ) -> Result<Vec<(Arc<Segment>, Add, Rows)>, StoreError> {
         let data_change = change.operation != Operation::Rewrite;
         let mut entries = Vec::with_capacity(change.added.len());
+        check_places(&self.newest.load(), change)?;
         for (partition, batches) in &change.added {
-            let partitions = self.table.partitioning.partitions();
-            if *partition >= partitions {
-                let (table, ordinal) = (self.table.name.to_string(), *partition);
-                return Err(StoreError::NoSuchPartition { table, ordinal, partitions });
-            }
             let rows = adopt_all(&self.table.name, &self.table.schema, batches)?;
             if !rows.is_empty() {
                 entries.push((*partition, rows));
@@ -312,7 +305,7 @@ impl Shared {
         if shown.version == view.version {
             return shown;
         }
-        let snapshot = snapshot_of(&self.table, view);
+        let snapshot = view.snapshot(&self.table);
         self.newest.store(Arc::clone(&snapshot));
         let every = self.options.checkpoint_every.max(1);
         let due = shown.version / every != view.version / every;

@@ -5,6 +5,7 @@ mod crashes;
 mod faulty;
 mod memory;
 mod parquet_files;
+mod partitions;
 mod rows;
 mod types;
 
@@ -71,6 +72,7 @@ fn insert(partition: u32, batch: RecordBatch) -> Change {
         operation: Operation::Insert,
         removed: vec![],
         added: vec![(partition, vec![batch])],
+        layout: None,
         transaction: None,
     }
 }
@@ -82,11 +84,11 @@ fn named(mut change: Change, application: &str, sequence: i64) -> Change {
 
 fn rewrite(removed: &[SegmentId], added: Vec<(u32, Vec<RecordBatch>)>) -> Change {
     let removed = removed.to_vec();
-    Change { operation: Operation::Rewrite, removed, added, transaction: None }
+    Change { operation: Operation::Rewrite, removed, added, layout: None, transaction: None }
 }
 
 fn delete(removed: Vec<SegmentId>) -> Change {
-    Change { operation: Operation::Delete, removed, added: vec![], transaction: None }
+    Change { operation: Operation::Delete, removed, added: vec![], layout: None, transaction: None }
 }
 
 fn ids(snapshot: &Snapshot) -> Vec<SegmentId> {

@@ -33,6 +33,7 @@ async fn a_commit_hands_its_rows_back_and_one_file_per_entry_is_one_segment() {
             (3, vec![rows(15, 5)]),
             (2, vec![empty]),
         ],
+        layout: None,
         transaction: None,
     };
     let committed = table.commit(change).await.unwrap();

@@ -47,12 +47,14 @@ pub(super) fn partitions(engine: &Inner) -> Sheet {
     let key = |id: &PartitionId| {
         store(id).map(|store| store.table().partitioning.key_columns().join(", "))
     };
+    let range = |id: &PartitionId| store(id)?.snapshot().layout.range(id.ordinal);
     let kind = |id: &PartitionId| store(id).map(|store| store.table().kind.as_str().to_owned());
     Sheet::default()
         .text("table_name", rows().map(|(id, _)| &id.table))
         .count("partition", rows().map(|(id, _)| u64::from(id.ordinal)))
         .text_or_null("kind", rows().map(|(id, _)| kind(id)))
         .text_or_null("partition_key", rows().map(|(id, _)| key(id)))
+        .text_or_null("range", rows().map(|(id, _)| range(id)))
         .count("rows", rows().map(|(_, partition)| partition.rows))
         .count("bytes", rows().map(|(_, partition)| partition.bytes))
         .count("replicas", rows().map(|(_, partition)| partition.holders.len() as u64))

@@ -1,7 +1,9 @@
 //! What can go wrong when the cluster is changed.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use foreshard_actors::store::StoreError;
 use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId};
 
 use crate::cluster::place::PlaceError;
@@ -13,6 +15,17 @@ pub enum MemberError {
     /// A node failed.
     #[error(transparent)]
     Place(#[from] PlaceError),
+    /// The table's store failed, or is against it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Others wrote to the table faster than its partitions could be split or merged.
+    #[error("partitions of {table} stay as they are: {attempts} times another commit was faster")]
+    TooManyConflicts {
+        /// The table.
+        table: Arc<str>,
+        /// Number of attempts.
+        attempts: usize,
+    },
     /// There is no such node.
     #[error("there is no node {node}")]
     NoNode {
@@ -69,6 +82,8 @@ impl MemberError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Place(error) => error.code(),
+            Self::Store(error) => error.code(),
+            Self::TooManyConflicts { .. } => "FS-CLUSTER-11",
             Self::NoNode { .. } => "FS-CLUSTER-3",
             Self::NoPartition { .. } => "FS-CLUSTER-4",
             Self::LastReplica { .. } => "FS-CLUSTER-5",

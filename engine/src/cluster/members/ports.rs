@@ -26,12 +26,15 @@ impl Cluster for Members {
         for expression in self.expressions.list() {
             expressions_of.entry(Arc::clone(&expression.table)).or_default().push(expression);
         }
-        for (partition, holders) in &placement.holders {
+        let mut holders_of = placement.holders.clone();
+        self.add_unplaced(&mut holders_of);
+        for (partition, holders) in &holders_of {
             let Some(store) = self.catalog.store(&partition.table) else { continue };
             let snapshot = store.snapshot();
-            let Some(segments) = snapshot.partitions.get(partition.ordinal as usize) else {
-                continue;
-            };
+            // While a partition is split or merged, the old and the new ones are placed.
+            let is_there = snapshot.layout.has(partition.ordinal);
+            let segments = snapshot.partitions.get(partition.ordinal as usize);
+            let Some(segments) = segments.filter(|_| is_there) else { continue };
             let rows: u64 = segments.iter().map(|segment| segment.rows).sum();
             let bytes = segments.iter().map(|segment| segment.bytes).sum();
             let holders = holders.clone();
@@ -88,6 +91,17 @@ impl Cluster for Members {
 }
 
 impl Members {
+    /// Adds partitions that another process made of placed ones: nobody holds them yet.
+    fn add_unplaced(&self, holders: &mut BTreeMap<PartitionId, BTreeSet<NodeId>>) {
+        let tables: BTreeSet<Arc<str>> = holders.keys().map(|id| Arc::clone(&id.table)).collect();
+        for table in tables {
+            let Some(store) = self.catalog.store(&table) else { continue };
+            for ordinal in store.snapshot().layout.ordinals() {
+                holders.entry(PartitionId::new(Arc::clone(&table), *ordinal)).or_default();
+            }
+        }
+    }
+
     /// States of each shape: on the holder that lacks most of them.
     fn states(
         &self,

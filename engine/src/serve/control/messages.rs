@@ -13,6 +13,7 @@ use datafusion_proto::physical_plan::from_proto::parse_physical_expr;
 use datafusion_proto::physical_plan::to_proto::serialize_physical_expr;
 use datafusion_proto::protobuf;
 use foreshard_actors::expressions::FunctionExpression;
+use foreshard_actors::layout::{Layout, ORDINALS_MAX};
 use foreshard_actors::partition::Wanted;
 use foreshard_actors::partitioning::Partitioning;
 use foreshard_actors::segment::Segment;
@@ -323,28 +324,31 @@ impl PartitionMessage {
 }
 
 impl OpenRequest {
-    /// The segments of one partition in a snapshot; `None` if it has no such partition.
-    pub(crate) fn new(partition: &PartitionId, snapshot: &Snapshot) -> Option<Self> {
-        let segments = snapshot.partitions.get(partition.ordinal as usize)?;
-        Some(Self {
+    /// The segments of one partition in a snapshot; none of a partition that it does not have yet.
+    pub(crate) fn new(partition: &PartitionId, snapshot: &Snapshot) -> Self {
+        let segments = snapshot.partitions.get(partition.ordinal as usize);
+        let segments = segments.into_iter().flat_map(|segments| segments.iter());
+        Self {
             partition: Some(partition.into()),
             version: snapshot.version,
-            segments: segments.iter().map(|segment| SegmentTicket::of(segment)).collect(),
-        })
+            segments: segments.map(|segment| SegmentTicket::of(segment)).collect(),
+        }
     }
 
-    /// A snapshot of `table` that has the segments of this partition and no others.
+    /// A snapshot of `table` that has the segments of this partition and no others. Which rows belong to it
+    /// nobody asks here: its layout is the one that the table was opened with.
     pub(crate) fn snapshot(self, table: &Arc<Table>) -> Result<(PartitionId, Arc<Snapshot>)> {
         let partition = given(self.partition, "partition")?.id();
         let segments: Vec<Arc<Segment>> =
             self.segments.into_iter().map(SegmentTicket::segment).collect::<Result<_>>()?;
-        let mut partitions = vec![Arc::default(); table.partitioning.partitions() as usize];
-        let Some(place) = partitions.get_mut(partition.ordinal as usize) else {
+        if partition.ordinal >= ORDINALS_MAX {
             return Err(exec_datafusion_err!("there is no partition {partition}"));
-        };
-        *place = Arc::new(segments);
-        let snapshot = Snapshot { table: Arc::clone(table), version: self.version, partitions };
-        Ok((partition, Arc::new(snapshot)))
+        }
+        let mut partitions = vec![Arc::default(); partition.ordinal as usize];
+        partitions.push(Arc::new(segments));
+        let layout = Arc::new(Layout::new(&table.partitioning));
+        let (table, version) = (Arc::clone(table), self.version);
+        Ok((partition, Arc::new(Snapshot { table, version, layout, partitions })))
     }
 }
 
@@ -465,13 +469,16 @@ mod tests {
         };
         let mut partitions = vec![Arc::default(); 3];
         partitions[1] = Arc::new(vec![Arc::new(segment.clone())]);
-        let snapshot = Snapshot { table: Arc::clone(&table), version: 4, partitions };
-        let request = OpenRequest::new(&PartitionId::new("t", 1), &snapshot).unwrap();
+        let layout = Arc::new(Layout::new(&table.partitioning));
+        let snapshot = Snapshot { table: Arc::clone(&table), version: 4, layout, partitions };
+        let request = OpenRequest::new(&PartitionId::new("t", 1), &snapshot);
         let (partition, arrived) = request.clone().snapshot(&table).unwrap();
         assert_eq!((partition.ordinal, arrived.version, arrived.rows()), (1, 4, 5));
         let got = &arrived.partitions[1][0];
         assert_eq!((got.id, &got.location), (segment.id, &segment.location));
-        let foreign = PartitionMessage { table: "t".to_owned(), ordinal: 3 };
+        let new = OpenRequest::new(&PartitionId::new("t", 7), &snapshot);
+        assert_eq!(new.snapshot(&table).unwrap().1.rows(), 0, "it has no segments yet");
+        let foreign = PartitionMessage { table: "t".to_owned(), ordinal: u32::MAX };
         assert!(OpenRequest { partition: Some(foreign), ..request }.snapshot(&table).is_err());
     }
 }

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use datafusion::common::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use foreshard_actors::layout::Layout;
 use foreshard_actors::node::Tables;
 use foreshard_actors::segment::Segment;
 use foreshard_actors::store::{ManagedTable, ParquetTable, StoreError};
@@ -122,8 +123,9 @@ impl TableStore for RemoteTable {
 
     /// Empty: a task brings the segments it reads.
     fn snapshot(&self) -> Arc<Snapshot> {
-        let partitions = vec![Arc::default(); self.table.partitioning.partitions() as usize];
-        Arc::new(Snapshot { table: Arc::clone(&self.table), version: 0, partitions })
+        let layout = Arc::new(Layout::new(&self.table.partitioning));
+        let partitions = vec![Arc::default(); layout.places() as usize];
+        Arc::new(Snapshot { table: Arc::clone(&self.table), version: 0, layout, partitions })
     }
 
     async fn refresh(&self) -> Result<Arc<Snapshot>, StoreError> {

@@ -54,7 +54,7 @@ impl CommitMessage {
         };
         let open = |held| OpenRequest::new(held, &change.snapshot);
         Self {
-            partitions: held.iter().filter_map(open).collect(),
+            partitions: held.iter().map(open).collect(),
             rewritten: change.rewritten.iter().filter(is_held).map(Into::into).collect(),
         }
     }
