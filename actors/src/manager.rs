@@ -22,7 +22,9 @@ use foreshard_policy::decision::{By, DecisionRow, Outcome as Recorded, Stamp};
 use foreshard_policy::forecast::Forecast;
 use foreshard_policy::harm::Harm;
 use foreshard_policy::ids::{Epoch, NodeId, PartitionId, Tick};
-use foreshard_policy::reshape::{self, BackgroundBudget, MovedBytes, PlanState, Planned, Reason};
+use foreshard_policy::reshape::{
+    self, BackgroundBudget, MovedBytes, PlanState, Planned, Reason, churn,
+};
 use foreshard_policy::undo;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 
@@ -98,6 +100,7 @@ pub struct ManagerState {
     charged: BTreeMap<u64, (Vec<NodeId>, f64)>,
     budget: BackgroundBudget,
     changed: BTreeMap<PartitionId, Tick>,
+    traded: BTreeMap<NodeId, Tick>,
     /// Epoch of the newest plan; the cluster may not have reached it yet.
     epoch: Epoch,
     /// Tick of the newest forecast.
@@ -123,6 +126,7 @@ impl Actor for Manager {
             charged: BTreeMap::new(),
             budget: BackgroundBudget::default(),
             changed: BTreeMap::new(),
+            traded: BTreeMap::new(),
             epoch: Epoch::default(),
             forecast_at: args.board.tick(),
             args,
@@ -161,10 +165,11 @@ impl ManagerState {
     fn on_tick_closed(&mut self, tick: Tick, myself: &ActorRef<ManagerMessage>) {
         let config = self.args.board.config.load();
         self.budget.refill(self.args.cluster.view().nodes.into_keys(), &config);
-        let rest = config.reshape().dwell_ticks();
+        let rests = (config.reshape().dwell_ticks(), config.reshape().blackout_ticks());
         drop(config);
         self.judge(tick, myself);
-        self.changed.retain(|_, changed| tick.0 <= changed.0.saturating_add(rest));
+        self.changed.retain(|_, changed| tick.0 <= changed.0.saturating_add(rests.0));
+        self.traded.retain(|_, traded| tick.0 <= traded.0.saturating_add(rests.1));
         if tick.0 > self.forecast_at.0 + FORECAST_WAIT_TICKS {
             self.plan(None, tick, myself);
         }
@@ -218,15 +223,19 @@ impl ManagerState {
             (Outcome::Failed { code, reason }, step) => {
                 tracing::warn!(code, epoch = open.epoch.0, %step, reason, "step failed");
             }
-            (_, Step::Copy { partition, .. } | Step::Drop { partition, .. }) => {
+            (_, step) => {
                 let now = self.args.board.tick();
-                self.changed.insert(partition.clone(), now);
-                let ticks = self.args.board.config.load().feedback().watch_ticks();
-                if ticks > 0 {
-                    self.args.board.ledger().watch(id, Tick(now.0.saturating_add(ticks)));
+                if let Some(partition) = step.partition_moved() {
+                    self.changed.insert(partition.clone(), now);
+                    let ticks = self.args.board.config.load().feedback().watch_ticks();
+                    if ticks > 0 {
+                        self.args.board.ledger().watch(id, Tick(now.0.saturating_add(ticks)));
+                    }
+                }
+                if let Step::Move { from, to, .. } = step {
+                    self.traded.extend([(*from, now), (*to, now)]);
                 }
             }
-            _ => {}
         }
         self.args.board.ledger().ended(id, recorded(outcome));
         self.show_state();
@@ -266,6 +275,7 @@ impl ManagerState {
         PlanState {
             in_flight: self.steps.in_flight(),
             changed: self.changed.clone(),
+            traded: self.traded.clone(),
             background_ns: self.budget.free_ns().clone(),
             controls: Controls::clone(&self.args.board.controls.all()),
             avoided: ledger.avoided(now),
@@ -348,12 +358,12 @@ impl ManagerState {
             self.args.board.ledger().judge_at(id, Tick(stamp.tick.0.saturating_add(lead + 1)));
             let span = decision_span(&self.args.board, id, epoch, &planned);
             span.in_scope(|| tracing::info!("step sent"));
+            if let Some(bytes) = churn::bytes_copied(&planned) {
+                let config = self.args.board.config.load();
+                self.moved.charge(stamp.tick, bytes as u64, &config);
+            }
             let Planned { step, worth, .. } = planned;
             self.charge(id, &step, worth.cost_ns, view);
-            if let Step::Copy { .. } = step {
-                let config = self.args.board.config.load();
-                self.moved.charge(stamp.tick, worth.bytes as u64, &config);
-            }
             let (cluster, carried) = (self.args.cluster.clone(), step.clone());
             let work = async move { cluster.carry_out(epoch, carried).await };
             let myself = myself.clone();

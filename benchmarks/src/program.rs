@@ -14,7 +14,7 @@ use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
 use crate::{
     admission, adversarial, dashboard, demo_day, drill_down, exact, forecast, forecast_cost,
-    next_calls, overhead, predicates, reuse, simulate, slt,
+    next_calls, overhead, plan_cost, predicates, replicate, reuse, simulate, slt,
 };
 
 /// Exit code if a bound was missed.
@@ -60,7 +60,7 @@ pub struct Benchmark {
 }
 
 /// All benchmarks.
-pub const BENCHMARKS: [Benchmark; 14] = [
+pub const BENCHMARKS: [Benchmark; 16] = [
     Benchmark {
         name: "overhead",
         summary: "TPC-H and ClickBench, which call no function, with nothing stored",
@@ -120,6 +120,16 @@ pub const BENCHMARKS: [Benchmark; 14] = [
         name: "simulate",
         summary: "the number of nodes, by us and by other rules, on traces of load in virtual time",
         run: |options| Box::pin(simulate::run(options)),
+    },
+    Benchmark {
+        name: "plan-cost",
+        summary: "a plan for 1,000 nodes, 100,000 partitions and a million forecasts",
+        run: |options| Box::pin(plan_cost::run(options)),
+    },
+    Benchmark {
+        name: "replicate",
+        summary: "how evenly copies and moves load nodes while popularity drifts, in virtual time",
+        run: |options| Box::pin(replicate::run(options)),
     },
     Benchmark {
         name: "slt",

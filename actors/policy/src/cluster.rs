@@ -71,7 +71,9 @@ impl ClusterView {
     /// Records that `step` was carried out, so that the next plan counts it.
     pub fn apply(&mut self, step: &Step) {
         match step {
-            Step::Copy { partition, .. } | Step::Drop { partition, .. } => {
+            Step::Copy { partition, .. }
+            | Step::Move { partition, .. }
+            | Step::Drop { partition, .. } => {
                 if let Some(view) = self.partitions.get_mut(partition) {
                     step.change_holders(&mut view.holders);
                 }
@@ -104,6 +106,16 @@ pub enum Step {
         /// the store.
         from: NodeId,
         /// The node that will hold it too.
+        to: NodeId,
+    },
+    /// Give `to` the replica of `partition` that `from` has: a copy, and a drop once the copy is done. If
+    /// only the copy succeeds, both have one.
+    Move {
+        /// What is moved.
+        partition: PartitionId,
+        /// The node that gives it up.
+        from: NodeId,
+        /// The node that will hold it.
         to: NodeId,
     },
     /// Remove the replica of `partition` from a node. Never the last one.
@@ -172,6 +184,7 @@ impl Step {
     pub fn partition(&self) -> Option<&PartitionId> {
         match self {
             Self::Copy { partition, .. }
+            | Self::Move { partition, .. }
             | Self::Drop { partition, .. }
             | Self::Precompute { partition, .. }
             | Self::DropOutput { partition, .. } => Some(partition),
@@ -183,7 +196,9 @@ impl Step {
     #[must_use]
     pub fn partition_moved(&self) -> Option<&PartitionId> {
         match self {
-            Self::Copy { partition, .. } | Self::Drop { partition, .. } => Some(partition),
+            Self::Copy { partition, .. }
+            | Self::Move { partition, .. }
+            | Self::Drop { partition, .. } => Some(partition),
             _ => None,
         }
     }
@@ -192,6 +207,10 @@ impl Step {
     pub(crate) fn change_holders(&self, holders: &mut BTreeSet<NodeId>) {
         match self {
             Self::Copy { to, .. } => drop(holders.insert(*to)),
+            Self::Move { from, to, .. } => {
+                holders.remove(from);
+                holders.insert(*to);
+            }
             Self::Drop { from, .. } => drop(holders.remove(from)),
             _ => {}
         }
@@ -217,9 +236,9 @@ impl Step {
     #[must_use]
     pub fn concerns(&self, call: &CallRecord) -> bool {
         match self {
-            Self::Copy { partition, .. } | Self::Drop { partition, .. } => {
-                call.partition == *partition
-            }
+            Self::Copy { partition, .. }
+            | Self::Move { partition, .. }
+            | Self::Drop { partition, .. } => call.partition == *partition,
             Self::Precompute { expression, partition, .. }
             | Self::DropOutput { expression, partition, .. } => {
                 call.expression == *expression && call.partition == *partition
@@ -233,6 +252,7 @@ impl Step {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Copy { .. } => "copy",
+            Self::Move { .. } => "move",
             Self::Drop { .. } => "drop",
             Self::Precompute { .. } => "precompute",
             Self::DropOutput { .. } => "drop output",
@@ -249,6 +269,7 @@ impl fmt::Display for Step {
                 write!(f, "copy {partition} store -> {to}")
             }
             Self::Copy { partition, from, to } => write!(f, "copy {partition} {from} -> {to}"),
+            Self::Move { partition, from, to } => write!(f, "move {partition} {from} -> {to}"),
             Self::Drop { partition, from } => write!(f, "drop {partition} {from}"),
             Self::Precompute { function, partition, .. } => {
                 write!(f, "precompute {function} on {partition}")

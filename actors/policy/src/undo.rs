@@ -4,7 +4,7 @@ use crate::cluster::{ClusterView, PartitionView, Step};
 use crate::control::{ControlError, Controls};
 use crate::decision::{DecisionRow, Outcome};
 use crate::ids::{NodeId, PartitionId};
-use crate::reshape::{Planned, Reason, Worth};
+use crate::reshape::{COPY_NS_PER_BYTE, Planned, Reason, Worth};
 
 /// The step that takes `row`'s step back, with `reason`. Copies are dropped and what was dropped is copied
 /// again; outputs that were computed are dropped, and those that were dropped are computed again.
@@ -38,12 +38,18 @@ pub fn undo(
     let step = inverse.map_err(|reason| ControlError::Irreversible { id, reason })?;
     let bytes = step.partition_moved().and_then(|moved| view.partitions.get(moved));
     let bytes = bytes.map_or(0.0, |partition| partition.bytes as f64);
-    let bytes = if matches!(step, Step::Drop { .. }) { -bytes } else { bytes };
+    let copies = matches!(step, Step::Copy { .. } | Step::Move { .. });
+    let cost_ns = if copies { bytes * COPY_NS_PER_BYTE } else { 0.0 };
+    let bytes = match step {
+        Step::Drop { .. } => -bytes,
+        Step::Move { .. } => 0.0,
+        _ => bytes,
+    };
     Ok(Planned {
         inputs: inputs(&step, view),
         step,
         reason,
-        worth: Worth { bytes, ..Worth::default() },
+        worth: Worth { bytes, cost_ns, ..Worth::default() },
         forecast: row.forecast.clone(),
         alternatives: vec![format!("leave decision {id} as it is: {}", row.reason)],
     })
@@ -72,6 +78,19 @@ fn inverse(step: &Step, view: &ClusterView) -> Result<Step, String> {
             }
             let source = held.first().copied().unwrap_or(*from);
             Ok(Step::Copy { partition: partition.clone(), from: source, to: *from })
+        }
+        Step::Move { partition, from, to } => {
+            let held = live(view, partition)?;
+            if !held.contains(to) {
+                return Err(format!("{to} holds no replica of {partition} any more"));
+            }
+            if view.nodes.get(from).is_none_or(|node| node.draining) {
+                return Err(format!("{from} is gone or going"));
+            }
+            if held.contains(from) {
+                return Err(format!("{from} holds a replica of {partition} again"));
+            }
+            Ok(Step::Move { partition: partition.clone(), from: *to, to: *from })
         }
         Step::Precompute { function, expression, partition } => {
             let output = view.outputs.get(&(*expression, partition.clone()));

@@ -430,6 +430,11 @@ impl Members {
         let done = |bytes| Outcome::Done { rows: 0, bytes, ns: 0 };
         Ok(match step {
             Step::Copy { partition, to, .. } => done(self.copy(&partition, to).await?),
+            Step::Move { partition, from, to } => {
+                let bytes = self.copy(&partition, to).await?;
+                self.drop_replica(&partition, from).await?;
+                done(bytes)
+            }
             Step::Drop { partition, from } => {
                 self.drop_replica(&partition, from).await?;
                 done(0)

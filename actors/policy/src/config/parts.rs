@@ -106,6 +106,21 @@ section! {
         /// repairs and drains count and do not wait.
         "moved-bytes-per-hour-max" moved_bytes_per_hour_max with_moved_bytes_per_hour_max: u64 = 64 << 30,
             "bytes", Bound::Within(0.0, 1e18);
+        /// Load per CPU of the busiest node above which load is taken off it.
+        "balance-above" balance_above with_balance_above: f64 = 1.35,
+            "of the mean load per CPU", Bound::Within(1.0, 1e3);
+        /// Load per CPU of the busiest node at which that ends. At most balance-above.
+        "balance-until" balance_until with_balance_until: f64 = 1.25,
+            "of the mean load per CPU", Bound::Within(1.0, 1e3);
+        /// Load per CPU up to which a node is calm, however little others carry.
+        "balance-load-min" balance_load_min with_balance_load_min: f64 = 300.0,
+            "busy ms per s", Bound::Within(0.0, 1e3);
+        /// Ticks within which a move spares more waiting than its copying takes, or it is not made.
+        "payback-ticks" payback_ticks with_payback_ticks: u64 = 300,
+            "ticks", Bound::Within(1.0, 1e6);
+        /// Ticks a node rests after it gave or took a replica in a move.
+        "blackout-ticks" blackout_ticks with_blackout_ticks: u64 = 3,
+            "ticks", Bound::Within(0.0, 1e6);
         /// Steps that may be under way at the same time.
         "steps-in-flight-max" steps_in_flight_max with_steps_in_flight_max: usize = 16,
             "steps", Bound::Within(1.0, 1e4);
@@ -114,6 +129,14 @@ section! {
 }
 
 fn no_flapping(config: &ReshapeConfig) -> Result<(), ConfigError> {
+    if config.balance_until > config.balance_above {
+        return Err(ConfigError::Limit {
+            key: "reshape.balance-until",
+            value: config.balance_until,
+            limit: config.balance_above,
+            because: "reshape.balance-above",
+        });
+    }
     let limit = 0.6 * config.copy_above;
     if config.drop_below <= limit {
         return Ok(());

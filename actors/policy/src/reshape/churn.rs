@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::Planned;
+use super::replicate::COPY_NS_PER_BYTE;
+use crate::cluster::Step;
 use crate::config::LoopConfig;
 use crate::ids::Tick;
 
@@ -32,6 +35,13 @@ impl MovedBytes {
         let moved = counts.fold(0, |sum: u64, (_, bytes)| sum.saturating_add(*bytes));
         config.reshape().moved_bytes_per_hour_max().saturating_sub(moved)
     }
+}
+
+/// Bytes that a step copies to another node; none if it copies nothing.
+#[must_use]
+pub fn bytes_copied(planned: &Planned) -> Option<f64> {
+    let copies = matches!(planned.step, Step::Copy { .. } | Step::Move { .. });
+    copies.then_some(planned.worth.cost_ns / COPY_NS_PER_BYTE)
 }
 
 fn minute(now: Tick, config: &LoopConfig) -> u64 {

@@ -1,5 +1,6 @@
 //! Which replicas and outputs to add or drop, and why. Pure: same input, same plan.
 
+mod balance;
 pub mod budget;
 pub mod churn;
 mod precompute;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 pub use budget::BackgroundBudget;
 pub use churn::MovedBytes;
 pub use reason::{Basis, Reason};
+pub(crate) use replicate::COPY_NS_PER_BYTE;
 
 use crate::cluster::{Aim, ClusterView, Step};
 use crate::config::{LoopConfig, Mode};
@@ -73,6 +75,8 @@ pub struct PlanState {
     pub in_flight: Vec<Step>,
     /// When the replicas of a partition last changed.
     pub changed: BTreeMap<PartitionId, Tick>,
+    /// When a node last gave or took a replica in a move.
+    pub traded: BTreeMap<NodeId, Tick>,
     /// Background nanoseconds that each node may still use; a node that is not listed has its share
     /// of one tick. A step may start while this is above zero and may overdraw it, see
     /// [`BackgroundBudget`].
@@ -131,7 +135,9 @@ pub fn plan(
 
 /// At most so many steps that nothing but their worth asks for, on the tables that are planned for.
 fn by_worth(situation: &mut Situation<'_>, by_heat: &[Place], slots: usize) -> Vec<Planned> {
-    let replicas = replicate::by_load(situation, by_heat);
+    let mut replicas = replicate::hot(situation, by_heat, slots);
+    replicas.extend(balance::steps(situation, slots - replicas.len()));
+    replicas.extend(replicate::cold(situation, by_heat, slots - replicas.len()));
     let mut steps = precompute::steps(situation);
     // Neither kind may starve the other: outputs get half, and what replicas leave over.
     steps.truncate(slots.saturating_sub(replicas.len()).max(slots.div_ceil(2)));

@@ -45,6 +45,19 @@ pub enum Reason {
         /// What the load rests on.
         basis: Basis,
     },
+    /// One node carries more than others.
+    Uneven {
+        /// The node.
+        node: NodeId,
+        /// Load of the node in busy ms per s of each CPU.
+        level_ms: f64,
+        /// The same if all nodes carried the same.
+        mean_ms: f64,
+        /// Load that the step takes off the node, in busy ms per s.
+        shed_ms: f64,
+        /// What the load rests on.
+        basis: Basis,
+    },
     /// There are more replicas than `reshape.copies-max`.
     TooMany {
         /// Replicas that exist.
@@ -154,6 +167,12 @@ impl fmt::Display for Reason {
             Self::Cold { busy_ms, limit_ms, basis } => write!(
                 f,
                 "cold: {busy_ms:.0} ms/s per remaining replica {basis}, less than {limit_ms:.0} ms/s"
+            ),
+            Self::Uneven { node, level_ms, mean_ms, shed_ms, basis } => write!(
+                f,
+                "uneven: {node} carries {level_ms:.0} ms/s per CPU {basis}, {:.2} times the mean; \
+                 this takes {shed_ms:.0} ms/s off it",
+                level_ms / mean_ms
             ),
             Self::TooMany { replicas, most } => {
                 write!(f, "{replicas} replicas, at most {most} are allowed")

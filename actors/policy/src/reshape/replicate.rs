@@ -1,12 +1,12 @@
 //! Which partitions gain or lose a replica: repairs, drains, and load per replica with hysteresis.
 
 use super::situation::{Part, Place, Situation};
-use super::{Planned, Reason, Worth};
+use super::{Planned, Reason, Worth, churn};
 use crate::cluster::{PartitionView, Step};
 use crate::ids::NodeId;
 
 /// What copying one byte to another node costs, until it is measured.
-const COPY_NS_PER_BYTE: f64 = 1.0;
+pub(crate) const COPY_NS_PER_BYTE: f64 = 1.0;
 
 /// How many of the nodes that were not chosen are named in a decision.
 const ALTERNATIVES_MAX: usize = 3;
@@ -28,8 +28,8 @@ pub(super) fn urgent(situation: &mut Situation<'_>, by_heat: &[Place]) -> Vec<Pl
             Some(node) => Some(drop_from(situation, place, node, Reason::Draining { node })),
         };
         if let Some(planned) = planned {
-            if let Step::Copy { .. } = planned.step {
-                situation.take_bytes(planned.worth.bytes);
+            if let Some(bytes) = churn::bytes_copied(&planned) {
+                situation.take_bytes(bytes);
             }
             situation.apply(place, &planned.step);
             situation.parts[place].is_moving = true;
@@ -39,37 +39,58 @@ pub(super) fn urgent(situation: &mut Situation<'_>, by_heat: &[Place]) -> Vec<Pl
     steps
 }
 
-/// Replicas by load: added where those that exist carry too much, dropped where one fewer would
-/// still carry little. Hottest first; a partition rests for the dwell time after each change.
-pub(super) fn by_load(situation: &mut Situation<'_>, by_heat: &[Place]) -> Vec<Planned> {
-    if !situation.is_load_known {
-        return Vec::new();
-    }
+/// Replicas by load: added where those that exist carry too much, dropped where there are more than may be.
+/// Hottest first; a partition rests for the dwell time after each change. At most `slots` steps.
+pub(super) fn hot(situation: &mut Situation<'_>, by_heat: &[Place], slots: usize) -> Vec<Planned> {
+    each(situation, by_heat, slots, hot_step)
+}
+
+/// Replicas that are dropped because one fewer would still carry little, where no node would then carry so
+/// much that load had to be taken off it. Hottest first; at most `slots` steps.
+pub(super) fn cold(situation: &mut Situation<'_>, by_heat: &[Place], slots: usize) -> Vec<Planned> {
+    let mean = situation.mean_level();
+    each(situation, by_heat, slots, |situation, place| cold_step(situation, place, mean))
+}
+
+fn each(
+    situation: &mut Situation<'_>,
+    by_heat: &[Place],
+    slots: usize,
+    step: impl Fn(&Situation<'_>, Place) -> Option<Planned>,
+) -> Vec<Planned> {
     let mut steps = Vec::new();
+    if !situation.is_load_known {
+        return steps;
+    }
     for place in by_heat.iter().copied() {
+        if steps.len() >= slots {
+            break;
+        }
         if situation.parts[place].is_moving || !situation.plans_for(place) {
             continue;
         }
-        let planned = step_by_load(situation, place);
-        let planned = planned.filter(|planned| !is_stopped(situation, planned.step.kind(), &steps));
-        let planned = planned.filter(|planned| !situation.avoids(|| planned.step.clone()));
+        let planned = step(situation, place).filter(|planned| may_take(situation, planned, &steps));
         if let Some(planned) = planned
             && situation.may_copy(&planned)
         {
             situation.apply(place, &planned.step);
+            situation.parts[place].is_moving = true;
             steps.push(planned);
         }
     }
     steps
 }
 
-/// Whether a kind that did harm has no more tries left in this window, after these steps.
-fn is_stopped(situation: &Situation<'_>, kind: &str, steps: &[Planned]) -> bool {
+/// Whether a step may follow these: its kind did no harm or has tries left in this window, and it was not
+/// undone just now.
+pub(super) fn may_take(situation: &Situation<'_>, planned: &Planned, steps: &[Planned]) -> bool {
+    let kind = planned.step.kind();
     let left = situation.trusted(kind).steps_left;
-    left.is_some_and(|left| steps.iter().filter(|it| it.step.kind() == kind).count() >= left)
+    left.is_none_or(|left| steps.iter().filter(|it| it.step.kind() == kind).count() < left)
+        && !situation.avoids(|| planned.step.clone())
 }
 
-fn step_by_load(situation: &Situation<'_>, place: Place) -> Option<Planned> {
+fn hot_step(situation: &Situation<'_>, place: Place) -> Option<Planned> {
     let config = situation.config.reshape();
     let replicas = situation.staying(place).count();
     if replicas == 0 {
@@ -80,33 +101,51 @@ fn step_by_load(situation: &Situation<'_>, place: Place) -> Option<Planned> {
         let reason = Reason::TooMany { replicas, most: config.copies_max() };
         return Some(drop_from(situation, place, busiest(situation, place)?, reason));
     }
-    let busy = situation.parts[place].busy_ms;
     // A kind that did harm must be wanted more.
-    let (copies, drops) = (situation.trusted("copy"), situation.trusted("drop"));
-    let (copy_above, drop_below) =
-        (config.copy_above() / copies.factor.min(1.0), config.drop_below() * drops.factor.min(1.0));
-    let hot = busy / replicas as f64 > copy_above && replicas < most;
-    let cold = replicas > 1 && busy / (replicas as f64 - 1.0) < drop_below;
-    if !(hot || cold) || rests(situation, place) {
+    let limit_ms = config.copy_above() / situation.trusted("copy").factor.min(1.0);
+    let busy_ms = situation.parts[place].busy_ms / replicas as f64;
+    if busy_ms <= limit_ms || replicas == most || rests(situation, place) {
         return None;
     }
+    let from = calmest(situation, place)?;
     let basis = situation.basis(place);
-    if hot {
-        let from = calmest(situation, place)?;
-        let busy_ms = busy / replicas as f64;
-        let reason = Reason::Hot { busy_ms, limit_ms: copy_above, basis };
-        return copy(situation, place, Some(from), reason);
+    let reason = Reason::Hot { busy_ms, limit_ms, basis };
+    copy(situation, place, Some(from), reason)
+}
+
+fn cold_step(situation: &Situation<'_>, place: Place, mean: f64) -> Option<Planned> {
+    let drops = situation.trusted("drop").factor.min(1.0);
+    let limit_ms = situation.config.reshape().drop_below() * drops;
+    let replicas = situation.staying(place).count();
+    let busy_ms = situation.parts[place].busy_ms / (replicas as f64 - 1.0);
+    if replicas < 2 || busy_ms >= limit_ms || rests(situation, place) {
+        return None;
     }
-    let busy_ms = busy / (replicas as f64 - 1.0);
-    let reason = Reason::Cold { busy_ms, limit_ms: drop_below, basis };
-    Some(drop_from(situation, place, busiest(situation, place)?, reason))
+    let from = busiest(situation, place)?;
+    if overloads(situation, place, from, mean) {
+        return None;
+    }
+    let reason = Reason::Cold { busy_ms, limit_ms, basis: situation.basis(place) };
+    Some(drop_from(situation, place, from, reason))
 }
 
 /// Whether the replicas of a partition changed just now.
-fn rests(situation: &Situation<'_>, place: Place) -> bool {
+pub(super) fn rests(situation: &Situation<'_>, place: Place) -> bool {
     let dwell = situation.config.reshape().dwell_ticks();
     let changed = situation.state.changed.get(situation.parts[place].id);
     changed.is_some_and(|tick| situation.now.0 < tick.0.saturating_add(dwell))
+}
+
+/// Whether a node that keeps its replica would carry so much without that of `from` that load would have
+/// to be taken off it again.
+fn overloads(situation: &Situation<'_>, place: Place, from: NodeId, mean: f64) -> bool {
+    let config = situation.config.reshape();
+    let replicas = situation.staying(place).count() as f64;
+    let busy = situation.parts[place].busy_ms;
+    let more = busy / (replicas - 1.0).max(1.0) - busy / replicas.max(1.0);
+    let enough = (config.balance_until() * mean).max(config.balance_load_min());
+    let level = |node: NodeId| (situation.node_busy_ms[&node] + more) / situation.permits(node);
+    situation.staying(place).any(|node| node != from && level(node) > enough)
 }
 
 fn calmest(situation: &Situation<'_>, place: Place) -> Option<NodeId> {
@@ -167,14 +206,14 @@ fn drop_from(situation: &Situation<'_>, place: Place, from: NodeId, reason: Reas
     }
 }
 
-fn inputs(situation: &Situation<'_>, place: Place) -> String {
+pub(super) fn inputs(situation: &Situation<'_>, place: Place) -> String {
     let part = &situation.parts[place];
     let holders: Vec<_> = part.holders().iter().map(ToString::to_string).collect();
     let PartitionView { rows, bytes, .. } = part.view;
     format!("holders [{}], {rows} rows, {bytes} bytes", holders.join(" "))
 }
 
-fn load(situation: &Situation<'_>, place: Place) -> String {
+pub(super) fn load(situation: &Situation<'_>, place: Place) -> String {
     if !situation.is_load_known {
         return "none".to_owned();
     }

@@ -7,7 +7,7 @@ mod ahead;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Basis, PlanState, Planned, Reason};
+use super::{Basis, PlanState, Planned, Reason, churn};
 use crate::cluster::{ClusterView, NodeView, PartitionView, Step};
 use crate::config::LoopConfig;
 use crate::control::Control;
@@ -206,10 +206,10 @@ impl<'a> Situation<'a> {
     /// Takes the bytes of a copy from those of the hour, if there are enough; what waits for them is noted.
     /// What is only suggested takes none before it is approved.
     pub(super) fn may_copy(&mut self, planned: &Planned) -> bool {
-        if !matches!(planned.step, Step::Copy { .. }) || self.planning_for != Control::Auto {
+        let Some(bytes) = churn::bytes_copied(planned) else { return true };
+        if self.planning_for != Control::Auto {
             return true;
         }
-        let bytes = planned.worth.bytes;
         if bytes <= self.bytes_left as f64 {
             self.take_bytes(bytes);
             return true;
@@ -228,6 +228,20 @@ impl<'a> Situation<'a> {
     /// Takes bytes that are copied whatever is left.
     pub(super) fn take_bytes(&mut self, bytes: f64) {
         self.bytes_left = self.bytes_left.saturating_sub(bytes as u64);
+    }
+
+    /// Tasks that may compute at the same time on a live node.
+    pub(super) fn permits(&self, node: NodeId) -> f64 {
+        self.nodes.get(&node).map_or(1.0, |view| f64::from(view.cpu_permits.max(1)))
+    }
+
+    /// Busy ms per s of each CPU if all nodes that stay carried the same.
+    pub(super) fn mean_level(&self) -> f64 {
+        let staying = self.nodes.iter().filter(|(_, view)| !view.draining);
+        let sums = staying.fold((0.0, 0.0), |(busy, permits), (node, _)| {
+            (busy + self.node_busy_ms[node], permits + self.permits(*node))
+        });
+        sums.0 / sums.1.max(1.0)
     }
 
     /// Counts a replica step of one partition that was just planned.

@@ -10,7 +10,10 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 mod announced;
+mod balance;
 mod control;
+mod exact;
+mod situation;
 
 const MIB: u64 = 1 << 20;
 
@@ -415,6 +418,12 @@ proptest! {
                     prop_assert!(!scene.view.nodes[&to].draining && !holders.contains(&to));
                     prop_assert!(scene.view.nodes.contains_key(&from));
                     prop_assert!(from == to || holders.contains(&from));
+                    prop_assert!(moved.insert(partition), "one step per partition");
+                }
+                Step::Move { partition, from, to } => {
+                    let holders = &scene.view.partitions[&partition].holders;
+                    prop_assert!(!scene.view.nodes[&to].draining && !holders.contains(&to));
+                    prop_assert!(!scene.view.nodes[&from].draining && holders.contains(&from));
                     prop_assert!(moved.insert(partition), "one step per partition");
                 }
                 Step::Drop { partition, from } => {
