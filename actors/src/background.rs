@@ -1,4 +1,36 @@
-//! Work that must not be felt by queries.
+//! Work that must not be felt by queries: it runs behind all other threads, and waits while queries run.
+//!
+//! The first alone is not enough: queries on all cores took a quarter longer beside a thread of the idle class
+//! that never rests (decision 0017).
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use foreshard_policy::courtesy::Courtesy;
+
+use crate::ports::Clock;
+use crate::traffic::TrafficGauge;
+
+/// What is to be called between two pieces of background work of some milliseconds: it waits while there are
+/// queries, but no longer than leaves `share` of the time to the work.
+///
+/// * `sleep`: waits as long as it is told; [`std::thread::sleep`] but in tests.
+pub fn pauses<'a>(
+    share: f64,
+    gauge: &'a TrafficGauge,
+    clock: &'a dyn Clock,
+    sleep: impl Fn(Duration) + 'a,
+) -> impl Fn() + 'a {
+    let now = || Duration::from_nanos(clock.monotonic_ns());
+    let courtesy = Cell::new(Courtesy::new(share, now(), gauge.traffic()));
+    move || {
+        let mut own = courtesy.get();
+        while let Some(wait) = own.wait(now(), gauge.traffic()) {
+            sleep(wait);
+        }
+        courtesy.set(own);
+    }
+}
 
 /// Runs `work` on a thread of its own that lets all others go first, and waits for what comes of it.
 ///
@@ -34,7 +66,60 @@ fn step_back() -> Result<(), thread_priority::Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use foreshard_policy::forecast::{Effort, Member, Past, Window};
+    use foreshard_policy::ids::Tick;
+
     use super::*;
+    use crate::lstm::{Lstm, LstmConfig};
+
+    /// Goes on by what is slept, and a millisecond whenever it is asked for.
+    #[derive(Debug, Default)]
+    struct Paper(AtomicU64);
+
+    impl Clock for Paper {
+        fn now_ms(&self) -> u64 {
+            0
+        }
+
+        fn monotonic_ns(&self) -> u64 {
+            self.0.fetch_add(1_000_000, Ordering::Relaxed)
+        }
+    }
+
+    /// Trains a network, and answers its state and for how long it slept.
+    fn trained(gauge: &TrafficGauge) -> (Vec<u8>, Duration) {
+        let (clock, slept) = (Paper::default(), Cell::new(Duration::ZERO));
+        let sleep = |wait: Duration| {
+            clock.0.fetch_add(wait.as_nanos() as u64, Ordering::Relaxed);
+            slept.set(slept.get() + wait);
+        };
+        let pause = pauses(0.05, gauge, &clock, sleep);
+        let past = Past::new((0..200).map(|tick| f64::from(tick % 7)));
+        let series = [past.series(200, 1, &[7])];
+        let window = Window { at: Tick(200), tick_ms: 1_000, epoch_ms: 0, series: &series };
+        let mut network = Lstm::new(LstmConfig { hidden: 4, ..LstmConfig::default() }).unwrap();
+        network.fit(&window, &[1], Effort::steps(5).with_pauses(&pause)).unwrap();
+        assert_eq!(network.steps(), 5);
+        (network.save().unwrap(), slept.get())
+    }
+
+    #[test]
+    fn training_waits_while_queries_run_and_ends_all_the_same_with_the_same_network() {
+        let gauge = Arc::<TrafficGauge>::default();
+        let (alone, waited) = trained(&gauge);
+        assert_eq!(waited, Duration::ZERO);
+        let query = gauge.begin();
+        let (beside, waited) = trained(&gauge);
+        // At least a pause per step, of 19 times the millisecond that the step took by this clock.
+        assert!(waited >= 5 * Duration::from_millis(19), "{waited:?}");
+        assert!(waited < Duration::from_secs(60), "{waited:?}");
+        assert!(alone == beside, "pauses change nothing");
+        drop(query);
+        assert_eq!(trained(&gauge).1, Duration::ZERO);
+    }
 
     #[cfg(target_os = "linux")]
     #[test]

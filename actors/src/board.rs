@@ -30,6 +30,7 @@ use crate::monitor::MonitorMessage;
 use crate::next_calls::NextCalls;
 use crate::ports::Outcome;
 use crate::predictor::PredictorMessage;
+use crate::traffic::TrafficGauge;
 
 /// Decisions that are kept for `system.decisions`.
 pub const DECISIONS_MAX: usize = 2_000;
@@ -147,6 +148,8 @@ pub struct Board {
     pub moments: ArcSwap<Moments>,
     /// What is expected to be called next.
     pub next_calls: ArcSwap<NextCalls>,
+    /// Queries under way: learning waits for them.
+    pub traffic: Arc<TrafficGauge>,
     /// What people announced of the future.
     pub announced: Announcements,
     /// What people let the loop do to each table.
@@ -187,6 +190,7 @@ impl Board {
             forecast: ArcSwap::default(),
             moments: ArcSwap::default(),
             next_calls: ArcSwap::default(),
+            traffic: Arc::default(),
             announced,
             controls,
             reshaping: ArcSwap::default(),

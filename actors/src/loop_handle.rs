@@ -12,7 +12,7 @@ use foreshard_policy::config::{ConfigError, LoopConfig, Mode};
 use foreshard_policy::decision::DecisionRow;
 use foreshard_policy::forecast::announced::{AnnounceError, Announced, Announcement};
 use foreshard_policy::forecast::{Forecast, Moments};
-use foreshard_policy::history::{HistoryView, Irregular, Move};
+use foreshard_policy::history::{HistoryView, Irregular, Move, Recalled};
 use foreshard_policy::ids::Tick;
 use foreshard_policy::trust::KindTrust;
 use ractor::{Actor, ActorCell, ActorRef};
@@ -22,7 +22,7 @@ use crate::announcements::{AnnouncementError, Announcements};
 use crate::board::{Board, MemberFit, Role, Scores, TickToken};
 use crate::calls::{BATCHES_MAX, CallSink};
 use crate::controls::KeptControls;
-use crate::history_store::HistoryStore;
+use crate::history_store::{HistoryStore, HistoryStoreError, Imported};
 use crate::manager::{ManagerArgs, PLAN_TIME_MAX, STEP_TIME_MAX};
 use crate::monitor::{MonitorArgs, MonitorMessage};
 use crate::next_calls::NextCalls;
@@ -306,6 +306,28 @@ impl LoopHandle {
     #[must_use]
     pub fn history_store(&self) -> Option<Arc<HistoryStore>> {
         self.store.clone()
+    }
+
+    /// Takes in a file that [`HistoryStore::export`] wrote: its rows are kept beside those of this system,
+    /// and forecasts learn from them as from its own past, from the next tick on. What ended more than a
+    /// day ago counts for them as if it had ended within the last one, at the same hours. Blocks.
+    ///
+    /// Answers also the ticks of the past in which something was called by the file; none of those that a
+    /// history does not remember (`history-ticks-max`).
+    ///
+    /// # Errors
+    /// As [`HistoryStore::import`]; [`HistoryStoreError::Closed`] if no history is kept on disk.
+    pub fn import_history(&self, path: &Path) -> Result<(Imported, usize), HistoryStoreError> {
+        let store = self.store.as_ref().ok_or(HistoryStoreError::Closed)?;
+        let imported = store.import(path)?;
+        let (config, now_ms) = (self.config(), self.clock.now_ms());
+        let ticks_max = config.history_ticks_max() as u64;
+        let recalled = Recalled::new(config.tick_ms(), ticks_max, now_ms);
+        let mut recalled = recalled.moved_to_the_last_day(imported.until_ms, now_ms);
+        HistoryStore::rows_of_export(path, |resolution, row| recalled.add(resolution, row))?;
+        let ticks = recalled.ticks();
+        self.board.monitor.cast(MonitorMessage::Recalled(Box::new(recalled)));
+        Ok((imported, ticks))
     }
 
     /// What was wrong with the time of calls and ticks.

@@ -1,7 +1,8 @@
 //! The monitor: remembers which functions were called where, how often and how long.
 //!
 //! ```text
-//! query tasks --Calls--> monitor --HistoryReady--> predictor
+//! query tasks --Calls--> monitor --HistoryReady, PastChanged--> predictor
+//! import ----Recalled-----^ ^
 //! timer or hand --TickDue--^ ^  `----TickClosed--> manager, allocator
 //! timer --FlushDue-----------'  `-----------rows-> history store
 //! ```
@@ -14,7 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use foreshard_policy::decision::Stamp;
-use foreshard_policy::history::{History, Irregular, Move, TickClock, Timeline};
+use foreshard_policy::history::{
+    History, HistoryView, Irregular, Move, Recalled, TickClock, Timeline,
+};
 use foreshard_policy::ids::{Epoch, Tick};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinHandle;
@@ -50,6 +53,8 @@ pub enum MonitorMessage {
     LiarFound(Box<Liar>),
     /// Event: rows are in other partitions now, and their series with them.
     Moved(Box<Move>),
+    /// Event: calls of former times were imported; the history is to have them, too.
+    Recalled(Box<Recalled>),
     /// Timer, or Command of a caller who drives the ticks: the open tick is over.
     TickDue(TickToken),
     /// Timer: what was counted is to be handed to the store, though the tick goes on.
@@ -133,6 +138,7 @@ impl Actor for Monitor {
             MonitorMessage::Calls(batch) => state.on_calls(batch),
             MonitorMessage::LiarFound(liar) => state.on_liar_found(&liar),
             MonitorMessage::Moved(what) => state.on_moved(&what),
+            MonitorMessage::Recalled(recalled) => state.on_recalled(*recalled),
             MonitorMessage::TickDue(token) => state.on_tick_due(&token),
             MonitorMessage::FlushDue => state.flush(),
         }
@@ -185,6 +191,13 @@ impl MonitorState {
         self.is_save_due = true;
     }
 
+    fn on_recalled(&mut self, recalled: Recalled) {
+        self.history.recall(recalled, self.args.clock.now_ms());
+        // At once: frames know nothing of it, and ticks have other numbers than in those before.
+        self.save(&Arc::new(self.history.view()));
+        self.args.board.predictor.cast(PredictorMessage::PastChanged);
+    }
+
     fn on_liar_found(&self, liar: &Liar) {
         let board = &self.args.board;
         let mode = board.config.load().mode();
@@ -213,15 +226,23 @@ impl MonitorState {
         board.allocator.cast(AllocatorMessage::TickClosed(tick, token.clone()));
         let before = closed.0.saturating_sub(1);
         self.is_save_due |= before / SAVE_EVERY_TICKS != tick.0 / SAVE_EVERY_TICKS;
-        if self.is_save_due && self.saving.as_ref().is_none_or(JoinHandle::is_finished) {
-            self.is_save_due = false;
-            let (args, snapshot) = (self.args.clone(), self.history.snapshot(&view));
-            // Off the mailbox. Cheap: the series are those of the view.
-            let save = move || keep(&args, &snapshot.save());
-            self.saving = Some(tokio::task::spawn_blocking(save));
+        if self.is_save_due {
+            self.save(&view);
         }
         let called = std::mem::take(&mut self.called);
         board.predictor.cast(PredictorMessage::HistoryReady(view, called, token.clone()));
+    }
+
+    /// Saves the history, or has it saved at the end of the tick if that is under way.
+    fn save(&mut self, view: &Arc<HistoryView>) {
+        self.is_save_due = self.saving.as_ref().is_some_and(|saving| !saving.is_finished());
+        if self.is_save_due {
+            return;
+        }
+        let (args, snapshot) = (self.args.clone(), self.history.snapshot(view));
+        // Off the mailbox. Cheap: the series are those of the view.
+        let save = move || keep(&args, &snapshot.save());
+        self.saving = Some(tokio::task::spawn_blocking(save));
     }
 
     /// Hands what was counted since the last time to the store.
@@ -278,7 +299,22 @@ fn kept_history(args: &MonitorArgs) -> History {
         let down_ms = args.clock.now_ms().saturating_sub(at_ms);
         history.advance_to(Tick(open.0 + down_ms / tick_ms));
     }
+    if let Some(store) = args.store.as_ref().filter(|_| saved_ms.is_none()) {
+        recall_files(&mut history, store, args);
+    }
     history
+}
+
+/// Puts into a history that was not saved, or whose save is lost, what files still have of its ticks.
+fn recall_files(history: &mut History, store: &HistoryStore, args: &MonitorArgs) {
+    let (config, now_ms) = (args.board.config.load(), args.clock.now_ms());
+    let ticks_max = config.history_ticks_max() as u64;
+    let mut recalled = Recalled::new(config.tick_ms(), ticks_max, now_ms);
+    let from_ms = now_ms.saturating_sub(ticks_max.saturating_mul(config.tick_ms()));
+    match store.rows_of_files(from_ms, now_ms, |resolution, row| recalled.add(resolution, row)) {
+        Ok(()) => history.recall(recalled, now_ms),
+        Err(error) => tracing::warn!(%error, "calls before the history was lost cannot be read"),
+    }
 }
 
 /// The history that was saved last, and when. What cannot be read is set aside: better none than a wrong

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use foreshard_policy::calls::CallRecord;
-use foreshard_policy::forecast::ForecastError;
+use foreshard_policy::forecast::{Effort, ForecastError};
 use foreshard_policy::ids::PartitionId;
 use foreshard_policy::next::{Blend, HotKeys, Sequence};
 
@@ -142,18 +142,19 @@ impl NextPredictor {
         self.hour = Some(hour.max(before));
     }
 
-    /// Lets the network learn from what came since the last time.
+    /// Lets the network learn from what came since the last time, with the pauses of `effort`; how many
+    /// steps it makes follows from what there is to learn.
     ///
     /// # Errors
     /// [`ForecastError::Numeric`] if it fails.
-    pub fn learn(&mut self) -> Result<(), ForecastError> {
-        let steps = (self.unlearned / CALLS_PER_STEP).min(STEPS_MAX);
+    pub fn learn(&mut self, effort: Effort<'_>) -> Result<(), ForecastError> {
+        let steps = (self.unlearned / CALLS_PER_STEP).min(STEPS_MAX) as u32;
         let Some(network) = &mut self.network else { return Ok(()) };
         if steps == 0 {
             return Ok(());
         }
         self.unlearned = 0;
-        network.learn(steps as u32)
+        network.learn(effort.with_steps(steps))
     }
 
     /// What is expected at `now_ms` by the clock.
@@ -199,7 +200,7 @@ mod tests {
         let mut next = NextPredictor::new(true).unwrap();
         for calls in queries(["f", "g", "f", "h"].into_iter().cycle().take(201)).chunks(16) {
             next.observe(calls).unwrap();
-            next.learn().unwrap();
+            next.learn(Effort::steps(0)).unwrap();
         }
         // The last one was f, and the one before it h.
         let expected = next.expected(202 * 60_000);
@@ -217,7 +218,7 @@ mod tests {
         let mut next = NextPredictor::new(false).unwrap();
         assert_eq!(next.expected(0).call, []);
         next.observe(&queries(["f", "g"].into_iter().cycle().take(41))).unwrap();
-        next.learn().unwrap();
+        next.learn(Effort::steps(0)).unwrap();
         let expected = next.expected(0);
         assert_eq!((name(&expected), &*expected.trust), ("g", &[("markov", 1.0)][..]));
     }

@@ -8,8 +8,8 @@
 //!
 //! It decides nothing: `policy::forecast` does. One round (score, forecast, learn) is under way at a
 //! time, outside the mailbox and outside the threads that serve queries; learning lets all other threads
-//! go first, and is bounded by `lstm.steps-per-tick` and, when ticks go by the clock, by
-//! [`LEARN_SHARE_MAX`]. If it dies, its successor takes up the last checkpoint; until then the last
+//! go first, waits while queries run (`lstm.busy-share`), and is bounded by `lstm.steps-per-tick` and, when
+//! ticks go by the clock, by [`LEARN_SHARE_MAX`]. If it dies, its successor takes up the last checkpoint; until then the last
 //! forecast stands.
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::time::Duration;
 use foreshard_policy::config::{LoopConfig, Mode};
 use foreshard_policy::forecast::announced::Announced;
 use foreshard_policy::forecast::ensemble::{Ensemble, MemberStanding, invert};
-use foreshard_policy::forecast::{FitReport, Forecast, ForecastError, Member, Moments};
+use foreshard_policy::forecast::{Effort, FitReport, Forecast, ForecastError, Member, Moments};
 use foreshard_policy::history::HistoryView;
 use foreshard_policy::ids::Tick;
 use foreshard_policy::score::Scorer;
@@ -26,7 +26,7 @@ use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr};
 use tokio::task::JoinHandle;
 
 use crate::allocator::AllocatorMessage;
-use crate::background::behind_others;
+use crate::background::{behind_others, pauses};
 use crate::board::{Board, MemberFit, Scores, TickToken};
 use crate::lstm::{Lstm, LstmConfig};
 use crate::manager::ManagerMessage;
@@ -45,6 +45,8 @@ pub const LEARN_SHARE_MAX: f64 = 0.25;
 pub enum PredictorMessage {
     /// Event: a tick was closed, in which this was called.
     HistoryReady(Arc<HistoryView>, Vec<Called>, TickToken),
+    /// Event: the past is another one than it was, from the next history on.
+    PastChanged,
     /// Event: the round under way has a forecast; learning goes on.
     ForecastDone(Box<ForecastDone>),
     /// Event: the round is over, and its tools are back.
@@ -117,6 +119,8 @@ pub struct PredictorState {
     next: Option<(Arc<HistoryView>, Moments, TickToken)>,
     /// What was called since the last round began.
     called: Vec<Called>,
+    /// Whether the past has changed since then.
+    is_new_past: bool,
 }
 
 /// What a round works with.
@@ -144,7 +148,14 @@ impl Actor for Predictor {
         let of_file = args.clone();
         let tools = tokio::task::spawn_blocking(move || Tools::kept(&of_file)).await??;
         let tools = Some(Box::new(tools));
-        Ok(PredictorState { args, tools, round: None, next: None, called: Vec::new() })
+        Ok(PredictorState {
+            args,
+            tools,
+            round: None,
+            next: None,
+            called: Vec::new(),
+            is_new_past: false,
+        })
     }
 
     async fn handle(
@@ -157,6 +168,7 @@ impl Actor for Predictor {
             PredictorMessage::HistoryReady(view, called, token) => {
                 state.on_history_ready(view, called, token, &myself);
             }
+            PredictorMessage::PastChanged => state.is_new_past = true,
             PredictorMessage::ForecastDone(done) => state.on_forecast_done(*done),
             PredictorMessage::RoundOver(tools) => state.on_round_over(tools, &myself),
             PredictorMessage::RoundLost => return Err("a round of the predictor panicked".into()),
@@ -209,7 +221,8 @@ impl PredictorState {
     ) {
         let (args, myself) = (self.args.clone(), Some(myself.clone()));
         let called = std::mem::take(&mut self.called);
-        let round = Round { args, view, called, moments, token, myself };
+        let is_new_past = std::mem::take(&mut self.is_new_past);
+        let round = Round { args, view, called, is_new_past, moments, token, myself };
         self.round = Some(tokio::task::spawn_blocking(move || round.run(tools)));
     }
 
@@ -279,6 +292,8 @@ struct Round {
     view: Arc<HistoryView>,
     /// What was called since the last round.
     called: Vec<Called>,
+    /// Whether the past before was another one.
+    is_new_past: bool,
     moments: Moments,
     /// Held until the round is over, so that a tick by hand ends with what was learned from it.
     token: TickToken,
@@ -292,6 +307,10 @@ impl Round {
         let announced = self.args.board.announced.all();
         if std::mem::replace(&mut tools.announced, announced.clone()) != announced {
             tools.ensemble.look_again();
+        }
+        if self.is_new_past {
+            tools.ensemble.past_changed();
+            tools.scorer.forget_pending();
         }
         // Members learn nothing from what was announced, and are not judged by it.
         let calm = announced.calm(&self.view, &self.moments);
@@ -359,8 +378,13 @@ impl Round {
         let started_ns = self.args.clock.monotonic_ns();
         let (ensemble, next_calls) = (&mut tools.ensemble, &mut tools.next_calls);
         let steps_max = tools.steps_max;
-        let (reports, learned) =
-            behind_others(|| (ensemble.fit(seen, steps_max), next_calls.learn()));
+        let (share, gauge) = (config.lstm().busy_share(), &*self.args.board.traffic);
+        let clock = &*self.args.clock;
+        let (reports, learned) = behind_others(|| {
+            let pause = pauses(share, gauge, clock, std::thread::sleep);
+            let effort = Effort::steps(steps_max).with_pauses(&pause);
+            (ensemble.fit(seen, effort), next_calls.learn(effort))
+        });
         if let Err(error) = learned {
             tracing::warn!(code = error.code(), %error, "the next calls were not learned from");
         }

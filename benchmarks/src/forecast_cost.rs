@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use foreshard_actors::ports::Clock;
 use foreshard_policy::config::LoopConfig;
 use foreshard_policy::forecast::ensemble::{Ensemble, Mixer};
-use foreshard_policy::forecast::{Past, Series, Window};
+use foreshard_policy::forecast::{Effort, Past, Series, Window};
 use foreshard_policy::history::History;
 use foreshard_policy::ids::Tick;
 
@@ -100,6 +100,7 @@ pub async fn run(options: Options) -> Result<Found> {
         figure("memory of a history of very many series", remembered.peak_mib, "MiB", 2_048.0),
         figure("p95 of queries while the network is trained", noticed.p95, "ratio", 1.05),
         Figure::reported("median of queries while the network is trained", noticed.median, "ratio"),
+        Figure::reported("training steps beside queries", noticed.pace, "of those without"),
     ];
     Ok((rows, figures))
 }
@@ -117,7 +118,7 @@ fn learn(sizes: &Sizes, seed: u64, clock: &dyn Clock) -> Result<Took> {
     let window = Window { at: Tick(DAY as u64), tick_ms: 60_000, epoch_ms: 0, series: &series };
     let started = clock.monotonic_ns();
     let mut mixer = Mixer::new(members()?, HORIZONS.to_vec());
-    for (member, report) in mixer.fit(&window, sizes.steps, true) {
+    for (member, report) in mixer.fit(&window, Effort::steps(sizes.steps), true) {
         report.with_context(|| format!("{member} did not learn"))?;
     }
     mixer.forecast(&window, &HORIZONS, |_| true)?;
@@ -148,7 +149,7 @@ fn tick(sizes: &Sizes, seed: u64, clock: &dyn Clock) -> Result<[Took; 2]> {
         ensemble.forecast(&view, config.horizon_ticks())?;
         forecast.push(seconds_since(started, clock));
         let started = clock.monotonic_ns();
-        for (member, report) in ensemble.fit(&view, config.lstm().steps_per_tick()) {
+        for (member, report) in ensemble.fit(&view, Effort::steps(config.lstm().steps_per_tick())) {
             report.with_context(|| format!("{member} did not learn"))?;
         }
         learned.push(seconds_since(started, clock));

@@ -109,6 +109,7 @@ impl Session {
         context.register_udaf(single_value());
         crate::catalog::ticks::install(&context, &inner);
         crate::catalog::what_if::install(&context, &inner);
+        crate::catalog::function_stats(&context, &inner);
         let installed = Arc::new(AtomicU64::new(inner.functions.install(&context)));
         Self { inner, context, installed, traceparent: None }
     }
@@ -195,6 +196,7 @@ impl Session {
             .map_err(|_none_left| EngineError::TooMany { what: "running queries", max })?;
         self.inner.count("foreshard_statements_total", "Statements that were started.");
         let query = self.begin();
+        let _under_way = self.inner.the_loop.board().traffic.begin();
         let seconds = self.inner.config.limits().query_seconds();
         let work = self.run_within(sql, plan, parameters, &query, permit);
         let done = tokio::time::timeout(Duration::from_secs(seconds), work).await;
@@ -418,6 +420,8 @@ impl Session {
             let (session, span, limits) = (session.clone(), span.clone(), limits.clone());
             async move {
                 let (mut stream, running, mut size) = state?;
+                // Only while somebody waits for rows: who reads slowly keeps no core busy.
+                let _under_way = session.inner.the_loop.board().traffic.begin();
                 let next = tokio::time::timeout_at(deadline, stream.next()).instrument(span).await;
                 match next {
                     Ok(Some(Ok(batch))) => match size.add(&batch, &limits) {

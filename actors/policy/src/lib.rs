@@ -11,6 +11,7 @@
 //! | [`trust`], [`harm`] | whether steps brought what was expected of them, and which did harm |
 //! | [`reshape`] | which replicas and outputs to add or drop, and why |
 //! | [`next`] | which call follows, and which keys will be hot |
+//! | [`courtesy`] | how long background work waits for queries |
 //! | [`predicates`] | in which order a scan evaluates its predicates |
 //! | [`admit`] | what gives way where a computed output finds no room |
 //! | [`repeats`] | whether something new will be called again |
@@ -29,6 +30,7 @@ pub mod calls;
 pub mod cluster;
 pub mod config;
 pub mod control;
+pub mod courtesy;
 pub mod decision;
 pub mod disk;
 pub mod forecast;

@@ -94,6 +94,11 @@ impl Scorer {
         }
     }
 
+    /// Forgets what was expected of ticks that are not over: they have other numbers now.
+    pub fn forget_pending(&mut self) {
+        self.pending.clear();
+    }
+
     /// Scores what was expected of the ticks that closed since the last call; answers the new
     /// scores.
     pub fn score(&mut self, view: &HistoryView) -> Vec<Score> {

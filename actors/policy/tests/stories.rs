@@ -177,7 +177,7 @@ impl World {
         self.history.close_tick();
         let view = self.history.view();
         self.ensemble.observe(&view);
-        let fitted = self.ensemble.fit(&view, 0);
+        let fitted = self.ensemble.fit(&view, foreshard_policy::forecast::Effort::steps(0));
         assert!(fitted.iter().all(|(_, report)| report.is_ok()));
         let forecast = match self.config.mode() {
             Mode::Off | Mode::Reactive => repeat_current(&view, &self.config),

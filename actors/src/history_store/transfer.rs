@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use foreshard_policy::history::files::StoredFile;
 use foreshard_policy::history::{Resolution, Row, added_up};
 
 use super::error::HistoryStoreError;
@@ -34,6 +35,8 @@ pub struct Imported {
     pub unusable: u64,
     /// Rows of a series and bucket that came before in the file; they were added to it.
     pub duplicate: u64,
+    /// When the last bucket ends, in milliseconds since the Unix epoch; 0 without rows.
+    pub until_ms: u64,
 }
 
 impl HistoryStore {
@@ -82,6 +85,41 @@ impl HistoryStore {
         let path = path.to_owned();
         self.ask(|done| Order::Import(path, done))?
     }
+
+    /// Hands over each row of a file that [`export`](Self::export) wrote, without taking it in. Blocks.
+    ///
+    /// # Errors
+    /// [`HistoryStoreError`] if it is none.
+    pub fn rows_of_export(
+        path: &Path,
+        mut take: impl FnMut(Resolution, Row),
+    ) -> Result<(), HistoryStoreError> {
+        for parsed in file::batches(path)? {
+            parsed?.rows.into_iter().for_each(|(resolution, row)| take(resolution, row));
+        }
+        Ok(())
+    }
+
+    /// Hands over each row of the files with buckets that begin from `from_ms` to `to_ms`, and of these
+    /// files perhaps others; what is in no file yet is left out. Blocks.
+    ///
+    /// # Errors
+    /// [`HistoryStoreError`] if something cannot be read.
+    pub fn rows_of_files(
+        &self,
+        from_ms: u64,
+        to_ms: u64,
+        mut take: impl FnMut(Resolution, Row),
+    ) -> Result<(), HistoryStoreError> {
+        let files = self.shared.catalog().files.clone();
+        let is_asked = |about: &StoredFile| about.last_ms >= from_ms && about.first_ms <= to_ms;
+        for file in files.iter().filter(|file| is_asked(&file.about)) {
+            for row in file::rows(&file.path)? {
+                take(file.about.resolution, row?);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// An hour of seconds, a day of minutes or a month of hours, so that what ages together is one file.
@@ -113,6 +151,7 @@ impl Writer {
                 return Err(HistoryStoreError::TooLarge { path, rows_max });
             }
             for (resolution, row) in parsed.rows {
+                imported.until_ms = imported.until_ms.max(row.start_ms + resolution.ms());
                 periods
                     .entry((resolution, period(resolution, row.start_ms)))
                     .or_default()

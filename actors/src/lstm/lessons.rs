@@ -3,7 +3,7 @@
 //! The newest share of each series is never learned from, only checked by; as the series grows, what
 //! was checked by becomes what is learned from.
 
-use foreshard_policy::forecast::{Series, Window};
+use foreshard_policy::forecast::{Effort, Series, Window};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -17,6 +17,9 @@ const CHECKED_SHARE: usize = 10;
 /// Batches that a check takes, and rows that a start is fitted on, at most.
 const CHECKED_BATCHES: u64 = 6;
 const STARTED_ROWS_MAX: usize = 12_000;
+
+/// Rows that are made between two pauses: some milliseconds.
+const ROWS_AT_ONCE: usize = 256;
 
 /// Which rows of a window.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -91,21 +94,24 @@ impl<'a> Lessons<'a> {
     }
 
     /// Rows without recurrent inputs, learned and checked, to start the linear parts.
-    pub(super) fn linear(&self) -> (Vec<Rows>, Vec<Rows>) {
-        (self.rows(Part::Learned, 1), self.rows(Part::Checked, 4))
+    pub(super) fn linear(&self, effort: Effort<'_>) -> (Vec<Rows>, Vec<Rows>) {
+        (self.rows(Part::Learned, 1, effort), self.rows(Part::Checked, 4, effort))
     }
 
     /// The same without keeping any to check by.
-    pub(super) fn linear_whole(&self) -> Vec<Rows> {
-        self.rows(Part::Both, 1)
+    pub(super) fn linear_whole(&self, effort: Effort<'_>) -> Vec<Rows> {
+        self.rows(Part::Both, 1, effort)
     }
 
     /// Rows that have a target; fewer with a larger `share`.
-    fn rows(&self, part: Part, share: usize) -> Vec<Rows> {
+    fn rows(&self, part: Part, share: usize, effort: Effort<'_>) -> Vec<Rows> {
         let ticks: usize = self.places.iter().map(|place| self.window.series[*place].len()).sum();
         let mut rng = StdRng::seed_from_u64(self.config.seed);
         let mut heads = vec![Rows::default(); self.horizons.len()];
-        for _ in 0..ticks.min(STARTED_ROWS_MAX) / share {
+        for row in 0..ticks.min(STARTED_ROWS_MAX) / share {
+            if row.is_multiple_of(ROWS_AT_ONCE) {
+                effort.pause();
+            }
             let (series, back) = self.drawn(&mut rng, part);
             self.push_row(series, back, part, &mut heads);
         }
@@ -265,7 +271,7 @@ mod tests {
     #[test]
     fn the_linear_parts_get_only_rows_with_a_target() {
         with_lessons(120, |lessons| {
-            let (learned, checked) = lessons.linear();
+            let (learned, checked) = lessons.linear(Effort::steps(0));
             for rows in learned.iter().chain(&checked) {
                 assert!(!rows.targets.is_empty());
                 assert!(rows.weights.iter().all(|weight| *weight > 0.0));

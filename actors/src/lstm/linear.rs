@@ -1,11 +1,16 @@
 //! Where the linear parts of the heads start: at least squares, so that training begins at the
 //! strength of an autoregression.
 
+use foreshard_policy::forecast::Effort;
+
 use super::inputs::{LEVELS, PER_HORIZON};
 use super::net::{Net, Rows, Scaling, TARGET_MAX};
 
 /// Penalties on the squared weights, per row, that are tried.
 const PENALTIES: [f64; 7] = [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1];
+
+/// Rows that are added up between two pauses: about a millisecond.
+const ROWS_AT_ONCE: usize = 512;
 
 /// Fewest series of which the levels tell something: with few, a level is a clock that runs on.
 const SERIES_MIN: usize = 8;
@@ -17,9 +22,9 @@ const VARIES_MIN: f64 = 1e-4;
 /// chosen on `checked` rows, by horizon.
 pub(super) fn start(
     net: &mut Net,
-    mut learned: Vec<Rows>,
-    mut checked: Vec<Rows>,
+    (mut learned, mut checked): (Vec<Rows>, Vec<Rows>),
     series: usize,
+    effort: Effort<'_>,
 ) -> candle_core::Result<()> {
     for head in 0..net.horizons.len() {
         let (learned, checked) = (&mut learned[head], &mut checked[head]);
@@ -30,7 +35,7 @@ pub(super) fn start(
         standardise(&scaling, learned);
         standardise(&scaling, checked);
         let judged = if checked.targets.is_empty() { &*learned } else { checked };
-        let fit = Fit::chosen(learned, judged);
+        let fit = Fit::chosen(learned, judged, effort);
         net.scalings[head] = Scaling { penalty: fit.penalty as f32, ..scaling };
         net.set_linear(head, &fit.weights, fit.starts)?;
     }
@@ -39,10 +44,10 @@ pub(super) fn start(
 
 /// What the linear parts of `net` would start at if they were fitted on `all` rows, by horizon: also
 /// on those that were kept to check by, now that checking is over.
-pub(super) fn starts(net: &Net, all: Vec<Rows>) -> Vec<Vec<f32>> {
+pub(super) fn starts(net: &Net, all: Vec<Rows>, effort: Effort<'_>) -> Vec<Vec<f32>> {
     let fitted = net.scalings.iter().zip(all).map(|(scaling, mut rows)| {
         standardise(scaling, &mut rows);
-        match Fit::new(&Normal::new(&rows), &rows, f64::from(scaling.penalty)) {
+        match Fit::new(&Normal::new(&rows, effort), &rows, f64::from(scaling.penalty)) {
             Some(fit) => fit.weights.into_iter().chain([fit.starts[0]]).collect(),
             None => scaling.linear.clone(),
         }
@@ -104,9 +109,12 @@ struct Fit {
 
 impl Fit {
     /// The one of all penalties that errs least on `judged`.
-    fn chosen(learned: &Rows, judged: &Rows) -> Self {
-        let normal = Normal::new(learned);
-        let fits = PENALTIES.iter().filter_map(|penalty| Self::new(&normal, learned, *penalty));
+    fn chosen(learned: &Rows, judged: &Rows, effort: Effort<'_>) -> Self {
+        let normal = Normal::new(learned, effort);
+        let fits = PENALTIES.iter().filter_map(|penalty| {
+            effort.pause();
+            Self::new(&normal, learned, *penalty)
+        });
         let scored = fits.map(|fit| {
             let error: f64 = fit.residuals(judged).map(f64::abs).sum();
             (error, fit)
@@ -150,12 +158,16 @@ struct Normal {
 }
 
 impl Normal {
-    fn new(rows: &Rows) -> Self {
+    fn new(rows: &Rows, effort: Effort<'_>) -> Self {
         let n = rows.targets.len().max(1) as f64;
         let intercept = rows.targets.iter().map(|target| f64::from(*target)).sum::<f64>() / n;
         let mut products = vec![0.0; PER_HORIZON * PER_HORIZON];
         let mut with_target = vec![0.0; PER_HORIZON];
-        for (row, target) in rows.inputs.chunks(PER_HORIZON).zip(&rows.targets) {
+        let pairs = rows.inputs.chunks(PER_HORIZON).zip(&rows.targets);
+        for (place, (row, target)) in pairs.enumerate() {
+            if place.is_multiple_of(ROWS_AT_ONCE) {
+                effort.pause();
+            }
             let row: Vec<f64> = row.iter().map(|input| f64::from(*input)).collect();
             let target = f64::from(*target) - intercept;
             for (i, input) in row.iter().enumerate() {
@@ -219,7 +231,8 @@ mod tests {
 
     #[test]
     fn least_squares_finds_the_inputs_that_matter_and_the_spread_that_is_left() {
-        let Fit { weights, starts, .. } = Fit::chosen(&rows(1, 2_000), &rows(2, 300));
+        let Fit { weights, starts, .. } =
+            { Fit::chosen(&rows(1, 2_000), &rows(2, 300), Effort::steps(0)) };
         for (input, weight) in weights.iter().enumerate() {
             let truth = [(3, 2.0), (40, -1.0)].iter().find(|(i, _)| *i == input);
             let truth = truth.map_or(0.0, |(_, weight)| *weight);
@@ -256,7 +269,7 @@ mod tests {
     fn fewer_rows_than_inputs_and_none_at_all_give_finite_weights() {
         for n in [0, 1, 5] {
             let rows = rows(4, n);
-            let Fit { weights, starts, .. } = Fit::chosen(&rows, &rows);
+            let Fit { weights, starts, .. } = Fit::chosen(&rows, &rows, Effort::steps(0));
             assert!(weights.iter().chain(&starts).all(|weight| weight.is_finite()));
         }
     }

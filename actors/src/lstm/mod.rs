@@ -41,7 +41,7 @@ mod settings;
 mod training;
 
 use foreshard_policy::forecast::{
-    FitReport, ForecastError, Member, MemberReport, Quantiles, Series, Window,
+    Effort, FitReport, ForecastError, Member, MemberReport, Quantiles, Series, Window,
 };
 
 use self::carried::Carried;
@@ -105,7 +105,7 @@ impl Lstm {
         &mut self,
         window: &Window<'_>,
         horizons: &[usize],
-        steps_max: u32,
+        effort: Effort<'_>,
     ) -> candle_core::Result<FitReport> {
         let heads = heads(horizons);
         let places = busiest(window);
@@ -117,9 +117,9 @@ impl Lstm {
         let known = present.map(|training| training.progress.improvements);
         let mut training = match present {
             Some(training) => training.independent()?,
-            None => Training::start(&self.config, &lessons, window.at)?,
+            None => Training::start(&self.config, &lessons, window.at, effort)?,
         };
-        let report = training.learn(&self.config, &lessons, window.at, steps_max)?;
+        let report = training.learn(&self.config, &lessons, window.at, effort)?;
         if known != Some(training.progress.improvements) {
             self.carried.clear();
         }
@@ -239,12 +239,12 @@ impl Member for Lstm {
         &mut self,
         window: &Window<'_>,
         horizons: &[usize],
-        steps_max: u32,
+        effort: Effort<'_>,
     ) -> Result<FitReport, ForecastError> {
-        if steps_max == 0 {
+        if effort.steps_max == 0 {
             return Ok(FitReport::default());
         }
-        self.train(window, horizons, steps_max).map_err(|error| numeric(&error))
+        self.train(window, horizons, effort).map_err(|error| numeric(&error))
     }
 
     fn forecast(

@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 
 use super::cell::{Sequence, State, Weights};
 use super::numeric;
-use foreshard_policy::forecast::ForecastError;
+use foreshard_policy::forecast::{Effort, ForecastError};
 
 /// Keys that are told apart, the newest; all others are one.
 const KEYS_MAX: usize = 63;
@@ -206,20 +206,21 @@ impl<K: Clone + Ord> NextKeys<K> {
         place
     }
 
-    /// Learns from what it has seen, in so many steps; does nothing after too few calls.
+    /// Learns from what it has seen, in as many steps as `effort` has; does nothing after too few calls.
     ///
     /// # Errors
     /// [`ForecastError::Numeric`] if the network fails.
-    pub fn learn(&mut self, steps: u32) -> std::result::Result<(), ForecastError> {
-        if self.seen.len() < SEEN_MIN || steps == 0 {
+    pub fn learn(&mut self, effort: Effort<'_>) -> std::result::Result<(), ForecastError> {
+        if self.seen.len() < SEEN_MIN || effort.steps_max == 0 {
             return Ok(());
         }
-        self.train(steps).map_err(|error| numeric(&error))
+        self.train(effort).map_err(|error| numeric(&error))
     }
 
-    fn train(&mut self, steps: u32) -> Result<()> {
+    fn train(&mut self, effort: Effort<'_>) -> Result<()> {
         let starts = self.seen.len() - LESSON;
-        for _ in 0..steps {
+        for _ in 0..effort.steps_max {
+            effort.pause();
             let lesson = |random: &mut StdRng| {
                 let from =
                     if random.random::<f64>() < NEWEST { starts - starts.div_ceil(4) } else { 0 };
@@ -281,7 +282,7 @@ mod tests {
     fn learned(calls: impl IntoIterator<Item = u32>) -> NextKeys<u32> {
         let mut next = NextKeys::new(7).unwrap();
         calls.into_iter().for_each(|key| next.observe(key).unwrap());
-        next.learn(300).unwrap();
+        next.learn(Effort::steps(300)).unwrap();
         next
     }
 
@@ -305,7 +306,7 @@ mod tests {
     fn nothing_is_said_before_anything_was_learned_and_equal_calls_give_equal_chances() {
         let mut next = NextKeys::new(1).unwrap();
         (0..10).for_each(|key| next.observe(key).unwrap());
-        next.learn(5).unwrap();
+        next.learn(Effort::steps(5)).unwrap();
         assert_eq!((next.likeliest(), next.steps(), next.chance(&3)), (vec![], 0, 0.0));
         let calls = || (0..100).flat_map(song);
         assert_eq!(learned(calls()).likeliest(), learned(calls()).likeliest());
@@ -315,7 +316,7 @@ mod tests {
     fn a_flood_of_new_keys_takes_no_more_room() {
         let mut next = learned((0..100).flat_map(song));
         (100..1_000).for_each(|key| next.observe(key).unwrap());
-        next.learn(2).unwrap();
+        next.learn(Effort::steps(2)).unwrap();
         let all = next.likeliest();
         assert_eq!(all.len(), KEYS_MAX);
         assert!(all.iter().all(|(key, _)| *key >= 100), "the newest stay");

@@ -40,7 +40,7 @@ fn shown<T>(pasts: &[Past], ticks: usize, learn: impl FnOnce(&Window<'_>) -> T) 
 }
 
 fn fit(member: &mut Lstm, pasts: &[Past], ticks: usize, steps: u32) -> FitReport {
-    shown(pasts, ticks, |window| member.fit(window, &HORIZONS, steps).unwrap())
+    shown(pasts, ticks, |window| member.fit(window, &HORIZONS, Effort::steps(steps)).unwrap())
 }
 
 fn forecast(member: &mut Lstm, pasts: &[Past], ticks: usize) -> Vec<Vec<Quantiles>> {

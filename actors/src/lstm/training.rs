@@ -1,7 +1,7 @@
 //! Learning in small steps: keeps the best weights, goes back to them, rests, and starts afresh.
 
 use candle_core::Result;
-use foreshard_policy::forecast::FitReport;
+use foreshard_policy::forecast::{Effort, FitReport};
 use foreshard_policy::ids::Tick;
 use serde::{Deserialize, Serialize};
 
@@ -63,13 +63,18 @@ pub(super) struct Training {
 
 impl Training {
     /// A fresh network whose linear parts are fitted, in use at once.
-    pub(super) fn start(config: &LstmConfig, lessons: &Lessons<'_>, at: Tick) -> Result<Self> {
-        let live = fresh(config, lessons)?;
+    pub(super) fn start(
+        config: &LstmConfig,
+        lessons: &Lessons<'_>,
+        at: Tick,
+        effort: Effort<'_>,
+    ) -> Result<Self> {
+        let live = fresh(config, lessons, effort)?;
         let mut best = live.with_values(live.values()?)?;
         best.stretch(lessons.checks())?;
         let optimizer = Optimizer::new(&live)?;
         let ticks = lessons.ticks() as u64;
-        let losses = checked(&best, lessons)?;
+        let losses = checked(&best, lessons, effort)?;
         let progress = Progress {
             steps: 0,
             at,
@@ -82,7 +87,7 @@ impl Training {
             reverts: 0,
             frozen_since: None,
         };
-        let used = best.moved(&linear::starts(&best, lessons.linear_whole()))?;
+        let used = best.moved(&linear::starts(&best, lessons.linear_whole(effort), effort))?;
         Ok(Self { best, used, live, optimizer, progress })
     }
 
@@ -97,44 +102,45 @@ impl Training {
         })
     }
 
-    /// Makes at most `steps_max` steps.
+    /// Makes steps, no more than `effort` has.
     pub(super) fn learn(
         &mut self,
         config: &LstmConfig,
         lessons: &Lessons<'_>,
         at: Tick,
-        steps_max: u32,
+        effort: Effort<'_>,
     ) -> Result<FitReport> {
         let ticks = lessons.ticks() as u64;
         let improvements = self.progress.improvements;
         if ticks >= 2 * self.progress.started_ticks {
-            self.live = fresh(config, lessons)?;
+            self.live = fresh(config, lessons, effort)?;
             self.optimizer = Optimizer::new(&self.live)?;
             (self.progress.started_ticks, self.progress.worse) = (ticks, 0);
             self.progress.frozen_since = None;
-            self.check(lessons)?;
+            self.check(lessons, effort)?;
         }
         if let Some(since) = self.progress.frozen_since {
             if at.0.saturating_sub(since.0) < ticks / REST_SHARE {
-                self.refresh(lessons, ticks, improvements)?;
+                self.refresh(lessons, (ticks, improvements), effort)?;
                 return Ok(FitReport::default());
             }
             self.progress.frozen_since = None;
         }
         (self.progress.at, self.progress.ticks) = (at, ticks);
-        let mut losses = Vec::with_capacity(steps_max as usize);
-        while (losses.len() as u32) < steps_max && self.progress.frozen_since.is_none() {
+        let mut losses = Vec::with_capacity(effort.steps_max as usize);
+        while (losses.len() as u32) < effort.steps_max && self.progress.frozen_since.is_none() {
+            effort.pause();
             let mut batch = lessons.batch(self.progress.steps);
             losses.push(self.optimizer.step(&self.live, config, &mut batch)?);
             self.progress.steps += 1;
             if self.progress.steps.is_multiple_of(CHECK_STEPS) {
-                self.check(lessons)?;
+                self.check(lessons, effort)?;
                 if self.progress.worse >= PATIENCE {
                     self.revert(at)?;
                 }
             }
         }
-        self.refresh(lessons, ticks, improvements)?;
+        self.refresh(lessons, (ticks, improvements), effort)?;
         let span = LOSS_SPAN.min(losses.len());
         let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len().max(1) as f64;
         Ok(FitReport {
@@ -145,9 +151,10 @@ impl Training {
     }
 
     /// Takes the average of the weights under training into use, if it is better on what is newest.
-    fn check(&mut self, lessons: &Lessons<'_>) -> Result<()> {
+    fn check(&mut self, lessons: &Lessons<'_>, effort: Effort<'_>) -> Result<()> {
         let mut average = self.live.with_values(self.optimizer.average.clone())?;
-        let (new, old) = (checked(&average, lessons)?, checked(&self.best, lessons)?);
+        let new = checked(&average, lessons, effort)?;
+        let old = checked(&self.best, lessons, effort)?;
         let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len().max(1) as f32;
         if mean(&new) < mean(&old) {
             average.stretch(lessons.checks())?;
@@ -162,10 +169,16 @@ impl Training {
 
     /// Fits the linear parts of the network in use on all rows, if it is another one than before
     /// or if there are enough new ones.
-    fn refresh(&mut self, lessons: &Lessons<'_>, ticks: u64, improvements: u64) -> Result<()> {
+    fn refresh(
+        &mut self,
+        lessons: &Lessons<'_>,
+        (ticks, improvements): (u64, u64),
+        effort: Effort<'_>,
+    ) -> Result<()> {
         let grown = ticks.saturating_sub(self.progress.linear_ticks) >= ticks / REST_SHARE;
         if grown || self.progress.improvements != improvements {
-            self.used = self.best.moved(&linear::starts(&self.best, lessons.linear_whole()))?;
+            let rows = lessons.linear_whole(effort);
+            self.used = self.best.moved(&linear::starts(&self.best, rows, effort))?;
             self.progress.linear_ticks = ticks;
         }
         Ok(())
@@ -181,17 +194,18 @@ impl Training {
     }
 }
 
-fn fresh(config: &LstmConfig, lessons: &Lessons<'_>) -> Result<Net> {
+fn fresh(config: &LstmConfig, lessons: &Lessons<'_>, effort: Effort<'_>) -> Result<Net> {
     let mut net = Net::new(config, lessons.horizons())?;
-    let (learned, to_check) = lessons.linear();
-    linear::start(&mut net, learned, to_check, lessons.series())?;
+    let rows = lessons.linear(effort);
+    linear::start(&mut net, rows, lessons.series(), effort)?;
     Ok(net)
 }
 
 /// Loss over that of the last value, by head.
-fn checked(net: &Net, lessons: &Lessons<'_>) -> Result<Vec<f32>> {
+fn checked(net: &Net, lessons: &Lessons<'_>, effort: Effort<'_>) -> Result<Vec<f32>> {
     let mut sums = vec![(0.0, 0.0); net.horizons.len()];
     for mut batch in lessons.checks() {
+        effort.pause();
         let last: Vec<(f32, f32)> = batch.heads.iter().map(super::net::Rows::of_last).collect();
         let losses = net.scored(&mut batch)?;
         for (head, (sum, (last, rows))) in sums.iter_mut().zip(last).enumerate() {

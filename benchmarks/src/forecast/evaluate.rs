@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, anyhow};
 use foreshard_policy::forecast::ensemble::{Mixer, Outlook, seasons};
-use foreshard_policy::forecast::{Member, Past, Quantiles, Series, Window};
+use foreshard_policy::forecast::{Effort, Member, Past, Quantiles, Series, Window};
 use foreshard_policy::ids::Tick;
 
 use super::trace::Trace;
@@ -58,9 +58,12 @@ pub(super) struct Scored {
     pub log_mse: f64,
     /// The same of each member.
     pub log_mse_members: BTreeMap<String, f64>,
-    /// Share of ticks within the 80 % interval.
+    /// Share of ticks within the 80 % interval or at one of its ends.
     pub coverage: f64,
-    /// The same, from 200 ticks and twice the horizon after a jump of the level on; NaN if none was made up.
+    /// Share of ticks between its ends. Of whole numbers many lie at an end: where most ticks have no call,
+    /// no interval holds four in five. Honest is one that holds no less with its ends, and no more without.
+    pub strict: f64,
+    /// The first one, from 200 ticks and twice the horizon after a jump of the level on; NaN if none was made up.
     pub settled: f64,
     /// Share of origins at which the gate was open.
     pub open: f64,
@@ -111,7 +114,7 @@ pub(crate) fn walk(
         let window = Window { at, tick_ms, epoch_ms, series: &series };
         mixer.observe(&window);
         if fits.contains(&origin) {
-            for (member, report) in mixer.fit(&window, steps, true) {
+            for (member, report) in mixer.fit(&window, Effort::steps(steps), true) {
                 report.map_err(|error| anyhow!("{member}: {error}"))?;
             }
         }
@@ -132,6 +135,7 @@ struct Sums {
     querybot: Losses,
     absolute: f64,
     inside: f64,
+    strict: f64,
     settled: f64,
     settled_inside: f64,
     open: f64,
@@ -170,6 +174,8 @@ pub(super) fn evaluate(
     let naive = place("naive");
     let querybot = QUERYBOT.map(place);
     let test = (trace.ticks() as f64 * TEST) as usize;
+    let is_whole = |calls: &[f64]| calls.iter().all(|calls| calls.fract() == 0.0);
+    let are_whole: Vec<bool> = trace.series.iter().map(|(_, calls)| is_whole(calls)).collect();
     let empty = Sums { members: vec![Losses::default(); names.len()], ..Sums::default() };
     let mut sums = vec![vec![empty; horizons.len()]; trace.series.len()];
     walk(trace, &mut mixer, &horizons, (&FITS, steps), |origin, series, outlooks| {
@@ -188,8 +194,9 @@ pub(super) fn evaluate(
             sums.count += 1.0;
             sums.ensemble.add(&outlook.quantiles, *actual);
             sums.absolute += (outlook.quantiles.q50 - actual).abs();
-            let inside = f64::from(u8::from(outlook.quantiles.holds(*actual)));
+            let (inside, strict) = held(&outlook.quantiles, *actual, are_whole[series]);
             sums.inside += inside;
+            sums.strict += strict;
             if is_settled(&trace.shifts, target, *ahead) {
                 sums.settled += 1.0;
                 sums.settled_inside += inside;
@@ -239,9 +246,19 @@ fn scored(sums: &Sums, names: &[String], before: f64) -> Scored {
         log_mse: sums.ensemble.squares / count,
         log_mse_members: by_name(&|losses| losses.squares / count),
         coverage: sums.inside / count,
+        strict: sums.strict / count,
         settled: if sums.settled > 0.0 { sums.settled_inside / sums.settled } else { f64::NAN },
         open: sums.open / count,
     }
+}
+
+/// Whether an interval holds what happened, with its ends and without them, as one or zero. Of a load of whole
+/// numbers its ends are some, too: the nearest.
+fn held(said: &Quantiles, actual: f64, is_whole: bool) -> (f64, f64) {
+    let end = |quantile: f64| if is_whole { quantile.round() } else { quantile };
+    let said = Quantiles { q10: end(said.q10), q90: end(said.q90), ..*said };
+    let strict = said.q10 < actual && actual < said.q90;
+    (f64::from(u8::from(said.holds(actual))), f64::from(u8::from(strict)))
 }
 
 /// Whether intervals should be honest again at `target`, after the last jump of the level before it.
@@ -311,6 +328,16 @@ mod tests {
             [false, false, true, true, false, true]
         );
         assert!(!is_settled(&[], 5_000, 6));
+    }
+
+    #[test]
+    fn an_interval_of_whole_numbers_holds_its_ends_and_is_judged_without_them_too() {
+        let rare = Quantiles { q10: 0.003, q50: 0.01, q90: 0.6 };
+        assert_eq!(held(&rare, 0.0, true), (1.0, 0.0), "an end of 0.003 calls is none");
+        assert_eq!(held(&rare, 1.0, true), (1.0, 0.0));
+        assert_eq!(held(&rare, 2.0, true), (0.0, 0.0));
+        assert_eq!(held(&rare, 0.0, false), (0.0, 0.0));
+        assert_eq!(held(&rare, 0.5, false), (1.0, 1.0));
     }
 
     #[test]

@@ -95,6 +95,7 @@ fn rows(walked: &Walked) -> Vec<Row> {
             .with("mase", scored.mase)
             .with("log_mse", scored.log_mse)
             .with("coverage", scored.coverage)
+            .with("coverage_without_ends", scored.strict)
             .with("settled_coverage", scored.settled)
             .with("gate_open", scored.open)
             .with("forecasts", scored.count as u64)

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use foreshard_actors::lstm::NextKeys;
-use foreshard_policy::forecast::ForecastError;
+use foreshard_policy::forecast::{Effort, ForecastError};
 use foreshard_policy::next::{Blend, HotKeys, Sequence};
 
 /// Keys that each rule names for the next hour.
@@ -184,7 +184,7 @@ fn play_calls(calls: &[Call]) -> Result<Vec<CallScore>, ForecastError> {
         sequence.observe(call.key);
         network.observe(call.key)?;
         if number % LESSON_CALLS == LESSON_CALLS - 1 {
-            network.learn(1)?;
+            network.learn(Effort::steps(1))?;
         }
         *all.entry(call.key).or_default() += 1;
         recent.retain(|key| *key != call.key);

@@ -22,6 +22,7 @@ pub use adaptive::AdaptiveTable;
 pub use definitions::{Definition, Definitions};
 pub use schema::Schemas;
 pub use system::SystemSchema;
+pub(crate) use system::function_stats;
 
 /// Name of the catalog that all tables are in: plain DataFusion's, so that full names mean the same.
 pub const CATALOG: &str = "datafusion";

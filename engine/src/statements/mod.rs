@@ -25,6 +25,7 @@ use crate::error::EngineError;
 use crate::query::context::QueryContext;
 use crate::query_stream::QueryStream;
 use crate::session::Session;
+pub(crate) use crate::statements::history::moment;
 pub(crate) use crate::statements::schemas::table_name;
 
 /// What is left to do for a statement.

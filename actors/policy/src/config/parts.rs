@@ -79,6 +79,10 @@ section! {
         /// Ticks that the network looks back.
         "window" window with_window: usize = 48,
             "ticks", Bound::Within(2.0, 2048.0);
+        /// Share of the time that learning, also that of other members, takes while queries run; without
+        /// them it takes what it needs.
+        "busy-share" busy_share with_busy_share: f64 = 0.05,
+            "of the time", Bound::Within(0.001, 1.0);
     }
     sections {}
 }

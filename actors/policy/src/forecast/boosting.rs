@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Effort;
 use super::direct::{Direct, Regression};
 use super::features::WIDTH;
 use super::trees::{Booster, BoosterConfig, Loss, Matrix};
@@ -29,12 +30,12 @@ impl<const NEW: bool> Regression for Forest<NEW> {
     const OWN_MAX: usize = 8;
     const NEWEST: f64 = if NEW { 0.25 } else { 1.0 };
 
-    fn learn(rows: &[f32], targets: &[f64]) -> Self {
+    fn learn(rows: &[f32], targets: &[f64], effort: Effort<'_>) -> Self {
         let mut matrix = Matrix::with_capacity(WIDTH, targets.len());
         let fits = rows.chunks_exact(WIDTH).all(|row| matrix.push(row).is_ok());
         let loss = if NEW { Loss::Pinball { level: 0.5 } } else { Loss::Squared };
         let config = BoosterConfig { trees: TREES, loss, ..BoosterConfig::default() };
-        let booster = Booster::fit(&matrix, targets, &config).ok().filter(|_| fits);
+        let booster = Booster::fit_within(&matrix, targets, &config, effort).ok().filter(|_| fits);
         let reach = targets.iter().fold(0.0_f64, |reach, target| reach.max(target.abs()));
         Self { booster, reach }
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use stlrs::Mstl;
 
 use super::naive::{around, miss};
-use super::{FitReport, ForecastError, Member, MemberReport, Quantiles, Series, Window};
+use super::{Effort, FitReport, ForecastError, Member, MemberReport, Quantiles, Series, Window};
 use crate::ids::Tick;
 
 const NAME: &str = "mstl";
@@ -104,12 +104,13 @@ fn shape(series: &Series<'_>, longest: usize) -> Option<(Vec<f64>, f64, f64)> {
     Some((shape, mean, deviation))
 }
 
-fn clusters(window: &Window<'_>) -> Vec<Cluster> {
+fn clusters(window: &Window<'_>, effort: Effort<'_>) -> Vec<Cluster> {
     let mut order: Vec<usize> = (0..window.series.len()).collect();
     let level = |place: &usize| window.series[*place].mean(0, TICKS_MAX);
     order.sort_by(|a, b| level(b).total_cmp(&level(a)).then(a.cmp(b)));
     let mut all: Vec<Cluster> = Vec::new();
     for place in order {
+        effort.pause();
         let seasons = seasons(&window.series[place]);
         let Some(longest) = seasons.last() else { continue };
         let Some((shape, mean, deviation)) = shape(&window.series[place], *longest) else {
@@ -166,10 +167,11 @@ impl Member for Decomposed {
         &mut self,
         window: &Window<'_>,
         _: &[usize],
-        _: u32,
+        effort: Effort<'_>,
     ) -> Result<FitReport, ForecastError> {
         let mut next = Self { at: window.at, ..Self::default() };
-        for cluster in clusters(window) {
+        for cluster in clusters(window, effort) {
+            effort.pause();
             next.centres.push(centre(window, &cluster)?);
             let place = next.centres.len() - 1;
             let members = cluster.members.iter();
@@ -260,7 +262,7 @@ mod tests {
         let window = window(&series);
         let mut member = Decomposed::default();
         assert_eq!(member.forecast(&window, &[1]).unwrap(), [[], [], []]);
-        member.fit(&window, &[], 0).unwrap();
+        member.fit(&window, &[], Effort::steps(0)).unwrap();
         assert_eq!(member.centres.len(), 1, "one rhythm in two sizes");
         let horizons = [1, 30, 60];
         let said = member.forecast(&window, &horizons).unwrap();
@@ -280,7 +282,7 @@ mod tests {
         let series = [pasts[0].series(pasts[0].len(), 4, &[24])];
         let window = window(&series);
         let mut member = Decomposed::default();
-        member.fit(&window, &[], 0).unwrap();
+        member.fit(&window, &[], Effort::steps(0)).unwrap();
         let mut other = Decomposed::default();
         other.load(&member.save().unwrap()).unwrap();
         assert_eq!(other, member);
@@ -296,7 +298,7 @@ mod tests {
             [Past::new((0..400).map(|tick| rhythm(tick, 1.0))), Past::new((0..400).map(opposite))];
         let series = [0, 1].map(|id| pasts[id].series(400, id as u64, &[24]));
         let mut member = Decomposed::default();
-        member.fit(&window(&series), &[], 0).unwrap();
+        member.fit(&window(&series), &[], Effort::steps(0)).unwrap();
         assert_eq!(member.centres.len(), 2);
     }
 }

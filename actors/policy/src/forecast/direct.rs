@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::features::{Clock, SEASONS_MAX, WIDTH, push_row};
-use super::{FitReport, ForecastError, Member, Quantiles, Series, Window};
+use super::{Effort, FitReport, ForecastError, Member, Quantiles, Series, Window};
 
 /// A regression from rows of numbers to one number.
 pub trait Regression: Clone + Default + Send + Serialize + DeserializeOwned {
@@ -29,7 +29,7 @@ pub trait Regression: Clone + Default + Send + Serialize + DeserializeOwned {
     const NEWEST: f64 = 1.0;
 
     /// Learns from `rows` of [`WIDTH`] numbers each, oldest first, and as many `targets`.
-    fn learn(rows: &[f32], targets: &[f64]) -> Self;
+    fn learn(rows: &[f32], targets: &[f64], effort: Effort<'_>) -> Self;
 
     /// What it says about one row.
     fn answer(&self, row: &[f32]) -> f64;
@@ -40,6 +40,9 @@ const ROWS_NEWEST_MIN: usize = 2_000;
 
 /// Rows whose misses tell the width of the interval.
 const MISSES_MAX: usize = 2_000;
+
+/// Rows that are made or answered between two pauses: some milliseconds.
+const ROWS_AT_ONCE: usize = 256;
 
 /// The member.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -69,24 +72,38 @@ struct Sample {
 
 impl Sample {
     /// Adds the rows of a series for origins so many ticks back, oldest first.
-    fn add(&mut self, window: &Window<'_>, series: &Series<'_>, ahead: usize, backs: &[usize]) {
+    fn add(
+        &mut self,
+        (window, effort): (&Window<'_>, Effort<'_>),
+        series: &Series<'_>,
+        ahead: usize,
+        backs: &[usize],
+    ) {
         let clock = Clock::new(window, series.len());
-        for back in backs.iter().copied() {
+        for (row, back) in backs.iter().copied().enumerate() {
+            if row.is_multiple_of(ROWS_AT_ONCE) {
+                effort.pause();
+            }
             let past = series.before(back);
             push_row(&mut self.rows, &past, clock.before(back), ahead);
             self.targets.push(series.log(back - ahead) - past.log(0));
         }
     }
 
-    fn model<R: Regression>(&self, ahead: usize) -> Option<Model<R>> {
+    fn model<R: Regression>(&self, ahead: usize, effort: Effort<'_>) -> Option<Model<R>> {
         if self.targets.len() < R::ROWS_MIN {
             return None;
         }
-        let regression = R::learn(&self.rows, &self.targets);
+        let regression = R::learn(&self.rows, &self.targets, effort);
         let skip = self.targets.len().saturating_sub(MISSES_MAX);
         let rows = self.rows.chunks_exact(WIDTH).zip(&self.targets).skip(skip);
-        let mut misses: Vec<f64> =
-            rows.map(|(row, target)| target - regression.answer(row)).collect();
+        let miss = |(place, (row, target)): (usize, (&[f32], &f64))| {
+            if place.is_multiple_of(ROWS_AT_ONCE) {
+                effort.pause();
+            }
+            target - regression.answer(row)
+        };
+        let mut misses: Vec<f64> = rows.enumerate().map(miss).collect();
         misses.sort_by(f64::total_cmp);
         let quantile = |share: f64| misses[(share * (misses.len() - 1) as f64) as usize];
         let (low, high) = (quantile(0.1).min(0.0), quantile(0.9).max(0.0));
@@ -117,7 +134,7 @@ fn origins(series: &Series<'_>, ahead: usize, rows_max: usize, newest: f64) -> V
 }
 
 impl<R: Regression> Direct<R> {
-    fn learn(&mut self, window: &Window<'_>, horizons: &[usize]) {
+    fn learn(&mut self, window: &Window<'_>, horizons: &[usize], effort: Effort<'_>) {
         let mut places: Vec<usize> = (0..window.series.len()).collect();
         let busy = |place: &usize| window.series[*place].mean(0, usize::MAX / 2);
         places.sort_by(|a, b| busy(b).total_cmp(&busy(a)).then(a.cmp(b)));
@@ -128,8 +145,8 @@ impl<R: Regression> Direct<R> {
             let of = |ahead: &usize| {
                 let mut sample = Sample::default();
                 let backs = origins(series, *ahead, R::ROWS_MAX, R::NEWEST);
-                sample.add(window, series, *ahead, &backs);
-                sample.model(*ahead)
+                sample.add((window, effort), series, *ahead, &backs);
+                sample.model(*ahead, effort)
             };
             let found: Vec<Model<R>> = horizons.iter().filter_map(of).collect();
             if !found.is_empty() {
@@ -138,12 +155,17 @@ impl<R: Regression> Direct<R> {
         }
         self.own = models;
         if !others.is_empty() {
-            let shared = |ahead: &usize| self.share(window, others, *ahead);
+            let shared = |ahead: &usize| self.share((window, effort), others, *ahead);
             self.shared = horizons.iter().filter_map(shared).collect();
         }
     }
 
-    fn share(&self, window: &Window<'_>, places: &[usize], ahead: usize) -> Option<Model<R>> {
+    fn share(
+        &self,
+        (window, effort): (&Window<'_>, Effort<'_>),
+        places: &[usize],
+        ahead: usize,
+    ) -> Option<Model<R>> {
         let mut sample = Sample::default();
         // With more series than rows, some series lend none.
         let lending = places.iter().step_by((places.len() / R::ROWS_MAX).max(1));
@@ -151,9 +173,9 @@ impl<R: Regression> Direct<R> {
         for place in lending {
             let series = &window.series[*place];
             let backs = origins(series, ahead, each, R::NEWEST);
-            sample.add(window, series, ahead, &backs);
+            sample.add((window, effort), series, ahead, &backs);
         }
-        sample.model(ahead)
+        sample.model(ahead, effort)
     }
 }
 
@@ -166,9 +188,9 @@ impl<R: Regression> Member for Direct<R> {
         &mut self,
         window: &Window<'_>,
         horizons: &[usize],
-        _: u32,
+        effort: Effort<'_>,
     ) -> Result<FitReport, ForecastError> {
-        self.learn(window, horizons);
+        self.learn(window, horizons, effort);
         Ok(FitReport::default())
     }
 

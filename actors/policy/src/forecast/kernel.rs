@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Effort;
 use super::direct::{Direct, Regression};
 use super::features::WIDTH;
 use super::ridge::moments;
@@ -50,7 +51,8 @@ impl Regression for Kernel {
     const ROWS_MAX: usize = 8_000;
     const OWN_MAX: usize = 64;
 
-    fn learn(rows: &[f32], targets: &[f64]) -> Self {
+    fn learn(rows: &[f32], targets: &[f64], effort: Effort<'_>) -> Self {
+        effort.pause();
         let columns = columns(rows, targets);
         let mean = targets.iter().sum::<f64>() / targets.len().max(1) as f64;
         let mut order: Vec<usize> = (0..targets.len()).collect();

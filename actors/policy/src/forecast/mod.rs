@@ -9,6 +9,7 @@ mod concurrency;
 mod decomposed;
 mod direct;
 pub mod drift;
+mod effort;
 pub mod ensemble;
 mod features;
 pub mod function;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 pub use concurrency::concurrency;
 pub use decomposed::Decomposed;
+pub use effort::Effort;
 pub use kernel::KernelMember;
 pub use moments::Moments;
 pub use ridge::RidgeMember;
@@ -289,8 +291,8 @@ pub trait Member: Send {
     }
 
     /// Learns from `window`, for forecasts `horizons` ticks ahead (ascending, each at least one),
-    /// with at most `steps_max` training steps. Called now and then, not each tick; members that
-    /// need no training steps may learn even if `steps_max` is zero.
+    /// with no more than `effort`, which pauses between pieces of the work. Called now and then, not each
+    /// tick; members that need no training steps may learn even if there are to be none.
     ///
     /// # Errors
     /// [`ForecastError::Numeric`] if training fails; the member then keeps its former state.
@@ -298,7 +300,7 @@ pub trait Member: Send {
         &mut self,
         window: &Window<'_>,
         horizons: &[usize],
-        steps_max: u32,
+        effort: Effort<'_>,
     ) -> Result<FitReport, ForecastError>;
 
     /// Expected calls of each series of `window`: outer by series, inner one for each of `horizons`

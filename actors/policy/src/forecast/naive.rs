@@ -1,7 +1,7 @@
 //! Every coming tick is like the last one: the yardstick.
 
 use super::direct::from_logs;
-use super::{FitReport, ForecastError, Member, Quantiles, Series, Window};
+use super::{Effort, FitReport, ForecastError, Member, Quantiles, Series, Window};
 
 /// Past ticks on which the width of an interval is measured, spread over four times as many.
 const WIDTH_SAMPLES: usize = 48;
@@ -22,7 +22,12 @@ impl Member for Naive {
         "naive"
     }
 
-    fn fit(&mut self, _: &Window<'_>, _: &[usize], _: u32) -> Result<FitReport, ForecastError> {
+    fn fit(
+        &mut self,
+        _: &Window<'_>,
+        _: &[usize],
+        _: Effort<'_>,
+    ) -> Result<FitReport, ForecastError> {
         Ok(FitReport::default())
     }
 

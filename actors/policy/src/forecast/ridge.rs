@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Effort;
 use super::direct::{Direct, Regression};
 use super::features::WIDTH;
 
@@ -13,6 +14,9 @@ const HELD_OUT: f64 = 0.2;
 
 /// Part of the noise of a logarithm, as a variance, that does not shrink with the level.
 const NOISE: f64 = 0.02;
+
+/// Rows that are added up between two pauses: about a millisecond.
+const ROWS_AT_ONCE: usize = 512;
 
 /// Furthest that a number of a row counts from its mean, in deviations.
 const FAR_MAX: f64 = 6.0;
@@ -47,7 +51,7 @@ impl Regression for Ridge {
     const ROWS_MAX: usize = 20_000;
     const OWN_MAX: usize = 64;
 
-    fn learn(rows: &[f32], targets: &[f64]) -> Self {
+    fn learn(rows: &[f32], targets: &[f64], effort: Effort<'_>) -> Self {
         let count = targets.len();
         let (means, scales) = moments(rows, count);
         let first = ((1.0 - HELD_OUT) * count as f64) as usize;
@@ -59,7 +63,10 @@ impl Regression for Ridge {
         let reach = targets.iter().fold(0.0_f64, |reach, target| reach.max(target.abs()));
         let mut best: Option<(f64, Self)> = None;
         for by_level in [false, true] {
-            let of = |rows, targets| Normal::of(rows, targets, &means, &scales, by_level);
+            let of = |rows, targets| {
+                let pieces = Pieces { rows, targets, effort };
+                Normal::of(&pieces, (&means, &scales), by_level)
+            };
             let old = of(older, &targets[..first]);
             let mut all = of(newer, &targets[first..]);
             all.add(&old);
@@ -121,14 +128,24 @@ struct Normal {
     count: f64,
 }
 
+/// Rows and targets, a piece at a time.
+struct Pieces<'a> {
+    rows: &'a [f32],
+    targets: &'a [f64],
+    effort: Effort<'a>,
+}
+
 impl Normal {
     /// The first number of a row is the logarithm of the level.
-    fn of(rows: &[f32], targets: &[f64], means: &[f64], scales: &[f64], by_level: bool) -> Self {
+    fn of(of: &Pieces<'_>, (means, scales): (&[f64], &[f64]), by_level: bool) -> Self {
         let mut products = vec![0.0; WIDTH * WIDTH];
         let (mut with_target, mut sums) = (vec![0.0; WIDTH], vec![0.0; WIDTH]);
         let mut z = vec![0.0; WIDTH];
         let (mut count, mut sum) = (0.0, 0.0);
-        for (row, target) in rows.chunks_exact(WIDTH).zip(targets) {
+        for (place, (row, target)) in of.rows.chunks_exact(WIDTH).zip(of.targets).enumerate() {
+            if place.is_multiple_of(ROWS_AT_ONCE) {
+                of.effort.pause();
+            }
             let noise = NOISE + (-f64::from(row[0])).exp();
             let weight = if by_level { (NOISE + 1.0) / noise } else { 1.0 };
             count += weight;

@@ -1,7 +1,7 @@
 //! Every coming tick is like the same tick of the last season, or of the last few at today's level.
 
 use super::naive::{around, miss, stateless};
-use super::{FitReport, ForecastError, Member, Quantiles, Series, Window};
+use super::{Effort, FitReport, ForecastError, Member, Quantiles, Series, Window};
 
 /// Weight of the last season, the one before, and so on.
 const SEASON_WEIGHTS: [f64; 3] = [0.5, 0.3, 0.2];
@@ -90,7 +90,7 @@ macro_rules! member {
                 &mut self,
                 _: &Window<'_>,
                 _: &[usize],
-                _: u32,
+                _: Effort<'_>,
             ) -> Result<FitReport, ForecastError> {
                 Ok(FitReport::default())
             }

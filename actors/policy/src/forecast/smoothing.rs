@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::naive::around;
-use super::{FitReport, ForecastError, Member, Quantiles, Series, Window};
+use super::{Effort, FitReport, ForecastError, Member, Quantiles, Series, Window};
 
 /// Weights of the newest tick in the level that are tried.
 const LEVEL_WEIGHTS: [f64; 5] = [0.02, 0.08, 0.25, 0.6, 0.95];
@@ -176,9 +176,12 @@ impl Member for Smoothing {
         &mut self,
         window: &Window<'_>,
         horizons: &[usize],
-        _: u32,
+        effort: Effort<'_>,
     ) -> Result<FitReport, ForecastError> {
-        let of = |series: &Series<'_>| (series.id, choose(series, window.at.0, horizons));
+        let of = |series: &Series<'_>| {
+            effort.pause();
+            (series.id, choose(series, window.at.0, horizons))
+        };
         self.followed = window.series.iter().map(of).collect();
         Ok(FitReport::default())
     }
@@ -236,7 +239,7 @@ mod tests {
         let window = Window { at, tick_ms: 1_000, epoch_ms: 0, series: &series };
         let horizons: Vec<usize> = (1..=to).collect();
         let mut member = Smoothing::default();
-        member.fit(&window, &horizons, 0).unwrap();
+        member.fit(&window, &horizons, Effort::steps(0)).unwrap();
         member.forecast(&window, &horizons).unwrap().remove(0)
     }
 
@@ -274,7 +277,7 @@ mod tests {
             let at = Tick(ticks as u64 - 1);
             let window = Window { at, tick_ms: 1_000, epoch_ms: 0, series: &series };
             if ticks == 60 {
-                member.fit(&window, &[1], 0).unwrap();
+                member.fit(&window, &[1], Effort::steps(0)).unwrap();
             }
             member.forecast(&window, &[1]).unwrap()[0][0]
         };

@@ -1,7 +1,7 @@
 //! Functions that are called now and then: how long they usually rest, and how much comes at once.
 
 use super::naive::stateless;
-use super::{FitReport, ForecastError, Member, Quantiles, Series, Window};
+use super::{Effort, FitReport, ForecastError, Member, Quantiles, Series, Window};
 
 /// Share of ticks with calls above which a series is not rare and left to the other members.
 const BUSY_MAX: f64 = 0.4;
@@ -98,7 +98,12 @@ impl Member for Sparse {
         "idle_time"
     }
 
-    fn fit(&mut self, _: &Window<'_>, _: &[usize], _: u32) -> Result<FitReport, ForecastError> {
+    fn fit(
+        &mut self,
+        _: &Window<'_>,
+        _: &[usize],
+        _: Effort<'_>,
+    ) -> Result<FitReport, ForecastError> {
         Ok(FitReport::default())
     }
 

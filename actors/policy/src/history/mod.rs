@@ -8,6 +8,7 @@ mod calm;
 mod codec;
 pub mod files;
 mod moves;
+mod recall;
 mod saved;
 mod series;
 mod sketch;
@@ -21,6 +22,7 @@ mod view;
 use std::collections::BTreeMap;
 
 pub use moves::Move;
+pub use recall::Recalled;
 pub use saved::Snapshot;
 pub use series::{Bucket, Rolling, SeriesStats};
 pub use sketch::{BINS_MAX, QuantileSketch};

@@ -145,7 +145,8 @@ impl Series {
         series.collect()
     }
 
-    fn merge(&mut self, other: &Self) {
+    /// Adds the calls of another series.
+    pub(super) fn merge(&mut self, other: &Self) {
         let (a, b) = (&mut self.stats, &other.stats);
         let weights = (a.calls as f64, b.calls as f64);
         a.calls = a.calls.saturating_add(b.calls);

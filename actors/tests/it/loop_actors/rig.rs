@@ -14,7 +14,7 @@ use foreshard_actors::state_file::MemoryFile;
 use foreshard_policy::calls::CallRecord;
 use foreshard_policy::cluster::{ClusterView, NodeView, OutputView, PartitionView, Step};
 use foreshard_policy::config::LoopConfig;
-use foreshard_policy::forecast::{FitReport, ForecastError, Member, Quantiles, Window};
+use foreshard_policy::forecast::{Effort, FitReport, ForecastError, Member, Quantiles, Window};
 use foreshard_policy::ids::{Epoch, ExpressionId, NodeId, PartitionId};
 use tokio::sync::Notify;
 
@@ -280,7 +280,12 @@ impl Member for Slow {
         "slow"
     }
 
-    fn fit(&mut self, _: &Window<'_>, _: &[usize], _: u32) -> Result<FitReport, ForecastError> {
+    fn fit(
+        &mut self,
+        _: &Window<'_>,
+        _: &[usize],
+        _: Effort<'_>,
+    ) -> Result<FitReport, ForecastError> {
         self.learning.notify_one();
         assert!(self.released.lock().unwrap().recv().is_err());
         self.learned += 1;
@@ -321,7 +326,12 @@ impl Member for Watching {
         "watching"
     }
 
-    fn fit(&mut self, _: &Window<'_>, _: &[usize], _: u32) -> Result<FitReport, ForecastError> {
+    fn fit(
+        &mut self,
+        _: &Window<'_>,
+        _: &[usize],
+        _: Effort<'_>,
+    ) -> Result<FitReport, ForecastError> {
         Ok(FitReport::default())
     }
 
@@ -370,7 +380,12 @@ impl Member for Failing {
         "failing"
     }
 
-    fn fit(&mut self, _: &Window<'_>, _: &[usize], _: u32) -> Result<FitReport, ForecastError> {
+    fn fit(
+        &mut self,
+        _: &Window<'_>,
+        _: &[usize],
+        _: Effort<'_>,
+    ) -> Result<FitReport, ForecastError> {
         self.fail()
     }
 

@@ -1,5 +1,6 @@
 //! System tables about what was called, and what was decided.
 
+use foreshard_policy::calls::CallRecord;
 use foreshard_policy::decision::DecisionRow;
 use foreshard_policy::history::SeriesStats;
 use foreshard_policy::ids::PartitionId;
@@ -12,9 +13,8 @@ fn partition(id: &PartitionId) -> u64 {
     u64::from(id.ordinal)
 }
 
-/// `system.calls`: the newest calls, one row per function expression, partition and task.
-pub(super) fn calls(engine: &Inner) -> Sheet {
-    let calls = engine.the_loop.recent_calls();
+/// Rows of `system.calls` of which each is one call: of a function expression on a partition in a task.
+pub(super) fn calls(calls: &[CallRecord]) -> Sheet {
     let rows = || calls.iter();
     Sheet::default()
         .moment("at", rows().map(|call| call.at_ms))
@@ -31,6 +31,8 @@ pub(super) fn calls(engine: &Inner) -> Sheet {
         .count("ns", rows().map(|call| call.ns))
         .count("would_be_ns", rows().map(|call| call.would_be_ns))
         .count("bytes", rows().map(|call| call.bytes))
+        .count("calls", rows().map(|_| 1))
+        .text("resolution", rows().map(|_| "call"))
 }
 
 /// `system.function_stats`: rolling frequency and duration of each series.

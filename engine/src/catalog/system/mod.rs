@@ -1,12 +1,13 @@
 //! The `system` schema: what the engine has, does and expects, as tables.
 //!
 //! Each table is made anew when a query plans it, from what the actors have published; none waits. One is
-//! read from disk: `system.history`.
+//! read from disk, `system.history`, and one from memory and disk, `system.calls`.
 
 mod buckets;
 mod cluster;
 mod forecasts;
 mod history;
+mod past;
 mod sheet;
 
 use std::fmt;
@@ -18,6 +19,7 @@ use datafusion::common::{DataFusionError, Result, exec_datafusion_err};
 use datafusion::datasource::MemTable;
 
 use crate::catalog::system::buckets::HistoryTable;
+pub(crate) use crate::catalog::system::past::function_stats;
 pub(crate) use crate::catalog::system::sheet::Sheet;
 use crate::engine::Inner;
 
@@ -26,10 +28,12 @@ type Make = fn(&Inner) -> Sheet;
 /// The table that is read from disk.
 const HISTORY: &str = "history";
 
+/// The table that is read from memory and disk.
+const CALLS: &str = "calls";
+
 /// Every other table with what makes it.
-const TABLES: [(&str, Make); 20] = [
+const TABLES: [(&str, Make); 19] = [
     ("announced", forecasts::announced),
-    ("calls", history::calls),
     ("controls", history::controls),
     ("decisions", history::decisions),
     ("forecasts", forecasts::forecasts),
@@ -71,7 +75,7 @@ impl SystemSchema {
 #[async_trait]
 impl SchemaProvider for SystemSchema {
     fn table_names(&self) -> Vec<String> {
-        let names = TABLES.iter().map(|(name, _)| *name).chain([HISTORY]);
+        let names = TABLES.iter().map(|(name, _)| *name).chain([CALLS, HISTORY]);
         let mut names: Vec<String> = names.map(str::to_owned).collect();
         names.sort_unstable();
         names
@@ -83,6 +87,9 @@ impl SchemaProvider for SystemSchema {
         }
         let engine = self.engine.get().and_then(Weak::upgrade);
         let engine = engine.ok_or_else(|| exec_datafusion_err!("the engine has stopped"))?;
+        if name == CALLS {
+            return past::calls(&engine).map(Some);
+        }
         let Some((_, make)) = TABLES.iter().find(|(table, _)| *table == name) else {
             return Ok(Some(Arc::new(HistoryTable::new(engine.the_loop.history_store()))));
         };
@@ -91,6 +98,6 @@ impl SchemaProvider for SystemSchema {
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        name == HISTORY || TABLES.iter().any(|(table, _)| *table == name)
+        [CALLS, HISTORY].contains(&name) || TABLES.iter().any(|(table, _)| *table == name)
     }
 }

@@ -122,6 +122,11 @@ impl Hierarchy {
             && self.known.values().all(|misses| misses.len() == horizons)
     }
 
+    /// Forgets what was expected of ticks to come.
+    pub(super) fn forget_said(&mut self) {
+        self.known.values_mut().flatten().for_each(|misses| misses.pending.clear());
+    }
+
     /// Forgets all sums but those of `families`.
     pub(super) fn keep(&mut self, families: &[Family]) {
         let kept: BTreeSet<u64> = families.iter().map(|family| family.id).collect();

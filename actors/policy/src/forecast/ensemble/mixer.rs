@@ -12,7 +12,7 @@ use super::band::Logs;
 use super::gate::{Plain, Standing, instead, judge};
 use super::track::{Said, Track};
 use crate::forecast::drift::PageHinkley;
-use crate::forecast::{FitReport, ForecastError, Member, Quantiles, Window};
+use crate::forecast::{Effort, FitReport, ForecastError, Member, Quantiles, Window};
 
 /// Forecasts of one series and horizon that wait for their ticks; of long horizons not every origin is
 /// kept.
@@ -109,17 +109,21 @@ impl Mixer {
         self.members.iter_mut()
     }
 
-    /// Lets the members that learn in steps, or all of them, learn with at most `steps_max` training
-    /// steps. A member that fails keeps its former state; its error is in the report.
+    /// Lets the members that learn in steps, or all of them, learn with no more than `effort` each. A member that fails keeps its former state; its error is in the report.
     pub fn fit(
         &mut self,
         window: &Window<'_>,
-        steps_max: u32,
+        effort: Effort<'_>,
         all: bool,
     ) -> Vec<(&'static str, Result<FitReport, ForecastError>)> {
         let horizons = &self.horizons;
         let members = self.members.iter_mut().filter(|member| all || member.learns_in_steps());
-        members.map(|member| (member.name(), member.fit(window, horizons, steps_max))).collect()
+        members.map(|member| (member.name(), member.fit(window, horizons, effort))).collect()
+    }
+
+    /// Forgets what was said of ticks to come.
+    pub(super) fn forget_said(&mut self) {
+        self.known.values_mut().for_each(|known| known.pending.clear());
     }
 
     /// Scores what was said about the ticks of `window` that closed since the last call, which moves
@@ -228,12 +232,15 @@ impl Mixer {
         Ok(all)
     }
 
-    /// Whether a season is known from now on: what was true without it says little.
+    /// Whether a season is known from now on, or a longer one besides: what was true without it says little,
+    /// also of members that only use it among much else.
     fn season_begins(&self, raw: &[Option<Logs>], track: &Track) -> bool {
-        let season = self.plain.seasonal[0];
-        let speaks = raw.get(season).is_some_and(Option::is_some);
-        let scored = track.members.get(season).is_some_and(|source| source.band.count > 0.0);
-        speaks && !scored
+        let begins = |season: &usize| {
+            let speaks = raw.get(*season).is_some_and(Option::is_some);
+            let scored = track.members.get(*season).is_some_and(|source| source.band.count > 0.0);
+            speaks && !scored
+        };
+        self.plain.seasonal.iter().any(begins)
     }
 
     /// Share of the tracks, each series weighing as `load` says, that stand as `is_meant` says; one if there

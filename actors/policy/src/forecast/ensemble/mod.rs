@@ -37,7 +37,7 @@ use super::seasonal::{Profile, SeasonalNaive, Which};
 use super::smoothing::Smoothing;
 use super::sparse::Sparse;
 use super::{
-    Decomposed, FitReport, Forecast, ForecastError, KernelMember, Member, NewTreesMember,
+    Decomposed, Effort, FitReport, Forecast, ForecastError, KernelMember, Member, NewTreesMember,
     Quantiles, RidgeMember, Series, SeriesForecast, TotalForecast, TreesMember, Window,
 };
 use crate::config::LoopConfig;
@@ -183,13 +183,13 @@ impl Ensemble {
         self.config.season_ticks().or(self.learned.seasons.first().copied())
     }
 
-    /// Lets members learn from the view with at most `steps_max` training steps: those that learn in
+    /// Lets members learn from the view with no more than `effort` each: those that learn in
     /// steps at every call, the others when the past has grown or drifted. Seasons are looked for then
     /// too. A member that fails keeps its former state; its error is in the report.
     pub fn fit(
         &mut self,
         view: &HistoryView,
-        steps_max: u32,
+        effort: Effort<'_>,
     ) -> Vec<(&'static str, Result<FitReport, ForecastError>)> {
         self.pasts.take_in(view);
         let ticks = self.pasts.longest();
@@ -200,11 +200,11 @@ impl Ensemble {
         let at_once = grown || drifted || self.learned.fitted == 0;
         if at_once {
             (self.learned.fitted, self.learned.drifts) = (view.at.0, drifts);
-            self.look_for_seasons(view);
+            self.look_for_seasons(view, effort);
         }
         let series = self.pasts.series(&self.configured, &self.learned, view);
         let window = window(view, self.epoch_ms, &series);
-        self.mixer.fit(&window, steps_max, at_once)
+        self.mixer.fit(&window, effort, at_once)
     }
 
     /// Scores the forecasts whose ticks are over, which moves weights, intervals and trust.
@@ -361,9 +361,22 @@ impl Ensemble {
         self.pasts.clear();
     }
 
-    fn look_for_seasons(&mut self, view: &HistoryView) {
+    /// Takes note that the past is another one than it was, and may be longer: it is taken in again, all
+    /// members learn from it at the next [`fit`](Self::fit), and what was said of ticks to come, which may
+    /// have other numbers now, is not judged.
+    pub fn past_changed(&mut self) {
+        self.look_again();
+        self.learned.fitted = 0;
+        self.pending.clear();
+        self.mixer.forget_said();
+        self.hierarchy.forget_said();
+        self.waiting = Waiting::default();
+    }
+
+    fn look_for_seasons(&mut self, view: &HistoryView, effort: Effort<'_>) {
         if self.config.season_ticks().is_none() {
-            (self.learned.seasons, self.learned.seasons_of) = self.pasts.seasons(view.tick_ms);
+            (self.learned.seasons, self.learned.seasons_of) =
+                self.pasts.seasons(view.tick_ms, effort);
         }
     }
 }

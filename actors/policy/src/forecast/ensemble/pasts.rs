@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::hierarchy::{Family, families};
 use super::{Learned, seasons};
-use crate::forecast::{Past, Series};
+use crate::forecast::{Effort, Past, Series};
 use crate::history::{HistoryView, SeriesView};
 use crate::ids::Tick;
 
@@ -138,7 +138,11 @@ impl Pasts {
     }
 
     /// The seasons of all series together, and those of the busiest series and sums.
-    pub(super) fn seasons(&self, tick_ms: u64) -> (Vec<usize>, BTreeMap<u64, Vec<usize>>) {
+    pub(super) fn seasons(
+        &self,
+        tick_ms: u64,
+        effort: Effort<'_>,
+    ) -> (Vec<usize>, BTreeMap<u64, Vec<usize>>) {
         let ticks = self.longest();
         let mut total = vec![0.0; ticks];
         for past in self.series.values() {
@@ -155,6 +159,7 @@ impl Pasts {
             all.into_iter().take(SEASON_SERIES).map(|(_, id)| id).collect::<Vec<_>>()
         };
         let own = |pasts: &BTreeMap<u64, Past>, id: u64| {
+            effort.pause();
             let past = pasts.get(&id)?;
             let found = seasons(past.series(past.len(), id, &[]).logs, tick_ms);
             (!found.is_empty()).then_some((id, found))

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
     use crate::calls::CallRecord;
     use crate::config::LoopConfig;
-    use crate::forecast::{FitReport, ForecastError, Member, Quantiles, Window};
+    use crate::forecast::{Effort, FitReport, ForecastError, Member, Quantiles, Window};
     use crate::history::History;
     use crate::ids::{ExpressionId, NodeId, PartitionId, Tick};
 
@@ -63,7 +63,12 @@ mod tests {
         fn name(&self) -> &'static str {
             "right"
         }
-        fn fit(&mut self, _: &Window<'_>, _: &[usize], _: u32) -> Result<FitReport, ForecastError> {
+        fn fit(
+            &mut self,
+            _: &Window<'_>,
+            _: &[usize],
+            _: Effort<'_>,
+        ) -> Result<FitReport, ForecastError> {
             Ok(FitReport::default())
         }
         fn forecast(

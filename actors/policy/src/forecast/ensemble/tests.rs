@@ -43,7 +43,7 @@ impl Turning {
         self.history.close_tick();
         let view = self.history.view();
         self.ensemble.observe(&view);
-        for (name, report) in self.ensemble.fit(&view, 0) {
+        for (name, report) in self.ensemble.fit(&view, Effort::steps(0)) {
             assert!(report.is_ok() || name == "broken");
         }
         self.ensemble.forecast(&view, 12).unwrap()
@@ -169,7 +169,12 @@ impl Member for Scripted {
     fn name(&self) -> &'static str {
         self.0
     }
-    fn fit(&mut self, _: &Window<'_>, _: &[usize], _: u32) -> Result<FitReport, ForecastError> {
+    fn fit(
+        &mut self,
+        _: &Window<'_>,
+        _: &[usize],
+        _: Effort<'_>,
+    ) -> Result<FitReport, ForecastError> {
         match self.1 {
             Some(_) => Ok(FitReport::default()),
             None => Err(ForecastError::Numeric { member: self.0, reason: "diverged".into() }),

@@ -1,6 +1,7 @@
 //! Features as bins of about equally many rows, stored feature by feature.
 
 use super::Matrix;
+use crate::forecast::Effort;
 
 /// Entries of a histogram: one per bin, the first for missing values.
 pub(super) const ENTRIES: usize = 256;
@@ -19,12 +20,13 @@ pub(super) struct Binned {
 }
 
 impl Binned {
-    pub(super) fn new(matrix: &Matrix, bins_max: usize) -> Self {
+    pub(super) fn new(matrix: &Matrix, bins_max: usize, effort: Effort<'_>) -> Self {
         let rows = matrix.rows();
         let mut bins = Vec::with_capacity(rows * matrix.features());
         let mut all_cuts = Vec::with_capacity(matrix.features());
         let mut sorted = Vec::with_capacity(rows);
         for feature in 0..matrix.features() {
+            effort.pause();
             let column = || matrix.iter().map(|row| row[feature]);
             sorted.clear();
             sorted.extend(column().filter(|value| value.is_finite()));
@@ -112,7 +114,7 @@ mod tests {
         let mut matrix = Matrix::new(1);
         let values = [3.0, f32::NAN, 1.0, 2.0, f32::INFINITY, 2.0];
         values.iter().for_each(|value| matrix.push(&[*value]).unwrap());
-        let binned = Binned::new(&matrix, 3);
+        let binned = Binned::new(&matrix, 3, Effort::steps(0));
         assert_eq!(binned.column(0), [3, 0, 1, 2, 0, 2]);
         assert_eq!(binned.threshold(0, 1), 1.5);
         assert_eq!(binned.bin_last(0), 3);

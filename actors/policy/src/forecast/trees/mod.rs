@@ -17,6 +17,7 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
+use crate::forecast::Effort;
 use crate::random::SplitMix64;
 use bins::Binned;
 use grow::Grower;
@@ -300,6 +301,19 @@ impl Booster {
         targets: &[f64],
         config: &BoosterConfig,
     ) -> Result<Self, BoosterError> {
+        Self::fit_within(matrix, targets, config, Effort::steps(0))
+    }
+
+    /// The same with the pauses of `effort`, after each tree.
+    ///
+    /// # Errors
+    /// As [`fit`](Self::fit).
+    pub fn fit_within(
+        matrix: &Matrix,
+        targets: &[f64],
+        config: &BoosterConfig,
+        effort: Effort<'_>,
+    ) -> Result<Self, BoosterError> {
         config.check()?;
         let (rows, features) = (matrix.rows(), matrix.features());
         if !(1..=ROWS_MAX).contains(&rows) || !(1..=FEATURES_MAX).contains(&features) {
@@ -317,11 +331,12 @@ impl Booster {
             Loss::Pinball { level } => grow::quantile(&mut targets.to_vec(), level),
         } as f32;
         let mut booster = Self { features, base, nodes: vec![], roots: vec![] };
-        let binned = Binned::new(matrix, config.bins);
+        let binned = Binned::new(matrix, config.bins, effort);
         let mut grower = Grower::new(&binned, config);
         let mut rest: Vec<f64> = targets.iter().map(|target| target - f64::from(base)).collect();
         let mut random = SplitMix64::new(config.seed);
         for _ in 0..config.trees {
+            effort.pause();
             let sample = random.sample(rows, config.row_share);
             let chosen = random.sample(features, config.feature_share);
             let Some(tree) = grower.tree(&mut rest, sample, &chosen) else { break };
