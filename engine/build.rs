@@ -1,7 +1,8 @@
-//! Generates the glue of the two control services: what nodes ask the coordinator, and what it tells
-//! them. Messages are written by hand in `src/serve/control/messages.rs`.
+//! Generates the glue of the two control services (what nodes ask the coordinator, and what it tells them) and
+//! of KEDA's external scaler. Messages are written by hand in `src/serve/control/messages.rs` and
+//! `src/serve/scaler/messages.rs`.
 
-use tonic_build::manual::{Builder, Method, Service};
+use tonic_build::manual::{Builder, Method, MethodBuilder, Service};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -27,7 +28,35 @@ fn main() {
         .method(method("adopt_state", "AdoptState", "AdoptStateRequest", "Done"))
         .method(method("drop_outputs", "DropOutputs", "DropOutputsRequest", "Dropped"))
         .build();
-    Builder::new().compile(&[coordinator, node]);
+    // As in KEDA's externalscaler.proto.
+    let scaler = Service::builder()
+        .name("ExternalScaler")
+        .package("externalscaler")
+        .method(scaler("is_active", "IsActive", "ScaledObjectRef", "IsActiveResponse").build())
+        .method(
+            scaler("stream_is_active", "StreamIsActive", "ScaledObjectRef", "IsActiveResponse")
+                .server_streaming()
+                .build(),
+        )
+        .method(
+            scaler("get_metric_spec", "GetMetricSpec", "ScaledObjectRef", "GetMetricSpecResponse")
+                .build(),
+        )
+        .method(
+            scaler("get_metrics", "GetMetrics", "GetMetricsRequest", "GetMetricsResponse").build(),
+        )
+        .build();
+    Builder::new().compile(&[coordinator, node, scaler]);
+}
+
+fn scaler(name: &str, route: &str, input: &str, output: &str) -> MethodBuilder {
+    let path = |message: &str| format!("crate::serve::scaler::messages::{message}");
+    Method::builder()
+        .name(name)
+        .route_name(route)
+        .input_type(path(input))
+        .output_type(path(output))
+        .codec_path("tonic_prost::ProstCodec")
 }
 
 fn path(message: &str) -> String {

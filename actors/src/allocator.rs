@@ -144,12 +144,15 @@ impl AllocatorState {
         };
         if let Outcome::Failed { code, reason } = outcome {
             tracing::warn!(code, step = %open.step, reason, "step failed");
-            // It is neither coming nor going any more, so the policy may ask again.
-            match &open.step {
-                Step::AddNode { node } => drop(self.policy.adding.remove(node)),
-                Step::RemoveNode { node } => drop(self.policy.removing.remove(node)),
-                _ => {}
+        }
+        // It is neither coming nor going any more, so the policy may ask again.
+        match (&open.step, outcome) {
+            (Step::AddNode { node }, Outcome::Done { .. }) => self.policy.added(*node),
+            (Step::AddNode { node }, Outcome::Failed { .. }) => {
+                self.policy.not_added(*node, self.args.board.tick());
             }
+            (Step::RemoveNode { node }, Outcome::Failed { .. }) => self.policy.not_removed(*node),
+            _ => {}
         }
         self.args.board.ledger().ended(id, recorded(outcome));
         self.args.board.show_open_steps(Role::Allocator, self.steps.len());

@@ -68,7 +68,8 @@ pub trait Cluster: Debug + Send + Sync + 'static {
     async fn carry_out(&self, epoch: Epoch, step: Step) -> Outcome;
 }
 
-/// Adds and removes nodes.
+/// Adds and removes nodes. A step that is given up is a call whose future is dropped: what it had started
+/// must then be gone, or count as a node of the provider's once it comes.
 #[async_trait]
 pub trait NodeProvider: Debug + Send + Sync + 'static {
     /// Nodes that run now.
@@ -79,6 +80,8 @@ pub trait NodeProvider: Debug + Send + Sync + 'static {
     async fn remove(&self, node: NodeId) -> Outcome;
     /// Sets what a node may use.
     fn set_budget(&self, node: NodeId, cpu_permits: u32, memory_bytes_max: u64);
+    /// The server ends: nothing that it started may go on alone.
+    async fn stop(&self) {}
 }
 
 /// A clock, shared.

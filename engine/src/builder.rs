@@ -12,7 +12,7 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use foreshard_actors::expressions::Expressions;
 use foreshard_actors::loop_handle::{LoopArgs, LoopHandle, Ticks};
 use foreshard_actors::node::ProcessMemory;
-use foreshard_actors::ports::{Cluster, NodeProvider, SharedClock, SystemClock};
+use foreshard_actors::ports::{Cluster, SharedClock, SystemClock};
 use foreshard_actors::spill::{Spill, is_url};
 use foreshard_policy::ids::NodeId;
 use foreshard_udfs::{AsyncOptions, Card, Functions};
@@ -138,10 +138,11 @@ impl EngineBuilder {
             members.spill_to(spill);
         }
         let runtime = RuntimeEnvBuilder::new().with_memory_pool(memory).build_arc()?;
+        let provider = crate::cluster::provider(&self.config, &members)?;
         let mut args = LoopArgs::new(
             self.config.loop_config().clone(),
             Arc::clone(&members) as Arc<dyn Cluster>,
-            Arc::clone(&members) as Arc<dyn NodeProvider>,
+            Arc::clone(&provider),
         );
         args.clock = clock;
         args.ticks = if self.manual_ticks { Ticks::ByHand } else { Ticks::ByClock };
@@ -180,6 +181,7 @@ impl EngineBuilder {
             functions,
             groups,
             members,
+            provider,
             queries,
             the_loop,
             metrics: Metrics::default(),
@@ -201,6 +203,7 @@ fn node_budget(config: &Config) -> NodeBudget {
     NodeBudget {
         cpu_permits: allocate.cpu_permits(),
         memory_bytes_max: allocate.memory_bytes(),
+        io_bytes_per_s: allocate.io_bytes_per_s(),
         store_policy: Inner::store_policy(config, config.loop_config().mode()),
     }
 }

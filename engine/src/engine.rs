@@ -10,7 +10,7 @@ use foreshard_actors::layout::deal_out_all;
 use foreshard_actors::loop_handle::LoopHandle;
 use foreshard_actors::node::StorePolicy;
 use foreshard_actors::partitioning::Partitioning;
-use foreshard_actors::ports::Cluster;
+use foreshard_actors::ports::{Cluster, NodeProvider};
 use foreshard_actors::store::{ManagedTable, MemoryTable, ParquetTable, StoreError};
 use foreshard_actors::table::{Change, Committed, Operation, TableKind, TableStore};
 use foreshard_policy::calls::CallRecord;
@@ -42,6 +42,8 @@ pub(crate) struct Inner {
     pub(crate) functions: Arc<Functions>,
     pub(crate) groups: Arc<KeptGroups>,
     pub(crate) members: Arc<Members>,
+    /// Starts and stops nodes for the loop.
+    pub(crate) provider: Arc<dyn NodeProvider>,
     pub(crate) queries: Arc<Queries>,
     pub(crate) the_loop: LoopHandle,
     pub(crate) definitions: Definitions,
@@ -247,6 +249,7 @@ impl Engine {
     pub async fn shutdown(self) -> Result<(), EngineError> {
         self.inner.stopping.store(true, Ordering::Relaxed);
         let stopped = self.inner.the_loop.shutdown().await;
+        self.inner.provider.stop().await;
         self.inner.members.stop().await;
         Ok(stopped?)
     }

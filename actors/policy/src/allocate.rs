@@ -3,7 +3,9 @@
 mod hours;
 mod migration;
 mod planner;
+pub mod pods;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use hours::NodeHours;
@@ -20,6 +22,13 @@ use hours::Left;
 
 /// What a tick with more load than the nodes carry costs, in nodes that run for a tick.
 const VIOLATED: f64 = 20.0;
+
+/// Ticks in which no node is asked for after one could not be added; twice as many after each further time,
+/// so that what cannot work is not tried in every tick.
+const REST_TICKS: u64 = 8;
+
+/// Times that the rest is doubled at most.
+const REST_DOUBLINGS_MAX: u32 = 6;
 
 /// What one node may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +53,32 @@ pub struct AllocateState {
     pub hours: NodeHours,
     /// Milliseconds since the Unix epoch; none counts days from the first tick on.
     pub clock_ms: Option<u64>,
+    /// How often in a row nodes could not be added, and the first tick in which one is asked for again.
+    pub failed: (u32, Tick),
+}
+
+impl AllocateState {
+    /// A node that was asked for is there.
+    pub fn added(&mut self, node: NodeId) {
+        self.adding.remove(&node);
+        self.failed = (0, Tick(0));
+    }
+
+    /// A node that was asked for could not be added: it does not count as running any more, and none is
+    /// asked for during a rest, which is longer each time. Several that fail during one rest count once.
+    pub fn not_added(&mut self, node: NodeId, now: Tick) {
+        self.adding.remove(&node);
+        let (times, until) = self.failed;
+        if now >= until {
+            let rest = REST_TICKS << times.min(REST_DOUBLINGS_MAX);
+            self.failed = (times.saturating_add(1), Tick(now.0.saturating_add(rest)));
+        }
+    }
+
+    /// A node that was asked to leave could not.
+    pub fn not_removed(&mut self, node: NodeId) {
+        self.removing.remove(&node);
+    }
 }
 
 /// What to change about the nodes.
@@ -79,7 +114,8 @@ struct Demand {
 /// (`allocate.move-ticks`) a [`NodePlanner`] finds the course that costs least over the whole horizon. In mode off
 /// only the budgets are set. Where people do not leave nodes to the loop (`control`), the steps are suggested, or
 /// there are none. Never more nodes are asked for than the node-hours that are left allow for the rest of the
-/// day (`allocate.node-hours-max`), but `allocate.nodes-min`.
+/// day (`allocate.node-hours-max`), but `allocate.nodes-min`. After a node could not be added, none is asked for
+/// during a rest: [`AllocateState::not_added`].
 #[must_use]
 pub fn plan(
     view: &ClusterView,
@@ -124,7 +160,9 @@ pub fn plan(
     let mut steps = Vec::new();
     if config.mode() != Mode::Off {
         let in_bounds = nodes.clamp(bounds.0, bounds.1);
-        if need > nodes {
+        if need > nodes && now < state.failed.1 {
+            // What failed a moment ago would fail again.
+        } else if need > nodes {
             let reason = match demand {
                 Some(Demand { busy_cpus, basis }) if in_bounds == nodes => {
                     Reason::Overloaded { busy_cpus, need, nodes, basis }
@@ -177,6 +215,14 @@ fn running(view: &ClusterView, state: &AllocateState) -> BTreeSet<NodeId> {
     live.filter(|node| !state.removing.contains(node)).chain(state.adding.iter().copied()).collect()
 }
 
+/// Nodes that the load takes at its highest within the next `lead_ticks` ticks, wherever they come from: for
+/// those who start nodes by themselves, and need so long for it. As in [`plan`] the load is the 90 % quantile of
+/// what is expected of series that may be gone by, and never less than what is measured now.
+#[must_use]
+pub fn nodes_within(forecast: &Forecast, lead_ticks: usize, config: &LoopConfig) -> u32 {
+    nodes_for(&Busy::of(forecast, config).demand_within(lead_ticks), config)
+}
+
 /// CPUs that calls keep busy, by the measured ones of the last few ticks and by coming ticks.
 struct Busy {
     now: f64,
@@ -215,10 +261,16 @@ impl Busy {
     }
 
     fn demand(&self) -> Demand {
+        self.demand_within(self.ahead.len())
+    }
+
+    /// What comes within so many ticks.
+    fn demand_within(&self, ticks: usize) -> Demand {
         if !self.is_ahead {
             return Demand { busy_cpus: self.now, basis: Basis::Current };
         }
-        let busy_cpus = self.ahead.iter().map(|(_, q90)| *q90).fold(self.now, f64::max);
+        let ahead = self.ahead.iter().take(ticks);
+        let busy_cpus = ahead.map(|(_, q90)| *q90).fold(self.now, f64::max);
         Demand { busy_cpus, basis: Basis::Forecast }
     }
 }
@@ -263,7 +315,7 @@ fn add(view: &ClusterView, state: &mut AllocateState, count: u32, reason: Reason
     added.into_iter().map(|node| planned(view, Step::AddNode { node }, reason)).collect()
 }
 
-/// Removes the nodes with the fewest replicas and, of these, the newest.
+/// Removes the nodes that must leave first, of these those with the fewest replicas, and of these the newest.
 fn remove(
     view: &ClusterView,
     running: &BTreeSet<NodeId>,
@@ -278,8 +330,9 @@ fn remove(
     // A node that is still starting cannot be told to leave.
     let mut candidates: Vec<_> =
         running.iter().filter(|node| view.nodes.contains_key(node)).collect();
-    candidates
-        .sort_by_key(|node| (replicas.get(*node).copied().unwrap_or(0), std::cmp::Reverse(node.0)));
+    let leaves = |node: &NodeId| view.nodes.get(node).map_or(0, |node| node.leaves);
+    let held = |node: &NodeId| replicas.get(node).copied().unwrap_or(0);
+    candidates.sort_by_key(|node| (Reverse(leaves(node)), held(node), Reverse(node.0)));
     let removed: Vec<_> = candidates.into_iter().take(count as usize).copied().collect();
     state.removing.extend(removed.iter().copied());
     removed.into_iter().map(|node| planned(view, Step::RemoveNode { node }, reason)).collect()

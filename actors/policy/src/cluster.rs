@@ -22,6 +22,9 @@ pub struct NodeView {
     pub draining: bool,
     /// It joined by itself from a process that somebody else starts and stops.
     pub joined: bool,
+    /// Of the nodes that were started here, those with the highest number leave first.
+    #[serde(default)]
+    pub leaves: u32,
 }
 
 /// One partition as the loop sees it.

@@ -41,6 +41,7 @@ pub mod invariant;
 pub mod next;
 pub mod predicates;
 pub mod random;
+pub mod rate;
 pub mod repeats;
 pub mod reshape;
 pub mod score;

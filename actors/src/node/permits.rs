@@ -3,13 +3,15 @@
 //! A permit is held while a slice of some 20 ms is computed. A function that loops never gives its permit
 //! back, so whoever waits in vain takes back what was lent too long ago: the node then computes more than
 //! it should, but nobody waits for ever.
+//!
+//! Background work is behind: it takes a permit only if no user task waits for one.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::ports::SharedClock;
 
@@ -25,6 +27,24 @@ pub struct Permits {
     free: Arc<Semaphore>,
     max: Mutex<u32>,
     lent: Mutex<Lent>,
+    /// User tasks that wait for a permit.
+    waiting: watch::Sender<usize>,
+}
+
+/// Counts a user task for as long as it waits.
+struct Waiting<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Waiting<'a> {
+    fn at(waiting: &'a watch::Sender<usize>) -> Self {
+        waiting.send_modify(|waiting| *waiting += 1);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|waiting| *waiting = waiting.saturating_sub(1));
+    }
 }
 
 #[derive(Debug, Default)]
@@ -50,7 +70,7 @@ impl Drop for Permit<'_> {
 impl Permits {
     pub(super) fn new(max: u32) -> Self {
         let free = Arc::new(Semaphore::new(max as usize));
-        Self { free, max: Mutex::new(max), lent: Mutex::default() }
+        Self { free, max: Mutex::new(max), lent: Mutex::default(), waiting: watch::Sender::new(0) }
     }
 
     fn lent(&self) -> MutexGuard<'_, Lent> {
@@ -75,8 +95,27 @@ impl Permits {
         }
     }
 
-    /// Waits for a permit.
+    /// Waits for a permit, for a user task.
     pub async fn acquire(&self, clock: &SharedClock) -> Permit<'_> {
+        let _waiting = Waiting::at(&self.waiting);
+        self.take(clock).await
+    }
+
+    /// Waits for a permit that no user task waits for, for background work.
+    pub async fn acquire_behind(&self, clock: &SharedClock) -> Permit<'_> {
+        let mut waiting = self.waiting.subscribe();
+        loop {
+            // The sender lives in self.
+            drop(waiting.wait_for(|waiting| *waiting == 0).await);
+            let permit = self.take(clock).await;
+            if *self.waiting.borrow() == 0 {
+                return permit;
+            }
+            // Somebody came while this one waited: given back, it goes to whoever is next.
+        }
+    }
+
+    async fn take(&self, clock: &SharedClock) -> Permit<'_> {
         let mut free = pin!(Arc::clone(&self.free).acquire_owned());
         loop {
             // The semaphore is never closed.
@@ -115,6 +154,26 @@ mod tests {
         fn monotonic_ns(&self) -> u64 {
             self.0.elapsed().as_nanos() as u64
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn background_work_takes_a_permit_only_when_no_user_task_waits_for_one() {
+        let permits = Permits::new(1);
+        let clock: SharedClock = Arc::new(Tokio(tokio::time::Instant::now()));
+        let first = permits.acquire(&clock).await;
+        let mut behind = pin!(permits.acquire_behind(&clock));
+        assert!(futures::poll!(&mut behind).is_pending());
+        let mut user = pin!(permits.acquire(&clock));
+        assert!(futures::poll!(&mut user).is_pending());
+        drop(first);
+        assert!(futures::poll!(&mut behind).is_pending(), "it waited first, but a user task waits");
+        let std::task::Poll::Ready(second) = futures::poll!(&mut user) else {
+            panic!("the user task has to wait for background work")
+        };
+        assert!(futures::poll!(&mut behind).is_pending());
+        drop(second);
+        assert!(futures::poll!(&mut behind).is_ready(), "nobody waits any more");
+        assert_eq!(permits.free.available_permits(), 1, "and it was given back");
     }
 
     #[tokio::test(start_paused = true)]

@@ -100,6 +100,24 @@ pub async fn evaluate(
     expr: &Arc<dyn PhysicalExpr>,
     batch: &RecordBatch,
 ) -> Result<Computed, ComputeError> {
+    evaluate_for(Whom::User, node, (expression, expr), batch).await
+}
+
+/// For whom something is evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whom {
+    /// A query.
+    User,
+    /// Queries to come: behind those that are here.
+    Background,
+}
+
+async fn evaluate_for(
+    whom: Whom,
+    node: &NodeState,
+    (expression, expr): (&FunctionExpression, &Arc<dyn PhysicalExpr>),
+    batch: &RecordBatch,
+) -> Result<Computed, ComputeError> {
     let once = distinct(expression, batch)?;
     let rows = once.as_ref().map_or(batch, |once| &once.rows);
     let waits = calls_asynchronously(expr);
@@ -110,7 +128,11 @@ pub async fn evaluate(
         let slice_rows = slice_rows(expression, waits).min(rows.num_rows() - done);
         let slice = rows.slice(done, slice_rows);
         // Who waits for something else needs no core.
-        let permit = if waits { None } else { Some(node.permits.acquire(&node.clock).await) };
+        let permit = match whom {
+            _ if waits => None,
+            Whom::User => Some(node.permits.acquire(&node.clock).await),
+            Whom::Background => Some(node.permits.acquire_behind(&node.clock).await),
+        };
         let start = node.clock.monotonic_ns();
         let values = match waits {
             true => evaluate_later(expr, &slice).await?,
@@ -277,8 +299,8 @@ pub(super) async fn compute_segment(
         while start < left.num_rows() {
             node.idle().await;
             let rows = slice_rows(expression, waits).min(left.num_rows() - start);
-            let computed =
-                evaluate(node, expression, &expression.expr, &left.slice(start, rows)).await?;
+            let (what, slice) = ((expression, &expression.expr), left.slice(start, rows));
+            let computed = evaluate_for(Whom::Background, node, what, &slice).await?;
             ns += computed.ns;
             pieces.push(computed.values);
             start += rows;

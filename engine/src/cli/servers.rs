@@ -2,12 +2,16 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use clap::Args;
 
 use super::{Failure, Settings, block_on};
 use crate::engine::Engine;
 use crate::serve::Servers;
+
+/// How long a node whose starter is gone may take to end in order.
+const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
@@ -32,6 +36,12 @@ pub(super) struct NodeArgs {
     /// Control address of the server to join.
     #[arg(long, value_name = "ADDRESS")]
     join: String,
+    /// Name by which whoever started this node knows it.
+    #[arg(long, value_name = "NAME", default_value = "")]
+    name: String,
+    /// End when the standard input is closed: with the process that started this one.
+    #[arg(long)]
+    until_stdin_closes: bool,
     #[command(flatten)]
     settings: Settings,
 }
@@ -72,6 +82,7 @@ fn announce(servers: &Servers) -> Result<(), Failure> {
         ("http", "http", servers.http_address()),
         ("flight", "grpc", servers.flight_address()),
         ("control", "grpc", servers.control_address()),
+        ("scaler", "grpc", servers.scaler_address()),
     ];
     for (way, scheme, address) in ways {
         let Some(address) = address else { continue };
@@ -92,10 +103,29 @@ pub(super) fn node(args: &NodeArgs) -> Result<(), Failure> {
     let config = args.settings.load(&[])?.config;
     block_on(&config, async {
         tokio::select! {
-            done = crate::serve::control::run_node(&config, &args.join) => Ok(done?),
+            done = crate::serve::control::run_node(&config, &args.join, &args.name) => Ok(done?),
             () = asked_to_stop() => Ok(()),
+            () = stdin_closed(args.until_stdin_closes) => Ok(()),
         }
     })?
+}
+
+/// Waits until the standard input is closed, or for ever. Then the process ends, if need be by force: a thread
+/// of its own sees to that, which no function that loops can hold up.
+async fn stdin_closed(is_wanted: bool) {
+    if !is_wanted {
+        std::future::pending::<()>().await;
+    }
+    let (tell, closed) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        // An input that cannot be read is as good as closed; nobody writes to it.
+        let _read = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _gone = tell.send(());
+        std::thread::sleep(FAREWELL_MAX);
+        std::process::exit(0);
+    });
+    // An error means that the thread could not even say so.
+    let _said = closed.await;
 }
 
 /// Waits for ctrl-c or a request to end.

@@ -42,6 +42,7 @@ impl Place for LocalNode {
             cpu_permits: state.permits_max(),
             draining: state.is_draining(),
             joined: false,
+            leaves: 0,
         }
     }
 

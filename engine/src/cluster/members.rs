@@ -5,6 +5,7 @@
 mod error;
 mod nodes;
 mod ports;
+mod rates;
 mod reshape;
 mod stored;
 
@@ -26,14 +27,15 @@ use foreshard_policy::ids::{NodeId, PartitionId};
 use url::Url;
 
 pub use self::error::MemberError;
+use self::rates::Rates;
 pub use self::reshape::Reshaped;
 use crate::catalog::Catalog;
 use crate::cluster::place::Place;
-use crate::cluster::{Endpoint, PlacedNode, Placement};
+use crate::cluster::{Arrivals, Endpoint, PlacedNode, Placement};
 use crate::query::channel::Channels;
 use crate::query::worker::WorkerParts;
 
-/// What every new in-process node may use.
+/// What every new in-process node may use, and how fast copies come to any node.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeBudget {
     /// Tasks that may compute functions at the same time.
@@ -42,6 +44,8 @@ pub struct NodeBudget {
     pub memory_bytes_max: u64,
     /// When outputs are stored.
     pub store_policy: StorePolicy,
+    /// How fast copies may come to it; 0 for as fast as they can.
+    pub io_bytes_per_s: u64,
 }
 
 /// One node and how it is reached.
@@ -68,10 +72,13 @@ pub struct Members {
     /// Where nodes of this process open their ports; none as long as nobody may join.
     host: OnceLock<IpAddr>,
     budget: ArcSwap<NodeBudget>,
+    /// Nodes that a provider starts in other processes.
+    arrivals: Arrivals,
     /// The memory of the process, of which its nodes keep parts.
     memory: Arc<ProcessMemory>,
     members: ArcSwap<BTreeMap<NodeId, Member>>,
     placement: ArcSwap<Placement>,
+    rates: Rates,
     change: tokio::sync::Mutex<()>,
 }
 
@@ -101,9 +108,11 @@ impl Members {
             spill: OnceLock::new(),
             host: OnceLock::new(),
             budget: ArcSwap::from_pointee(budget),
+            arrivals: Arrivals::default(),
             memory,
             members: ArcSwap::default(),
             placement: ArcSwap::default(),
+            rates: Rates::default(),
             change: tokio::sync::Mutex::default(),
         }
     }
@@ -125,6 +134,11 @@ impl Members {
     #[must_use]
     pub fn spill(&self) -> Option<&Arc<Spill>> {
         self.spill.get()
+    }
+
+    /// Nodes that a provider starts in other processes, by name.
+    pub(crate) fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
     }
 
     /// The newest placement.
@@ -264,11 +278,25 @@ impl Members {
         }
     }
 
-    /// Gives `to` a replica; nothing happens if it has one.
+    /// Gives `to` a replica as soon as the bytes that come to it may be more; nothing happens if it has one.
     ///
     /// # Errors
     /// [`MemberError`] names what is missing.
     pub async fn copy(&self, partition: &PartitionId, to: NodeId) -> Result<u64, MemberError> {
+        let limit = (self.budget.load().io_bytes_per_s, self.clock.monotonic_ns());
+        self.rates.turn(to, self.bytes_of(partition), limit).await?;
+        self.copy_now(partition, to).await
+    }
+
+    /// Bytes of the newest rows of a partition.
+    fn bytes_of(&self, partition: &PartitionId) -> u64 {
+        let snapshot = self.catalog.store(&partition.table).map(|store| store.snapshot());
+        let segments =
+            snapshot.as_ref().and_then(|it| it.partitions.get(partition.ordinal as usize));
+        segments.into_iter().flat_map(|it| it.iter()).map(|segment| segment.bytes).sum()
+    }
+
+    async fn copy_now(&self, partition: &PartitionId, to: NodeId) -> Result<u64, MemberError> {
         let _changing = self.change.lock().await;
         self.copy_while_changing(partition, to).await
     }
@@ -302,9 +330,7 @@ impl Members {
         if let Some(from) = from {
             self.stored_follows(partition, from, &*target.place).await;
         }
-        let snapshot = store.snapshot();
-        let segments = snapshot.partitions.get(partition.ordinal as usize);
-        Ok(segments.into_iter().flat_map(|all| all.iter()).map(|segment| segment.bytes).sum())
+        Ok(self.bytes_of(partition))
     }
 
     /// Takes the replica of `partition` from a node.
@@ -337,12 +363,33 @@ impl Members {
         Ok(())
     }
 
-    /// Drains a node: its partitions get another holder first, then it is stopped.
+    /// Drains a node, and stops it.
     ///
     /// # Errors
-    /// [`MemberError::LastNode`] if there is no other.
+    /// As of [`Self::drain`].
     pub async fn remove(&self, node: NodeId) -> Result<(), MemberError> {
         let member = self.member(node)?;
+        self.drain(node).await?;
+        member.place.stop().await;
+        Ok(())
+    }
+
+    /// Drains a node: its partitions get another holder, then it is no part of the cluster any more.
+    ///
+    /// # Errors
+    /// [`MemberError::LastNode`] if there is no other; or that of a partition that cannot be held elsewhere,
+    /// and then the node goes on.
+    pub async fn drain(&self, node: NodeId) -> Result<(), MemberError> {
+        let member = self.member(node)?;
+        let drained = self.empty(node, &member).await;
+        match &drained {
+            Ok(()) => self.forget(node).await,
+            Err(_) => member.place.set_draining(false),
+        }
+        drained
+    }
+
+    async fn empty(&self, node: NodeId, member: &Member) -> Result<(), MemberError> {
         let others: Vec<NodeId> =
             self.members.load().keys().filter(|other| **other != node).copied().collect();
         if others.is_empty() {
@@ -363,8 +410,6 @@ impl Members {
             }
             self.drop_replica(partition, node).await?;
         }
-        self.forget(node).await;
-        member.place.stop().await;
         Ok(())
     }
 
@@ -385,6 +430,7 @@ impl Members {
                 }
             });
             self.channels.remove(&member.url);
+            self.rates.forget(node);
             if let (Some(_), Ok(name)) = (&member.endpoint, nodes::local_url(node)) {
                 self.channels.remove(&name);
             }
@@ -394,7 +440,8 @@ impl Members {
         };
         let nodes: Vec<NodeId> = self.members.load().keys().copied().collect();
         for (partition, to) in orphans.iter().zip(nodes.iter().cycle()) {
-            if let Err(error) = self.copy(partition, *to).await {
+            // Nobody holds it, so it does not wait for its turn.
+            if let Err(error) = self.copy_now(partition, *to).await {
                 tracing::warn!(%partition, %to, code = error.code(), %error, "no new holder");
             }
         }

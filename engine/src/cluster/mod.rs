@@ -1,9 +1,11 @@
 //! The cluster as queries see it (the placement) and as the loop changes it.
 
+mod arrivals;
 mod endpoint;
 mod local;
 mod members;
 mod place;
+mod provider;
 mod remote;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,11 +15,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use foreshard_policy::ids::{Epoch, NodeId, PartitionId};
 use url::Url;
 
+pub(crate) use arrivals::{Arrivals, Leaving};
 pub use endpoint::Endpoint;
 pub(crate) use endpoint::{incoming, url_of};
 pub use local::LocalNode;
 pub use members::{MemberError, Members, NodeBudget, Reshaped};
 pub use place::{HeldOutput, HeldPartial, Place, PlaceError};
+pub use provider::ProviderError;
+pub(crate) use provider::provider;
 pub use remote::{RemoteNode, RemoteReplica, RemoteView};
 
 /// One node of a placement.

@@ -74,6 +74,8 @@ pub struct RemoteReplica {
 pub struct RemoteNode {
     id: NodeId,
     url: Url,
+    /// In which order it leaves; none if somebody else starts and stops its process.
+    leaves: Option<u32>,
     client: NodeClient<Channel>,
     view: ArcSwap<RemoteView>,
     settings: Mutex<Settings>,
@@ -129,9 +131,16 @@ async fn answer<T>(
 }
 
 impl RemoteNode {
-    /// The node `id` that is reached at `url` by `channel`.
+    /// The node `id` that is reached at `url` by `channel`. If our provider started it, `leaves` says in
+    /// which order it leaves.
     #[must_use]
-    pub fn new(id: NodeId, url: Url, channel: Channel, settings: Settings, now_ns: u64) -> Self {
+    pub fn new(
+        (id, leaves): (NodeId, Option<u32>),
+        url: Url,
+        channel: Channel,
+        settings: Settings,
+        now_ns: u64,
+    ) -> Self {
         let client = NodeClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
         let outbox = Arc::<Outbox>::default();
         let mut sender = JoinSet::new();
@@ -140,6 +149,7 @@ impl RemoteNode {
         Self {
             id,
             url,
+            leaves,
             client,
             view: ArcSwap::default(),
             settings: Mutex::new(settings),
@@ -235,7 +245,8 @@ impl Place for RemoteNode {
             memory_bytes: self.view.load().memory_bytes,
             cpu_permits: settings.cpu_permits,
             draining: settings.draining,
-            joined: true,
+            joined: self.leaves.is_none(),
+            leaves: self.leaves.unwrap_or(0),
         }
     }
 

@@ -90,6 +90,8 @@ section! {
         "flight-address" flight_address with_flight_address: Address => Option<&str> = address("127.0.0.1:50051"), "", Bound::Any;
         /// Address where other nodes join, `host:port` or `off`; port 0 takes any free port.
         "control-address" control_address with_control_address: Address => Option<&str> = Address::OFF, "", Bound::Any;
+        /// Address where KEDA asks how many nodes are needed, `host:port` or `off`; port 0 takes any free port.
+        "scaler-address" scaler_address with_scaler_address: Address => Option<&str> = Address::OFF, "", Bound::Any;
         /// Time that running queries get when the server is asked to stop.
         "drain-seconds" drain_seconds with_drain_seconds: u64 => u64 = 10, "s", Bound::Within(0, 3_600);
     }
@@ -119,6 +121,25 @@ section! {
         "open-statements" open_statements with_open_statements: usize => usize = 1_000, "statements", Bound::Within(1, 100_000);
         /// Time after which a prepared statement that nobody uses is closed.
         "statement-idle-seconds" statement_idle_seconds with_statement_idle_seconds: u64 => u64 = 1_800, "s", Bound::Within(1, 86_400);
+    }
+    sections {}
+}
+
+section! {
+    /// How new nodes are started that are no parts of this process (`loop.allocate.provider`).
+    ProviderConfig (prefix "provider.") {
+        /// Program that is started as a node if the provider is `process`; empty for this one.
+        "program" program with_program: PathBuf => &Path = PathBuf::new(), "", Bound::Any;
+        /// StatefulSet whose pods are nodes if the provider is `kubernetes`.
+        "stateful-set" stateful_set with_stateful_set: String => &str = "foreshard-node".to_owned(), "", Bound::NotEmpty;
+        /// Namespace of the StatefulSet; empty for that of the pod, or of the current context of the kubeconfig file.
+        "namespace" namespace with_namespace: String => &str = String::new(), "", Bound::Any;
+        /// Kubeconfig file that says how Kubernetes is reached; empty for the service account of the pod.
+        "kubeconfig" kubeconfig with_kubeconfig: PathBuf => &Path = PathBuf::new(), "", Bound::Any;
+        /// Time that Kubernetes may take to answer.
+        "api-seconds" api_seconds with_api_seconds: u64 => u64 = 10, "s", Bound::Within(1, 60);
+        /// Time that a new node may take until it has joined.
+        "start-seconds" start_seconds with_start_seconds: u64 => u64 = 120, "s", Bound::Within(1, 280);
     }
     sections {}
 }
@@ -159,6 +180,8 @@ section! {
         "serve" serve with_serve: ServeConfig;
         /// What one client or one query may use.
         "limits" limits with_limits: LimitsConfig;
+        /// How new nodes are started.
+        "provider" provider with_provider: ProviderConfig;
         /// Where logs and traces go.
         "telemetry" telemetry with_telemetry: TelemetryConfig;
         /// The loop that forecasts and acts.
@@ -196,6 +219,7 @@ impl Config {
         let mut entries = self.own_entries();
         entries.extend(self.serve.own_entries());
         entries.extend(self.limits.own_entries());
+        entries.extend(self.provider.own_entries());
         entries.extend(self.telemetry.own_entries());
         entries.extend(in_loop);
         entries
@@ -221,10 +245,11 @@ impl Config {
 
     /// Checks this and every section; the loop's was checked when it was read.
     fn checked_whole(self) -> Result<Self, ConfigError> {
-        let Self { serve, limits, telemetry, .. } = self.clone();
-        let (serve, limits, telemetry) =
-            (serve.checked()?, limits.checked()?, telemetry.checked()?);
-        self.with_serve(serve).with_limits(limits).with_telemetry(telemetry).checked()
+        let Self { serve, limits, provider, telemetry, .. } = self.clone();
+        let (serve, limits) = (serve.checked()?, limits.checked()?);
+        let (provider, telemetry) = (provider.checked()?, telemetry.checked()?);
+        let checked = self.with_serve(serve).with_limits(limits);
+        checked.with_provider(provider).with_telemetry(telemetry).checked()
     }
 }
 

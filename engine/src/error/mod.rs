@@ -18,7 +18,7 @@ use foreshard_actors::store::StoreError;
 use foreshard_udfs::FunctionError;
 
 pub use self::nearest::nearest;
-use crate::cluster::MemberError;
+use crate::cluster::{MemberError, ProviderError};
 use crate::config::ConfigError;
 
 /// A place in a SQL text.
@@ -284,6 +284,9 @@ pub enum EngineError {
     /// An error of the cluster's nodes and replicas.
     #[error(transparent)]
     Cluster(#[from] MemberError),
+    /// Nodes cannot be started or stopped.
+    #[error(transparent)]
+    Provider(#[from] ProviderError),
     /// An error that kept its code and its text and lost the rest: it came over the network, or
     /// several tasks share it.
     #[error("{message}")]
@@ -319,6 +322,7 @@ impl EngineError {
             Self::Announcement(error) => error.code(),
             Self::Control(error) => error.code(),
             Self::Cluster(error) => error.code(),
+            Self::Provider(error) => error.code(),
             Self::Relayed { code, .. } => code,
             own => own.facts().code,
         }

@@ -6,11 +6,15 @@ pub mod control;
 pub mod flight;
 mod gate;
 pub mod http;
+pub mod scaler;
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
+use foreshard_policy::config::Provider;
+
 pub use self::gate::{Admitted, Gate, Way};
+use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::EngineError;
 
@@ -22,6 +26,7 @@ pub struct Servers {
     http: Option<http::HttpServer>,
     flight: Option<flight::FlightServer>,
     control: Option<control::ControlServer>,
+    scaler: Option<scaler::ScalerServer>,
 }
 
 impl Servers {
@@ -34,7 +39,8 @@ impl Servers {
         let gate = Gate::new(engine.clone());
         let http = config.http_address().map(listen).transpose()?;
         let flight = config.flight_address().map(listen).transpose()?;
-        let control = config.control_address().map(listen).transpose()?;
+        let control = control_address(engine.config()).map(listen).transpose()?;
+        let scaler = config.scaler_address().map(listen).transpose()?;
         let drain = Duration::from_secs(config.drain_seconds());
         let http = match http {
             Some(listener) => Some(http::HttpServer::start(gate.clone(), listener, drain).await?),
@@ -46,7 +52,9 @@ impl Servers {
             Some(listener) => Some(control::ControlServer::start(engine.clone(), listener).await?),
             None => None,
         };
-        Ok(Self { gate, http, flight, control })
+        let scaler =
+            scaler.map(|it| scaler::ScalerServer::start(engine.clone(), it)).transpose()?;
+        Ok(Self { gate, http, flight, control, scaler })
     }
 
     /// The address of HTTP as it was bound.
@@ -67,6 +75,12 @@ impl Servers {
         self.control.as_ref().map(control::ControlServer::address)
     }
 
+    /// The address of KEDA's external scaler, as it was bound.
+    #[must_use]
+    pub fn scaler_address(&self) -> Option<SocketAddr> {
+        self.scaler.as_ref().map(scaler::ScalerServer::address)
+    }
+
     /// Takes no new queries, gives running ones `serve.drain-seconds`, and ends.
     pub async fn stop(self) {
         self.gate.close();
@@ -81,10 +95,20 @@ impl Servers {
             }
         };
         tokio::join!(http, flight);
+        if let Some(scaler) = self.scaler {
+            scaler.stop().await;
+        }
         if let Some(control) = self.control {
             control.stop().await;
         }
     }
+}
+
+/// Where nodes join. Processes that are started here need such a place, so it is any loopback port if they are
+/// to be and none is set.
+fn control_address(config: &Config) -> Option<&str> {
+    let starts_processes = config.loop_config().allocate().provider() == Provider::Process;
+    config.serve().control_address().or_else(|| starts_processes.then_some("127.0.0.1:0"))
 }
 
 /// Opens `address`; the port that port 0 became is known at once.

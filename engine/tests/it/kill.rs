@@ -75,7 +75,12 @@ impl Server {
 }
 
 /// Status and body of the answer, or nothing if the connection broke before all of it came.
-fn request(address: &str, method: &str, path: &str, body: &str) -> Option<(u16, String)> {
+pub(crate) fn request(
+    address: &str,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
     let length = body.len();

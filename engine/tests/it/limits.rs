@@ -1,8 +1,9 @@
-//! What one query may take: rows and bytes of its answer, and memory. The engine goes on.
+//! What one query may take: rows and bytes of its answer, and memory. The engine goes on. And how fast copies come.
 
 use foreshard::{Engine, EngineError};
+use foreshard_policy::ids::{NodeId, PartitionId};
 
-use crate::rig::config;
+use crate::rig::{Rig, config};
 use crate::support::runtime;
 
 async fn start(nodes: u32, settings: &[(&str, &str)]) -> (Engine, tempfile::TempDir) {
@@ -68,5 +69,27 @@ fn a_query_takes_its_share_of_the_memory_and_others_go_on() {
             assert_eq!(rows(engine.sql(join).await), 1, "with all of the memory");
             engine.shutdown().await.unwrap();
         }
+    });
+}
+
+#[test]
+fn copies_come_to_a_node_no_faster_than_the_settings_say() {
+    runtime::run(async {
+        let rig = Rig::start_with(3, 6, &[("loop.allocate.io-bytes-per-s", "1")], vec![]).await;
+        let (members, part) = (rig.engine.members(), |ordinal| PartitionId::new("t", ordinal));
+        members.copy(&part(0), NodeId(1)).await.unwrap();
+        let error = members.copy(&part(3), NodeId(1)).await.unwrap_err();
+        assert_eq!(error.code(), "FS-CLUSTER-12");
+        let text = error.to_string();
+        assert!(
+            text.starts_with("the next copy to n1 would wait ") && text.contains("io-bytes-per-s")
+        );
+        assert!(!members.placement().holders[&part(3)].contains(&NodeId(1)));
+        members.copy(&part(3), NodeId(2)).await.expect("nothing came there yet");
+        // What nobody holds any more does not wait.
+        members.forget(NodeId(0)).await;
+        let placement = members.placement();
+        assert!(placement.holders.values().all(|nodes| !nodes.is_empty()), "{placement:?}");
+        rig.same("SELECT id, x FROM t ORDER BY id").await;
     });
 }

@@ -369,6 +369,7 @@ impl Place for Hung {
             cpu_permits: 1,
             draining: false,
             joined: false,
+            leaves: 0,
         }
     }
 

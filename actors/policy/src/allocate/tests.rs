@@ -159,6 +159,41 @@ fn in_mode_off_nothing_is_added_or_removed() {
     assert_eq!(plan.steps, []);
 }
 
+#[test]
+fn a_node_that_cannot_be_added_is_not_asked_for_in_every_tick() {
+    let (mut state, mut asked) = (AllocateState::default(), Vec::new());
+    for tick in 0..100 {
+        let plan = plan(&nodes([0]), Some(&load(3.0, 3.0, true)), &state, &config(), Tick(tick));
+        state = plan.state;
+        for planned in plan.steps {
+            let Step::AddNode { node } = planned.step else { panic!("{}", planned.step) };
+            asked.push((tick, node.0));
+            state.not_added(node, Tick(tick));
+        }
+    }
+    // Two nodes are needed; the rests are 8, 16, 32 and 64 ticks.
+    assert_eq!(asked, [0, 8, 24, 56].map(|tick| [(tick, 1), (tick, 2)]).concat());
+    state.added(NodeId(1));
+    let plan = plan(&nodes([0]), Some(&load(3.0, 3.0, true)), &state, &config(), Tick(100));
+    assert_eq!(plan.steps.len(), 2, "one could be added, so others can");
+}
+
+#[test]
+fn nodes_that_must_leave_first_do_whatever_they_hold() {
+    let mut view = nodes([0, 1, 2, 3]);
+    for (node, leaves) in [(1, 2), (2, 3), (3, 1)] {
+        view.nodes.entry(NodeId(node)).or_default().leaves = leaves;
+    }
+    let holders = BTreeSet::from([NodeId(2)]);
+    let held = crate::cluster::PartitionView { holders, ..Default::default() };
+    view.partitions.insert(PartitionId::new("trades", 0), held);
+    let idle = load(0.0, 0.0, true);
+    let waiting = plan(&view, Some(&idle), &AllocateState::default(), &config(), Tick(1));
+    let removed = plan(&view, Some(&idle), &waiting.state, &config(), Tick(9)).steps;
+    let removed: Vec<Step> = removed.into_iter().map(|it| it.step).collect();
+    assert_eq!(removed, [2, 1, 3].map(|node| Step::RemoveNode { node: NodeId(node) }));
+}
+
 proptest! {
     #[test]
     fn whatever_the_load_nodes_stay_within_bounds_and_it_settles(
@@ -206,6 +241,18 @@ fn an_announced_load_gets_its_nodes_though_forecasts_are_not_trusted() {
     forecast.series.push(load(0.4, 9.0, false).series[0].clone());
     forecast.series[0].announced = true;
     assert_eq!(needed(&forecast), 4);
+}
+
+#[test]
+fn those_who_start_nodes_themselves_are_told_what_is_needed_by_the_time_that_they_take() {
+    let mut forecast = load(1.5, 1.5, true);
+    let calls = (0..12).map(|tick| Quantiles::exactly(if tick < 8 { 1.5 } else { 4.5 }));
+    forecast.series[0].calls = calls.collect();
+    let within = |forecast: &Forecast, ticks| nodes_within(forecast, ticks, &config());
+    assert_eq!([1, 8, 9, 12].map(|ticks| within(&forecast, ticks)), [2, 2, 5, 5]);
+    forecast.trusted = false;
+    assert_eq!(within(&forecast, 12), 2, "what is not trusted is not acted on");
+    assert_eq!(within(&load(0.0, 0.0, true), 12), 0);
 }
 
 #[test]

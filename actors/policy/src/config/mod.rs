@@ -73,6 +73,38 @@ impl Setting for Control {
     }
 }
 
+/// Who starts and stops nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Provider {
+    /// Nodes are parts of the coordinating process.
+    #[default]
+    InProcess,
+    /// Each node is a process that the coordinating one starts.
+    Process,
+    /// Each node is a pod of a StatefulSet.
+    Kubernetes,
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InProcess => "in-process",
+            Self::Process => "process",
+            Self::Kubernetes => "kubernetes",
+        })
+    }
+}
+
+impl Setting for Provider {
+    fn number(&self) -> Option<f64> {
+        None
+    }
+    fn text(&self) -> String {
+        self.to_string()
+    }
+}
+
 section! {
     /// All settings of the loop, the table `[loop]` of `foreshard.toml`.
     LoopConfig (RawLoopConfig = "RawLoopConfig", prefix "", fits lead_within_horizon) {

@@ -1,5 +1,6 @@
 //! The sections of the loop's settings.
 
+use super::Provider;
 use super::section::{Bound, ConfigError, fits_always, section};
 
 section! {
@@ -198,6 +199,10 @@ section! {
     AllocateConfig (
         RawAllocateConfig = "RawAllocateConfig", prefix "allocate.", fits minimum_below_maximum
     ) {
+        /// Where new nodes live: in-process, process (more processes of this program on this machine) or
+        /// kubernetes (pods of a StatefulSet).
+        "provider" provider with_provider: Provider = Provider::InProcess,
+            "", Bound::Any;
         /// Fewest nodes. At most nodes-max.
         "nodes-min" nodes_min with_nodes_min: u32 = 1,
             "nodes", Bound::Within(1.0, 1e5);
@@ -221,6 +226,9 @@ section! {
         /// Tasks that may compute at the same time on one node.
         "cpu-permits" cpu_permits with_cpu_permits: u32 = 2,
             "tasks", Bound::Within(1.0, 4096.0);
+        /// How fast copies of partitions may come to one node; 0 for as fast as they can.
+        "io-bytes-per-s" io_bytes_per_s with_io_bytes_per_s: u64 = 0,
+            "bytes per s", Bound::Within(0.0, 1e15);
         /// Memory of one node for resident segments and stored outputs.
         "memory-bytes" memory_bytes with_memory_bytes: u64 = 1 << 30,
             "bytes", Bound::Within(1_048_576.0, 1e15);

@@ -28,6 +28,7 @@ fn node(memory_bytes: u64) -> NodeView {
         cpu_permits: 2,
         draining: false,
         joined: false,
+        leaves: 0,
     }
 }
 

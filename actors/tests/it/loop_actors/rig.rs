@@ -130,6 +130,7 @@ fn node_view() -> NodeView {
         cpu_permits: 2,
         draining: false,
         joined: false,
+        leaves: 0,
     }
 }
 

@@ -64,6 +64,16 @@ pub enum MemberError {
         /// The number.
         node: NodeId,
     },
+    /// So many bytes come to the node already that more would wait for too long.
+    #[error(
+        "the next copy to {node} would wait {wait_s} s for its turn (loop.allocate.io-bytes-per-s)"
+    )]
+    Busy {
+        /// The node.
+        node: NodeId,
+        /// The wait, in seconds.
+        wait_s: u64,
+    },
     /// A node of this process cannot be made reachable for others.
     #[error("no port for {node} on {host}: {source}")]
     NoPort {
@@ -91,6 +101,7 @@ impl MemberError {
             Self::LastNode { .. } => "FS-CLUSTER-7",
             Self::Taken { .. } => "FS-CLUSTER-9",
             Self::NoPort { .. } => "FS-CLUSTER-10",
+            Self::Busy { .. } => "FS-CLUSTER-12",
         }
     }
 }

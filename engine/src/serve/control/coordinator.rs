@@ -26,7 +26,7 @@ use super::messages::{
     FetchRequest, Heard, JoinRequest, ReplicaMessage, ReportRequest, Settings, Welcome, fingerprint,
 };
 use super::{BEAT, BEATS_MISSED_MAX, MESSAGE_BYTES_MAX, NODES_MAX};
-use crate::cluster::{Place, RemoteNode, RemoteReplica, RemoteView};
+use crate::cluster::{Leaving, Members, Place, RemoteNode, RemoteReplica, RemoteView};
 use crate::engine::Engine;
 use crate::error::EngineError;
 use crate::query::worker::process_id;
@@ -42,6 +42,7 @@ pub struct ControlServer {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     tasks: JoinSet<()>,
+    members: Arc<Members>,
 }
 
 impl ControlServer {
@@ -55,6 +56,7 @@ impl ControlServer {
         let failed = |error| EngineError::listen(&address.to_string(), &error);
         let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
         engine.inner.members.open_ports(address.ip()).await?;
+        let members = Arc::clone(&engine.inner.members);
         let roster =
             Arc::new(Roster { engine, nodes: Mutex::default(), admitting: Mutex::default() });
         let (stop, stopped) = oneshot::channel::<()>();
@@ -74,7 +76,8 @@ impl ControlServer {
             }
         });
         tasks.spawn(async move { roster.watch().await });
-        Ok(Self { address, stop, tasks })
+        members.arrivals().open_at(Some(address));
+        Ok(Self { address, stop, tasks, members })
     }
 
     /// The address it is bound to.
@@ -85,7 +88,8 @@ impl ControlServer {
 
     /// Takes no nodes any more. Those that joined are told when the engine is shut down.
     pub async fn stop(self) {
-        let Self { stop, mut tasks, .. } = self;
+        let Self { stop, mut tasks, members, .. } = self;
+        members.arrivals().open_at(None);
         // An error means that the server ended by itself.
         let _ended = stop.send(());
         tasks.shutdown().await;
@@ -135,8 +139,14 @@ impl Roster {
             )));
         }
         let last = nodes.keys().next_back().map_or(NodeId(0), |NodeId(last)| NodeId(last + 1));
-        let id = members.next_id().max(last);
-        let node = RemoteNode::new(id, url, channel, settings, now_ns());
+        let arrivals = members.arrivals();
+        let fresh = members.next_id().max(last).max(arrivals.next_id());
+        let is_free = |id| !nodes.contains_key(&id) && members.place(id).is_err();
+        let joined = arrivals.joins(&request.name, fresh, is_free);
+        let (id, leaves) = joined.map_err(|Leaving| {
+            Status::unavailable(format!("{} was drained and is about to end", request.name))
+        })?;
+        let node = RemoteNode::new((id, leaves), url, channel, settings, now_ns());
         nodes.insert(id, Arc::new(node));
         Ok(Welcome {
             node: id.0,
@@ -157,6 +167,7 @@ impl Roster {
             match members.add_remote(node.id(), place, node.url().clone()).await {
                 Ok(()) => {
                     node.admit();
+                    members.arrivals().admitted(node.id());
                     tracing::info!(node = %node.id(), url = %node.url(), "node joined");
                 }
                 Err(error) => {

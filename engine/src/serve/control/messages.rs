@@ -46,6 +46,9 @@ pub struct JoinRequest {
     /// Bytes of resident segments and stored outputs.
     #[prost(uint64, tag = "4")]
     pub memory_bytes_max: u64,
+    /// The name that whoever started it gave it; empty if none.
+    #[prost(string, tag = "5")]
+    pub name: String,
 }
 
 /// It is one from now on, as soon as it reports.

@@ -49,16 +49,17 @@ const FAREWELL: Duration = Duration::from_millis(100);
 
 /// Runs a node of the cluster whose control address is `address`, until it is not needed any more.
 ///
-/// It listens on `serve.control-address` if that is set, and on any free loopback port otherwise.
+/// It listens on `serve.control-address` if that is set, and on any free loopback port otherwise. Whoever
+/// started it knows it by `name`, which may be empty.
 ///
 /// # Errors
 /// [`EngineError::Address`] if the coordinator refuses the node, or does not answer at the first try;
 /// [`EngineError::NodeLost`] if it is gone for a minute.
-pub async fn run_node(config: &Config, address: &str) -> Result<(), EngineError> {
+pub async fn run_node(config: &Config, address: &str, name: &str) -> Result<(), EngineError> {
     crate::telemetry::install_tls();
     let mut is_first = true;
     loop {
-        let left = Membership::begin(config, address, is_first).await?.run().await?;
+        let left = Membership::begin(config, (address, name), is_first).await?.run().await?;
         match left {
             Left::Dismissed => return Ok(()),
             Left::Forgotten => {
@@ -91,7 +92,11 @@ fn cannot(address: &str, reason: impl std::fmt::Display) -> EngineError {
 }
 
 impl Membership {
-    async fn begin(config: &Config, address: &str, is_first: bool) -> Result<Self, EngineError> {
+    async fn begin(
+        config: &Config,
+        (address, name): (&str, &str),
+        is_first: bool,
+    ) -> Result<Self, EngineError> {
         let own = config.serve().control_address().unwrap_or("127.0.0.1:0").to_owned();
         let listener = tokio::net::TcpListener::bind(&own)
             .await
@@ -103,7 +108,7 @@ impl Membership {
             .map_err(|error| cannot(address, error))?;
         let channel = channels.remote(&coordinator).map_err(|error| cannot(address, error))?;
         let client = CoordinatorClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-        let welcome = join(config, client.clone(), address, &url, is_first).await?;
+        let welcome = join(config, client.clone(), (address, name), &url, is_first).await?;
         let settings = welcome.settings.unwrap_or_default();
         let tables = Arc::<NodeTables>::default();
         let functions = Arc::new(Functions::library());
@@ -209,7 +214,7 @@ impl Membership {
 async fn join(
     config: &Config,
     mut client: CoordinatorClient<Channel>,
-    address: &str,
+    (address, name): (&str, &str),
     url: &Url,
     is_first: bool,
 ) -> Result<Welcome, EngineError> {
@@ -219,6 +224,7 @@ async fn join(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cpu_permits: allocate.cpu_permits(),
         memory_bytes_max: allocate.memory_bytes(),
+        name: name.to_owned(),
     };
     let begun = tokio::time::Instant::now();
     loop {
