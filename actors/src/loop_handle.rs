@@ -26,7 +26,7 @@ use crate::history_store::{HistoryStore, HistoryStoreError, Imported};
 use crate::manager::{ManagerArgs, PLAN_TIME_MAX, STEP_TIME_MAX};
 use crate::monitor::{MonitorArgs, MonitorMessage};
 use crate::next_calls::NextCalls;
-use crate::ports::{Cluster, NodeProvider, SharedClock, SystemClock};
+use crate::ports::{Cluster, NodeProvider, Outlook, SharedClock, SystemClock};
 use crate::predictor::{Members, PredictorArgs, neural_members};
 use crate::state_file::{DiskFile, MemoryFile, StateFile};
 use crate::supervisor::{LoopSupervisor, LoopSupervisorArgs, LoopSupervisorMessage};
@@ -103,6 +103,8 @@ pub struct LoopArgs {
     pub batches_max: usize,
     /// Members of the ensemble besides the statistical ones.
     pub members: Members,
+    /// What the planners are told instead of the forecast, in an experiment.
+    pub outlook: Option<Arc<dyn Outlook>>,
     /// Where the history is kept.
     pub history_file: Arc<dyn StateFile>,
     /// Folder where calls are kept for longer, second by second; none keeps them nowhere.
@@ -150,6 +152,7 @@ impl LoopArgs {
             ticks: Ticks::ByClock,
             batches_max: BATCHES_MAX,
             members: Arc::new(neural_members),
+            outlook: None,
             history_file: Arc::new(MemoryFile::default()),
             store_folder: None,
             checkpoint_file: Arc::new(MemoryFile::default()),
@@ -194,6 +197,7 @@ impl LoopArgs {
                 file: self.checkpoint_file,
                 members: self.members,
                 timed,
+                outlook: self.outlook,
             },
             manager: ManagerArgs {
                 board: board.clone(),

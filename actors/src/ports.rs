@@ -1,10 +1,12 @@
-//! The ways out of the actors: time, nodes, and what the loop can do to the cluster.
+//! The ways out of the actors: time, nodes, what the loop can do to the cluster, and another's outlook.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use foreshard_policy::cluster::{ClusterView, Step};
+use foreshard_policy::forecast::Forecast;
+use foreshard_policy::history::HistoryView;
 use foreshard_policy::ids::{Epoch, NodeId};
 
 /// Where the time comes from; tests bring their own.
@@ -82,6 +84,14 @@ pub trait NodeProvider: Debug + Send + Sync + 'static {
     fn set_budget(&self, node: NodeId, cpu_permits: u32, memory_bytes_max: u64);
     /// The server ends: nothing that it started may go on alone.
     async fn stop(&self) {}
+}
+
+/// Tells the planners something else than the predictor expects, so that ways to look ahead can be compared
+/// under one planner: for experiments.
+pub trait Outlook: Debug + Send + Sync + 'static {
+    /// What the planners are told at the end of the last tick of `seen`, of which the predictor expects
+    /// `forecast`. Called once a tick, off the threads that serve queries.
+    fn told(&self, forecast: &Arc<Forecast>, seen: &HistoryView) -> Arc<Forecast>;
 }
 
 /// A clock, shared.

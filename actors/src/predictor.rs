@@ -31,7 +31,7 @@ use crate::board::{Board, MemberFit, Scores, TickToken};
 use crate::lstm::{Lstm, LstmConfig};
 use crate::manager::ManagerMessage;
 use crate::next_calls::{CALLED_MAX, Called, NextPredictor};
-use crate::ports::SharedClock;
+use crate::ports::{Outlook, SharedClock};
 use crate::state_file::StateFile;
 
 /// Ticks between two checkpoints of weights and trust.
@@ -83,6 +83,8 @@ pub struct PredictorArgs {
     pub members: Members,
     /// Whether ticks go by the clock.
     pub timed: bool,
+    /// What the planners are told instead of what is expected, in an experiment.
+    pub outlook: Option<Arc<dyn Outlook>>,
 }
 
 impl std::fmt::Debug for PredictorArgs {
@@ -355,9 +357,10 @@ impl Round {
         };
         tools.scorer.keep(forecast.clone());
         // In modes off and reactive the planners themselves look at what is measured only.
-        let told = match config.mode() {
-            Mode::Inverted => Arc::new(invert(&forecast)),
-            Mode::Off | Mode::Reactive | Mode::Forecast => forecast.clone(),
+        let told = match (&self.args.outlook, config.mode()) {
+            (Some(outlook), _) => outlook.told(&forecast, seen),
+            (None, Mode::Inverted) => Arc::new(invert(&forecast)),
+            (None, Mode::Off | Mode::Reactive | Mode::Forecast) => forecast.clone(),
         };
         let (moments, token) = (self.moments, self.token.clone());
         let done = ForecastDone { forecast, told, moments, token };

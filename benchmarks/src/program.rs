@@ -13,8 +13,8 @@ use futures::future::LocalBoxFuture;
 use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
 use crate::{
-    admission, adversarial, dashboard, demo_day, drill_down, exact, forecast, forecast_cost,
-    next_calls, overhead, plan_cost, predicates, replicate, reuse, simulate, slt,
+    admission, adversarial, dashboard, demo_day, drill_down, exact, forecast, forecast_cost, moves,
+    next_calls, overhead, plan_cost, predicates, replay, replicate, reuse, simulate, slt,
 };
 
 /// Exit code if a bound was missed.
@@ -25,7 +25,7 @@ pub const EXIT_USAGE: u8 = 2;
 pub const EXIT_FAILED: u8 = 3;
 
 /// Benchmarks that play files.
-const PLAYERS: [&str; 4] = ["admission", "forecast", "next-calls", "simulate"];
+const PLAYERS: [&str; 6] = ["admission", "forecast", "next-calls", "replay", "safe", "simulate"];
 
 /// Stack of the threads that plan queries; debug builds need more than the system's default.
 const STACK_BYTES: usize = 32 << 20;
@@ -60,7 +60,7 @@ pub struct Benchmark {
 }
 
 /// All benchmarks.
-pub const BENCHMARKS: [Benchmark; 16] = [
+pub const BENCHMARKS: [Benchmark; 19] = [
     Benchmark {
         name: "overhead",
         summary: "TPC-H and ClickBench, which call no function, with nothing stored",
@@ -100,6 +100,21 @@ pub const BENCHMARKS: [Benchmark; 16] = [
         name: "demo-day",
         summary: "a day played twice: off, reactive, forecast and inverted forecast",
         run: |options| Box::pin(demo_day::run(options)),
+    },
+    Benchmark {
+        name: "replay",
+        summary: "a trace compressed in time: forecast, inverted, oracle and simpler ways to be ready",
+        run: |options| Box::pin(replay::run(options)),
+    },
+    Benchmark {
+        name: "safe",
+        summary: "forecasts that are wrong, beside an engine that does nothing ahead",
+        run: |options| Box::pin(replay::safe::run(options)),
+    },
+    Benchmark {
+        name: "moves",
+        summary: "10,000 copies, moves, drops and computations ahead while queries run",
+        run: |options| Box::pin(moves::run(options)),
     },
     Benchmark {
         name: "next-calls",
@@ -165,7 +180,7 @@ enum Command {
         /// Run on little data: to see that it works; the bounds are not meant for it.
         #[arg(long)]
         quick: bool,
-        /// Play this file; may be given several times. Only admission and forecast play files.
+        /// Play this file; may be given several times. Only some benchmarks play files.
         #[arg(long = "trace", value_name = "FILE")]
         traces: Vec<PathBuf>,
         /// Put so many queries instead of the benchmark's own number; only `exact` puts random ones.

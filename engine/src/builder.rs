@@ -12,7 +12,7 @@ use datafusion::logical_expr::{AggregateUDF, ScalarUDF};
 use foreshard_actors::expressions::Expressions;
 use foreshard_actors::loop_handle::{LoopArgs, LoopHandle, Ticks};
 use foreshard_actors::node::ProcessMemory;
-use foreshard_actors::ports::{Cluster, SharedClock, SystemClock};
+use foreshard_actors::ports::{Cluster, Outlook, SharedClock, SystemClock};
 use foreshard_actors::spill::{Spill, is_url};
 use foreshard_policy::ids::NodeId;
 use foreshard_udfs::{AsyncOptions, Card, Functions};
@@ -39,6 +39,7 @@ pub struct EngineBuilder {
     aggregates: Vec<(Card, AggregateUDF)>,
     manual_ticks: bool,
     clock: Option<SharedClock>,
+    outlook: Option<Arc<dyn Outlook>>,
     keep_state: bool,
 }
 
@@ -96,6 +97,13 @@ impl EngineBuilder {
         self
     }
 
+    /// Tells the planners of the loop what `outlook` says instead of the forecast: for experiments.
+    #[must_use]
+    pub fn outlook(mut self, outlook: Arc<dyn Outlook>) -> Self {
+        self.outlook = Some(outlook);
+        self
+    }
+
     /// Keeps tables, history and learned weights in the data folder and opens them again at the next
     /// start. Without it an embedded engine leaves nothing behind but the managed tables it made.
     #[must_use]
@@ -145,6 +153,7 @@ impl EngineBuilder {
             Arc::clone(&provider),
         );
         args.clock = clock;
+        args.outlook = self.outlook;
         args.ticks = if self.manual_ticks { Ticks::ByHand } else { Ticks::ByClock };
         if self.keep_state {
             let folder = self.config.data_dir().join("loop");

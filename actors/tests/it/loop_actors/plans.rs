@@ -1,14 +1,17 @@
 //! What the manager and the allocator do with a plan: send, wait, give up, charge, write down.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use foreshard_actors::board::Role;
 use foreshard_actors::loop_handle::LoopHandle;
 use foreshard_actors::manager::ManagerMessage;
-use foreshard_actors::ports::Outcome;
+use foreshard_actors::ports::{Outcome, Outlook};
 use foreshard_policy::cluster::Step;
 use foreshard_policy::config::Mode;
 use foreshard_policy::decision::Outcome as Recorded;
+use foreshard_policy::forecast::{Forecast, Quantiles};
+use foreshard_policy::history::HistoryView;
 use foreshard_policy::ids::{Epoch, NodeId};
 use ractor::ActorRef;
 
@@ -279,5 +282,37 @@ async fn reactive_computes_nothing_ahead_and_inverted_the_wrong_things_but_both_
     assert!(evening.iter().all(|hour| !(8..18).contains(hour)), "{evening:?}");
     for other in [&reactive, &inverted] {
         assert_eq!(other.handle.forecast(), forecast.handle.forecast());
+    }
+}
+
+/// Expects a call of everything in the next tick.
+#[derive(Debug)]
+struct Everything;
+
+impl Outlook for Everything {
+    fn told(&self, forecast: &Arc<Forecast>, seen: &HistoryView) -> Arc<Forecast> {
+        assert_eq!(forecast.at, seen.at);
+        let mut told = Forecast { trusted: true, ..Forecast::clone(forecast) };
+        for series in &mut told.series {
+            series.calls = vec![Quantiles::exactly(1.0)];
+        }
+        Arc::new(told)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn planners_are_told_another_outlook_and_everybody_else_the_forecast() {
+    for is_other in [false, true] {
+        let rig = Rig::start(|args| {
+            args.outlook = is_other.then(|| Arc::new(Everything) as Arc<dyn Outlook>);
+        })
+        .await;
+        rig.cluster.append(&[0]);
+        rig.tick_hot(0, 1).await;
+        rig.handle.settled().await;
+        let is_precompute = |(_, step): &(Epoch, Step)| matches!(step, Step::Precompute { .. });
+        assert_eq!(rig.cluster.sent().iter().any(is_precompute), is_other, "after one tick");
+        assert!(!rig.handle.forecast().trusted);
+        assert_eq!(rig.handle.forecast().series[0].calls.len(), config().horizon_ticks());
     }
 }
