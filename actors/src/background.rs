@@ -1,7 +1,7 @@
 //! Work that must not be felt by queries: it runs behind all other threads, and waits while queries run.
 //!
-//! The first alone is not enough: queries on all cores took a quarter longer beside a thread of the idle class
-//! that never rests (decision 0017).
+//! The first alone is not enough: queries on all cores took a quarter longer beside a thread that lets all
+//! others go first and never rests (decision 0017).
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -34,10 +34,10 @@ pub fn pauses<'a>(
 
 /// Runs `work` on a thread of its own that lets all others go first, and waits for what comes of it.
 ///
-/// On Linux it is a thread of the idle class: any other thread takes its core at once, and where all cores
-/// are busy it gets next to nothing. A thread cannot leave that class without rights that a service seldom
-/// has, so it is not one of a pool. Where the system refuses, `work` runs like all else. If `work` panics,
-/// so does the caller.
+/// On Linux it is a thread of niceness 19: where all cores are busy it gets one or two hundredths of one. Not
+/// the idle class, in which it would get nothing as long as they are, and forecasts would stand still. A
+/// thread cannot get nicer to itself again without rights that a service seldom has, so it is not one of a
+/// pool. Where the system refuses, `work` runs like all else. If `work` panics, so does the caller.
 pub fn behind_others<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     let work = || {
         if let Err(error) = step_back() {
@@ -55,8 +55,8 @@ fn step_back() -> Result<(), thread_priority::Error> {
         NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
         set_thread_priority_and_policy, thread_native_id,
     };
-    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle)
+    let plain = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
+    set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, plain)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -123,16 +123,16 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn work_behind_others_is_idle_and_the_caller_stays_as_it_was() {
-        let class = || {
+    fn work_behind_others_has_the_least_priority_and_the_caller_stays_as_it_was() {
+        let niceness = || {
             let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-            // What follows the name, which may have blanks: state is the third field, the class the 41st.
+            // What follows the name, which may have blanks: state is the third field, niceness the 19th.
             let fields = stat.rsplit_once(')').unwrap().1.to_owned();
-            fields.split_whitespace().nth(38).unwrap().parse::<u32>().unwrap()
+            fields.split_whitespace().nth(16).unwrap().parse::<i32>().unwrap()
         };
-        let before = class();
-        assert_eq!(behind_others(class), 5, "SCHED_IDLE");
-        assert_eq!(class(), before);
+        let before = niceness();
+        assert_eq!(behind_others(niceness), 19);
+        assert_eq!(niceness(), before);
     }
 
     #[test]

@@ -141,7 +141,7 @@ mod tests {
     fn unreadable_controls_are_set_aside() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("controls");
-        std::fs::write(&path, "[{}]").unwrap();
+        std::fs::write(&path, "no controls").unwrap();
         let kept = KeptControls::kept(Arc::new(DiskFile::new(&path)));
         assert_eq!(*kept.all(), Controls::default());
         assert!(folder.path().join("controls.unusable").exists());

@@ -33,4 +33,5 @@ pub mod reuse;
 pub mod sides;
 pub mod simulate;
 pub mod slt;
+pub mod stories;
 mod threads;

@@ -117,6 +117,8 @@ async fn engine(rows: &Rows, functions: &[Function], folder: &str) -> Result<Eng
     for (key, value) in [
         ("data-dir", folder.to_owned()),
         ("nodes", NODES.to_string()),
+        // Calls come at their times, however many are under way.
+        ("limits.queries-max", "10000".to_owned()),
         ("partitions", "1".to_owned()),
         ("loop.mode", "reactive".to_owned()),
         ("loop.lstm.enabled", "false".to_owned()),

@@ -91,7 +91,7 @@ fn measure(sizes: Sizes, seed: u64, clock: &dyn Clock) -> Result<Found> {
     }
     seconds.sort_by(f64::total_cmp);
     let (middle, worst) = (seconds[seconds.len() / 2], seconds[seconds.len() - 1]);
-    ensure!(world.planned.len() > 3, "only {:?} were planned", world.planned);
+    ensure!(world.planned.len() > 2, "only {:?} were planned", world.planned);
     let forecasts = world.forecast.series.len() as f64;
     let figures = vec![
         Figure::bounded("plan_seconds", middle, "s", Bound::AtMost(SECONDS_MAX)),
@@ -174,7 +174,7 @@ impl World {
         let nodes: Vec<NodeId> = self.view.nodes.keys().copied().collect();
         for at in dice.sample(nodes.len(), LOST) {
             let node = nodes[at as usize];
-            if tick % 2 == 0 {
+            if tick.is_multiple_of(2) {
                 self.view.nodes.remove(&node);
             } else if let Some(view) = self.view.nodes.get_mut(&node) {
                 view.draining = true;

@@ -14,7 +14,7 @@ use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
 use crate::{
     admission, adversarial, dashboard, demo_day, drill_down, exact, forecast, forecast_cost, moves,
-    next_calls, overhead, plan_cost, predicates, replay, replicate, reuse, simulate, slt,
+    next_calls, overhead, plan_cost, predicates, replay, replicate, reuse, simulate, slt, stories,
 };
 
 /// Exit code if a bound was missed.
@@ -60,7 +60,7 @@ pub struct Benchmark {
 }
 
 /// All benchmarks.
-pub const BENCHMARKS: [Benchmark; 19] = [
+pub const BENCHMARKS: [Benchmark; 20] = [
     Benchmark {
         name: "overhead",
         summary: "TPC-H and ClickBench, which call no function, with nothing stored",
@@ -145,6 +145,11 @@ pub const BENCHMARKS: [Benchmark; 19] = [
         name: "replicate",
         summary: "how evenly copies and moves load nodes while popularity drifts, in virtual time",
         run: |options| Box::pin(replicate::run(options)),
+    },
+    Benchmark {
+        name: "stories",
+        summary: "a flash crowd, a redefined function, and nodes lost in the middle of moves",
+        run: |options| Box::pin(stories::run(options)),
     },
     Benchmark {
         name: "slt",

@@ -11,6 +11,7 @@ mod world;
 
 use anyhow::Result;
 use foreshard_policy::config::{LoopConfig, Mode};
+use foreshard_policy::forecast::Effort;
 use foreshard_policy::forecast::ensemble::{Ensemble, invert, repeat_current};
 use foreshard_policy::history::History;
 
@@ -93,7 +94,11 @@ fn play(partitions: u32, seed: u64, quick: bool) -> Result<Vec<Arm>> {
         history.close_tick();
         let view = history.view();
         ensemble.observe(&view);
-        let fitted = if tick % FIT_EVERY == 0 { ensemble.fit(&view, 0) } else { Vec::new() };
+        let fitted = if tick.is_multiple_of(FIT_EVERY) {
+            ensemble.fit(&view, Effort::steps(0))
+        } else {
+            Vec::new()
+        };
         for (member, report) in fitted {
             report.map_err(|error| anyhow::anyhow!("{member} did not learn: {error}"))?;
         }

@@ -280,7 +280,7 @@ impl Player {
             match row.outcome {
                 Some(Outcome::Done { ns, .. }) => self.played.background_ns += ns,
                 Some(Outcome::Failed { .. }) => self.played.steps_failed += 1,
-                None => {}
+                Some(Outcome::Left { .. }) | None => {}
             }
             let minute = row.tick.0.checked_sub(self.first).map(|minute| minute as usize);
             let minute = minute.and_then(|minute| self.played.ahead.get_mut(minute));

@@ -11,7 +11,7 @@ use super::player::{Arm, Played};
 use super::score::Judged;
 use super::{QUICK, SCARCE, regime, trace};
 use crate::program::{Found, Options};
-use crate::report::{Bound, Figure, Row};
+use crate::report::{Bound, Figure};
 
 /// Minutes of a window.
 const WINDOW: usize = 8;

@@ -127,7 +127,7 @@ fn steps(engine: &Inner, what_if: &WhatIf) -> Result<Vec<(By, Planned)>, EngineE
         config: &the_loop.config(),
         now,
     };
-    Ok(what_if.steps(picture)?)
+    Ok(what_if.steps(picture).map_err(crate::config::ConfigError::from)?)
 }
 
 fn sheet(steps: &[(By, Planned)]) -> Sheet {

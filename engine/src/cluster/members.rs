@@ -22,7 +22,6 @@ use foreshard_actors::node::{NodeState, ProcessMemory, StorePolicy, Tables};
 use foreshard_actors::ports::{Outcome, SharedClock};
 use foreshard_actors::spill::Spill;
 use foreshard_actors::table::{Committed, TableStore};
-use foreshard_policy::cluster::Step;
 use foreshard_policy::ids::{NodeId, PartitionId};
 use url::Url;
 
@@ -471,36 +470,6 @@ impl Members {
     /// [`MemberError::NoNode`].
     pub fn place(&self, node: NodeId) -> Result<Arc<dyn Place>, MemberError> {
         Ok(self.member(node)?.place)
-    }
-
-    async fn step(&self, step: Step) -> Result<Outcome, MemberError> {
-        let done = |bytes| Outcome::Done { rows: 0, bytes, ns: 0 };
-        Ok(match step {
-            Step::Copy { partition, to, .. } => done(self.copy(&partition, to).await?),
-            Step::Move { partition, from, to } => {
-                let bytes = self.copy(&partition, to).await?;
-                self.drop_replica(&partition, from).await?;
-                done(bytes)
-            }
-            Step::Drop { partition, from } => {
-                self.drop_replica(&partition, from).await?;
-                done(0)
-            }
-            Step::Precompute { expression, partition, .. } => {
-                self.precompute(expression, &partition).await
-            }
-            Step::DropOutput { expression, partition, .. } => {
-                done(self.drop_outputs(Some(expression), &partition).await?)
-            }
-            Step::AddNode { node } => {
-                self.add_local(node).await?;
-                done(0)
-            }
-            Step::RemoveNode { node } => {
-                self.remove(node).await?;
-                done(0)
-            }
-        })
     }
 }
 

@@ -10,8 +10,8 @@ use crate::support::runtime;
 const HOT: [(&str, &str); 6] = [
     ("loop.feedback.watch-ticks", "0"),
     ("loop.lstm.enabled", "false"),
-    ("loop.reshape.copy-above", "0.000001"),
     ("loop.reshape.drop-below", "0"),
+    ("loop.reshape.copy-above", "0.000001"),
     ("loop.reshape.dwell-ticks", "0"),
     ("loop.reshape.undone-ticks", "4"),
 ];

@@ -72,19 +72,18 @@ impl Candidate {
     }
 }
 
-/// At most `slots` steps that even out what nodes carry: from when the busiest carries
+/// Adds to `steps`, up to `slots` of them, what evens out what nodes carry: from when the busiest carries
 /// `reshape.balance-above` times the mean until it carries `reshape.balance-until` times the mean.
-pub(super) fn steps(situation: &mut Situation<'_>, slots: usize) -> Vec<Planned> {
-    let mut steps = Vec::new();
-    if !situation.is_load_known || slots == 0 {
-        return steps;
+pub(super) fn steps(situation: &mut Situation<'_>, slots: usize, steps: &mut Vec<Planned>) {
+    if !situation.is_load_known || steps.len() >= slots {
+        return;
     }
     let mean = situation.mean_level();
     let mut carriers = carriers(situation);
     let config = situation.config.reshape();
     let busiest = carriers.iter().map(Carrier::level).fold(0.0, f64::max);
     if busiest <= config.balance_above() * mean || busiest <= config.balance_load_min() {
-        return steps;
+        return;
     }
     list_parts(situation, &mut carriers);
     let enough = (config.balance_until() * mean).max(config.balance_load_min());
@@ -102,7 +101,7 @@ pub(super) fn steps(situation: &mut Situation<'_>, slots: usize) -> Vec<Planned>
             continue;
         };
         let planned = planned(situation, &carriers, *chosen, &found[1..], mean);
-        if !may_take(situation, &planned, &steps) || !situation.may_copy(&planned) {
+        if !may_take(situation, &planned, steps) || !situation.may_copy(&planned) {
             let left_out = chosen.place;
             carriers
                 .iter_mut()
@@ -112,7 +111,6 @@ pub(super) fn steps(situation: &mut Situation<'_>, slots: usize) -> Vec<Planned>
         take(situation, &mut carriers, *chosen, &planned.step);
         steps.push(planned);
     }
-    steps
 }
 
 fn carriers(situation: &Situation<'_>) -> Vec<Carrier> {

@@ -135,14 +135,14 @@ pub fn plan(
 
 /// At most so many steps that nothing but their worth asks for, on the tables that are planned for.
 fn by_worth(situation: &mut Situation<'_>, by_heat: &[Place], slots: usize) -> Vec<Planned> {
-    let mut replicas = replicate::hot(situation, by_heat, slots);
-    replicas.extend(balance::steps(situation, slots - replicas.len()));
-    replicas.extend(replicate::cold(situation, by_heat, slots - replicas.len()));
+    // Neither kind may starve the other. What is not sent is not planned, or outputs would count on it.
+    let most = if situation.ahead.is_empty() { slots } else { slots.div_ceil(2) };
+    let mut replicas = replicate::hot(situation, by_heat, most);
+    balance::steps(situation, most, &mut replicas);
+    replicate::cold(situation, by_heat, most, &mut replicas);
     let mut steps = precompute::steps(situation);
-    // Neither kind may starve the other: outputs get half, and what replicas leave over.
-    steps.truncate(slots.saturating_sub(replicas.len()).max(slots.div_ceil(2)));
+    steps.truncate(slots - replicas.len());
     steps.extend(replicas);
-    steps.truncate(slots);
     steps
 }
 

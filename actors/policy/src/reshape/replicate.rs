@@ -42,25 +42,33 @@ pub(super) fn urgent(situation: &mut Situation<'_>, by_heat: &[Place]) -> Vec<Pl
 /// Replicas by load: added where those that exist carry too much, dropped where there are more than may be.
 /// Hottest first; a partition rests for the dwell time after each change. At most `slots` steps.
 pub(super) fn hot(situation: &mut Situation<'_>, by_heat: &[Place], slots: usize) -> Vec<Planned> {
-    each(situation, by_heat, slots, hot_step)
+    let mut steps = Vec::new();
+    each(situation, by_heat, slots, &mut steps, hot_step);
+    steps
 }
 
 /// Replicas that are dropped because one fewer would still carry little, where no node would then carry so
-/// much that load had to be taken off it. Hottest first; at most `slots` steps.
-pub(super) fn cold(situation: &mut Situation<'_>, by_heat: &[Place], slots: usize) -> Vec<Planned> {
+/// much that load had to be taken off it. Hottest first; `steps` has those before, at most `slots` in all.
+pub(super) fn cold(
+    situation: &mut Situation<'_>,
+    by_heat: &[Place],
+    slots: usize,
+    steps: &mut Vec<Planned>,
+) {
     let mean = situation.mean_level();
-    each(situation, by_heat, slots, |situation, place| cold_step(situation, place, mean))
+    each(situation, by_heat, slots, steps, |situation, place| cold_step(situation, place, mean));
 }
 
+/// Adds to `steps`, up to `slots` of them.
 fn each(
     situation: &mut Situation<'_>,
     by_heat: &[Place],
     slots: usize,
+    steps: &mut Vec<Planned>,
     step: impl Fn(&Situation<'_>, Place) -> Option<Planned>,
-) -> Vec<Planned> {
-    let mut steps = Vec::new();
+) {
     if !situation.is_load_known {
-        return steps;
+        return;
     }
     for place in by_heat.iter().copied() {
         if steps.len() >= slots {
@@ -69,16 +77,16 @@ fn each(
         if situation.parts[place].is_moving || !situation.plans_for(place) {
             continue;
         }
-        let planned = step(situation, place).filter(|planned| may_take(situation, planned, &steps));
-        if let Some(planned) = planned
-            && situation.may_copy(&planned)
-        {
-            situation.apply(place, &planned.step);
+        let planned = step(situation, place).filter(|planned| may_take(situation, planned, steps));
+        if let Some(planned) = planned {
+            // What waits for bytes of the next hour is left alone, too.
             situation.parts[place].is_moving = true;
-            steps.push(planned);
+            if situation.may_copy(&planned) {
+                situation.apply(place, &planned.step);
+                steps.push(planned);
+            }
         }
     }
-    steps
 }
 
 /// Whether a step may follow these: its kind did no harm or has tries left in this window, and it was not

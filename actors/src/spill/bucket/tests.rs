@@ -138,7 +138,9 @@ async fn what_a_dead_process_left_is_removed_and_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_does_not_answer_is_given_up() {
-    let slow = ThrottleConfig { wait_get_per_call: REQUEST_TIME_MAX * 2, ..Default::default() };
+    // So long that time does not pass by it before the reader wakes.
+    let slow =
+        ThrottleConfig { wait_get_per_call: REQUEST_TIME_MAX * 10_000, ..Default::default() };
     let store = Arc::new(ThrottledStore::new(InMemory::new(), ThrottleConfig::default()));
     let shared: Arc<dyn ObjectStore> = Arc::clone(&store) as Arc<dyn ObjectStore>;
     let bucket = Arc::new(Bucket::open(shared, Path::from("spill")).await.unwrap());

@@ -205,17 +205,18 @@ async fn a_partition_rests_after_its_replicas_changed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_could_not_be_added_is_asked_for_again() {
+async fn a_node_that_could_not_be_added_is_asked_for_again_after_a_rest() {
     let rig = Rig::start(|_| ()).await;
     rig.cluster.answer(Answer::Fails);
-    for _ in 0..3 {
+    for _ in 0..11 {
         rig.handle.calls().offer(rig::hot_calls(0, 180));
         rig.handle.tick().await.unwrap();
         rig.handle.settled().await;
     }
     let rows = rig.handle.decisions();
     let asked: Vec<_> = rows.iter().filter(|row| row.target == "add node n3").collect();
-    assert!(asked.len() >= 2, "{rows:?}");
+    assert_eq!(asked.len(), 2, "{rows:?}");
+    assert!(asked[1].tick.0 - asked[0].tick.0 >= 8, "{asked:?}");
     assert!(asked.iter().all(|row| matches!(row.outcome, Some(Recorded::Failed { .. }))));
 }
 

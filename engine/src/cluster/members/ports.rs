@@ -11,7 +11,7 @@ use foreshard_actors::segment::Segment;
 use foreshard_policy::cluster::{ClusterView, NodeView, OutputView, PartitionView, Step};
 use foreshard_policy::ids::{Epoch, ExpressionId, FragmentId, NodeId, PartitionId};
 
-use super::{Members, failed};
+use super::{MemberError, Members, failed};
 use crate::cluster::place::HeldPartial;
 
 #[async_trait]
@@ -91,6 +91,36 @@ impl Cluster for Members {
 }
 
 impl Members {
+    async fn step(&self, step: Step) -> Result<Outcome, MemberError> {
+        let done = |bytes| Outcome::Done { rows: 0, bytes, ns: 0 };
+        Ok(match step {
+            Step::Copy { partition, to, .. } => done(self.copy(&partition, to).await?),
+            Step::Move { partition, from, to } => {
+                let bytes = self.copy(&partition, to).await?;
+                self.drop_replica(&partition, from).await?;
+                done(bytes)
+            }
+            Step::Drop { partition, from } => {
+                self.drop_replica(&partition, from).await?;
+                done(0)
+            }
+            Step::Precompute { expression, partition, .. } => {
+                self.precompute(expression, &partition).await
+            }
+            Step::DropOutput { expression, partition, .. } => {
+                done(self.drop_outputs(Some(expression), &partition).await?)
+            }
+            Step::AddNode { node } => {
+                self.add_local(node).await?;
+                done(0)
+            }
+            Step::RemoveNode { node } => {
+                self.remove(node).await?;
+                done(0)
+            }
+        })
+    }
+
     /// Adds partitions that another process made of placed ones: nobody holds them yet.
     fn add_unplaced(&self, holders: &mut BTreeMap<PartitionId, BTreeSet<NodeId>>) {
         let tables: BTreeSet<Arc<str>> = holders.keys().map(|id| Arc::clone(&id.table)).collect();

@@ -85,7 +85,9 @@ fn what_is_not_trusted_must_be_wanted_more_and_what_is_stopped_takes_a_few_steps
     insta::assert_snapshot!(copies, @"
     epoch 8
       copy trades/0 n0 -> n1 (hot: 915 ms/s per replica expected, more than 750 ms/s)
+      copy trades/1 n0 -> n1 (uneven: n0 carries 584 ms/s per CPU expected, 1.44 times the mean; this takes 355 ms/s off it)
     ");
+    trust("move", 0.1, Some(0));
     assert_eq!(trust("copy", 0.1, Some(0)).steps, []);
     assert_eq!(trust("copy", 1.0, Some(1)).steps.len(), 1);
 }

@@ -1,0 +1,132 @@
+//! A function gets another body in the night. No answer is the former body's, and in the morning what is
+//! asked for first is computed again first.
+//!
+//! Three dashboards ask for three expressions, each at its hour of a day of twelve ticks. Background time
+//! is enough for one of them in two ticks. After days to learn, the function is defined anew at
+//! midnight.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+
+use super::town::Town;
+use crate::program::{Found, Options};
+use crate::report::{Bound, Figure, Row};
+
+/// Ticks of a day, and days to learn.
+const DAY: usize = 12;
+const DAYS: usize = 6;
+
+/// Hours of the dashboards; each asks for `score(x + its place)`.
+const HOURS: [usize; 3] = [4, 7, 10];
+
+/// Share of their rows that should be ready when the dashboards first ask for the new body.
+const READY_MIN: f64 = 0.8;
+
+/// What came of the day with the new body.
+#[derive(Default)]
+struct Played {
+    stale: u64,
+    rows: u64,
+    ready: u64,
+    /// Places of the dashboards, in the order in which their new values were begun.
+    order: Vec<usize>,
+}
+
+impl Played {
+    fn share_ready(&self) -> f64 {
+        self.ready as f64 / self.rows.max(1) as f64
+    }
+
+    /// Dashboards that were begun before another that is asked earlier.
+    fn out_of_order(&self) -> usize {
+        self.order.windows(2).filter(|pair| pair[0] > pair[1]).count()
+    }
+}
+
+pub(super) async fn play(options: &Options) -> Result<Found> {
+    let readings = if options.quick { 10 } else { 100 };
+    let reactive = play_in("reactive", readings).await?;
+    let forecast = play_in("forecast", readings).await?;
+    let row = |arm: &str, played: &Played| {
+        Row::default()
+            .with("story", "redefined function")
+            .with("arm", arm)
+            .with("found", format!("begun in the order {:?}", played.order))
+            .with("value", played.share_ready())
+    };
+    let rows = vec![row("reactive", &reactive), row("forecast", &forecast)];
+    let stale = (reactive.stale + forecast.stale) as f64;
+    let (ready, without) = (forecast.share_ready(), reactive.share_ready());
+    let out_of_order = forecast.out_of_order() as f64;
+    let figures = vec![
+        Figure::bounded("redefined_stale", stale, "answers", Bound::Exactly(0.0)),
+        Figure::bounded("redefined_ready", ready, "ratio", Bound::AtLeast(READY_MIN)),
+        Figure::bounded("redefined_ready_reactive", without, "ratio", Bound::AtMost(0.1)),
+        Figure::bounded("redefined_out_of_order", out_of_order, "dashboards", Bound::Exactly(0.0)),
+    ];
+    Ok((rows, figures))
+}
+
+async fn play_in(mode: &str, readings: i64) -> Result<Played> {
+    let rows = super::town::CITIES * readings;
+    // One dashboard in two ticks.
+    let share = rows as f64 * 20e-6 / 2.0;
+    let settings = [
+        ("nodes", "1".to_owned()),
+        ("loop.mode", mode.to_owned()),
+        ("loop.season-ticks", DAY.to_string()),
+        ("loop.allocate.nodes-max", "1".to_owned()),
+        ("loop.precompute.budget-share", format!("{share:.6}")),
+    ];
+    let town = Town::start(readings, &settings).await?;
+    let mut played = Played::default();
+    for tick in 0..DAYS * DAY {
+        played.stale += hour(&town, tick % DAY, 0).await?;
+        town.engine.tick().await;
+    }
+    town.define(1)?;
+    let mut seen: BTreeSet<u64> = town.engine.calls().iter().map(|call| call.query).collect();
+    for tick in 0..DAY {
+        played.stale += hour(&town, tick, 1).await?;
+        town.engine.tick().await;
+        for call in town.engine.calls().iter().filter(|call| seen.insert(call.query)) {
+            // Each is asked once after its definition.
+            played.rows += call.rows;
+            played.ready += call.rows_stored;
+        }
+        let begun = begun(&town).into_iter().filter(|at| !played.order.contains(at));
+        let begun: Vec<usize> = begun.collect();
+        played.order.extend(begun);
+    }
+    Ok(played)
+}
+
+/// Places of the dashboards of which something is stored.
+fn begun(town: &Town) -> BTreeSet<usize> {
+    let texts: Vec<String> = HOURS.iter().enumerate().map(|(at, _)| format!("+ {at}")).collect();
+    let outputs = town.engine.placement().outputs.into_iter();
+    let stored = outputs.filter(|(_, output)| !output.is_state && output.rows_stored > 0);
+    let known = stored.filter_map(|((id, _), _)| town.engine.members().expressions().get(id));
+    known.filter_map(|it| texts.iter().position(|text| it.text.contains(text.as_str()))).collect()
+}
+
+/// What is asked in one hour; says how many answers are not those of definition `version`.
+async fn hour(town: &Town, hour: usize, version: i64) -> Result<u64> {
+    match HOURS.iter().position(|at| *at == hour) {
+        Some(dashboard) => town.ask(None, dashboard as i64, version).await,
+        None => Ok(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dashboard_that_is_begun_before_an_earlier_one_is_out_of_order() {
+        let order = |order: &[usize]| Played { order: order.to_vec(), ..Played::default() };
+        assert_eq!(order(&[0, 1, 2]).out_of_order(), 0);
+        assert_eq!(order(&[0, 2, 1]).out_of_order(), 1);
+    }
+}
