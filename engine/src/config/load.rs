@@ -49,23 +49,29 @@ impl Loaded {
         let environment = Env::prefixed(ENVIRONMENT)
             .map(|key| key.as_str().replace("__", ".").replace('_', "-").into())
             .split(".");
-        figment = figment.merge(Named("environment".to_owned(), environment));
+        let defaults = Figment::from(Serialized::defaults(Config::default()));
+        for (key, value) in environment.iter() {
+            let key = key.as_str();
+            let variable = Serialized::default(key, plain(&defaults, key, &value));
+            figment = figment.merge(Named("environment".to_owned(), variable));
+        }
         for (key, value) in overrides {
-            let flag = Serialized::default(key, plain(value));
+            let flag = Serialized::default(key, plain(&defaults, key, value));
             figment = figment.merge(Named("flag".to_owned(), flag));
         }
         let sources = sources(&figment)?;
-        let defaults = Serialized::defaults(Config::default());
-        let config = extract(&Figment::from(defaults).merge(figment), &sources)?;
+        let config = extract(&defaults.merge(figment), &sources)?;
         Ok(Self { config, sources })
     }
 }
 
 /// See [`Config::set`].
 pub(super) fn set(config: &Config, key: &str, value: &str) -> Result<Config, ConfigError> {
-    let flag = Figment::from(Named("SET".to_owned(), Serialized::default(key, plain(value))));
+    let former = Figment::from(Serialized::defaults(config));
+    let value = plain(&former, key, value);
+    let flag = Figment::from(Named("SET".to_owned(), Serialized::default(key, value)));
     let sources = sources(&flag)?;
-    extract(&Figment::from(Serialized::defaults(config)).merge(flag), &sources)
+    extract(&former.merge(flag), &sources)
 }
 
 /// A provider under a name that users understand.
@@ -81,11 +87,14 @@ impl<P: Provider> Provider for Named<P> {
     }
 }
 
-/// A flag's value: TOML where it is a number, a truth value or a list, plain text otherwise.
-fn plain(text: &str) -> Value {
+/// What stands for the value of `key`: TOML where it is a number, a truth value or a list, plain text otherwise,
+/// and where the setting itself is a text.
+fn plain(settings: &Figment, key: &str, text: &str) -> Value {
     let parsed = toml::from_str::<toml::Table>(&format!("value = {text}")).ok();
     let parsed =
         parsed.filter(|table| table.len() == 1).and_then(|mut table| table.remove("value"));
+    let is_text = matches!(settings.find_value(key), Ok(Value::String(..)));
+    let parsed = parsed.filter(|value| value.is_str() || !is_text);
     let value = parsed.unwrap_or_else(|| toml::Value::String(text.to_owned()));
     Value::serialize(&value).unwrap_or_else(|_| Value::from(text))
 }
