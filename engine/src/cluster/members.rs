@@ -3,6 +3,7 @@
 //! Every change of the placement goes through one lock and makes a new epoch. Queries never take it.
 
 mod error;
+mod leave;
 mod nodes;
 mod ports;
 mod rates;
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use arc_swap::ArcSwap;
 use foreshard_actors::calls::CallSink;
@@ -77,6 +78,8 @@ pub struct Members {
     memory: Arc<ProcessMemory>,
     members: ArcSwap<BTreeMap<NodeId, Member>>,
     placement: ArcSwap<Placement>,
+    /// Placements before that one on which queries may still run.
+    former: Mutex<Vec<Weak<Placement>>>,
     rates: Rates,
     change: tokio::sync::Mutex<()>,
 }
@@ -111,6 +114,7 @@ impl Members {
             memory,
             members: ArcSwap::default(),
             placement: ArcSwap::default(),
+            former: Mutex::default(),
             rates: Rates::default(),
             change: tokio::sync::Mutex::default(),
         }
@@ -199,10 +203,13 @@ impl Members {
         let old = self.placement.load();
         let mut holders = old.holders.clone();
         edit(&mut holders);
+        let holds = |id: &NodeId| holders.values().any(|nodes| nodes.contains(id));
         let nodes = self
             .members
             .load()
             .iter()
+            // One that is drained and empty is there for queries that know it, and for no new ones.
+            .filter(|(id, member)| !member.place.view().draining || holds(id))
             .map(|(id, member)| PlacedNode {
                 id: *id,
                 url: member.url.clone(),
@@ -210,7 +217,12 @@ impl Members {
                 in_flight: Arc::clone(&member.in_flight),
             })
             .collect();
-        self.placement.store(Arc::new(Placement { epoch: old.epoch.next(), nodes, holders }));
+        let new = Placement { epoch: old.epoch.next(), nodes, holders };
+        drop(old);
+        let old = self.placement.swap(Arc::new(new));
+        let mut former = self.former();
+        former.retain(|placement| placement.strong_count() > 0);
+        former.push(Arc::downgrade(&old));
     }
 
     /// Places the partitions of a new table and waits until their replicas are there.
@@ -360,90 +372,6 @@ impl Members {
             member.place.close(partition).await?;
         }
         Ok(())
-    }
-
-    /// Drains a node, and stops it.
-    ///
-    /// # Errors
-    /// As of [`Self::drain`].
-    pub async fn remove(&self, node: NodeId) -> Result<(), MemberError> {
-        let member = self.member(node)?;
-        self.drain(node).await?;
-        member.place.stop().await;
-        Ok(())
-    }
-
-    /// Drains a node: its partitions get another holder, then it is no part of the cluster any more.
-    ///
-    /// # Errors
-    /// [`MemberError::LastNode`] if there is no other; or that of a partition that cannot be held elsewhere,
-    /// and then the node goes on.
-    pub async fn drain(&self, node: NodeId) -> Result<(), MemberError> {
-        let member = self.member(node)?;
-        let drained = self.empty(node, &member).await;
-        match &drained {
-            Ok(()) => self.forget(node).await,
-            Err(_) => member.place.set_draining(false),
-        }
-        drained
-    }
-
-    async fn empty(&self, node: NodeId, member: &Member) -> Result<(), MemberError> {
-        let others: Vec<NodeId> =
-            self.members.load().keys().filter(|other| **other != node).copied().collect();
-        if others.is_empty() {
-            return Err(MemberError::LastNode { node });
-        }
-        member.place.set_draining(true);
-        let held: Vec<PartitionId> = self
-            .placement()
-            .holders
-            .iter()
-            .filter(|(_, nodes)| nodes.contains(&node))
-            .map(|(partition, _)| partition.clone())
-            .collect();
-        for (partition, to) in held.iter().zip(others.iter().cycle()) {
-            let holders = self.placement().holders.get(partition).cloned().unwrap_or_default();
-            if holders.iter().all(|holder| *holder == node) {
-                self.copy(partition, *to).await?;
-            }
-            self.drop_replica(partition, node).await?;
-        }
-        Ok(())
-    }
-
-    /// Takes a node off the list at once: it is gone. Its partitions are read elsewhere, and those that
-    /// had no other holder get one.
-    pub async fn forget(&self, node: NodeId) {
-        let orphans = {
-            let _changing = self.change.lock().await;
-            let Ok(member) = self.member(node) else { return };
-            self.members.rcu(|members| {
-                let mut members = BTreeMap::clone(members);
-                members.remove(&node);
-                members
-            });
-            self.publish(|holders| {
-                for nodes in holders.values_mut() {
-                    nodes.remove(&node);
-                }
-            });
-            self.channels.remove(&member.url);
-            self.rates.forget(node);
-            if let (Some(_), Ok(name)) = (&member.endpoint, nodes::local_url(node)) {
-                self.channels.remove(&name);
-            }
-            let placement = self.placement();
-            let orphans = placement.holders.iter().filter(|(_, nodes)| nodes.is_empty());
-            orphans.map(|(partition, _)| partition.clone()).collect::<Vec<_>>()
-        };
-        let nodes: Vec<NodeId> = self.members.load().keys().copied().collect();
-        for (partition, to) in orphans.iter().zip(nodes.iter().cycle()) {
-            // Nobody holds it, so it does not wait for its turn.
-            if let Err(error) = self.copy_now(partition, *to).await {
-                tracing::warn!(%partition, %to, code = error.code(), %error, "no new holder");
-            }
-        }
     }
 
     /// Sets when all nodes store outputs, those that come later too.

@@ -5,6 +5,7 @@ mod kubernetes;
 use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arrow::array::{Int64Array, RecordBatch, StringArray};
@@ -16,6 +17,7 @@ use foreshard_actors::partitioning::Partitioning;
 use foreshard_actors::ports::NodeProvider;
 use foreshard_policy::decision::Outcome;
 use foreshard_policy::ids::{NodeId, PartitionId};
+use tokio::task::JoinSet;
 
 use crate::kill::request;
 use crate::support::runtime::run;
@@ -188,6 +190,51 @@ fn nobody_listens(address: &str) {
 
 fn address(url: &str) -> String {
     url.trim_start_matches("http://").trim_end_matches('/').to_owned()
+}
+
+#[test]
+fn a_load_gets_one_more_process_and_gives_it_back_and_every_answer_is_right() {
+    run(async {
+        let cluster = Cluster::start(env!("CARGO_BIN_EXE_foreshard")).await;
+        let engine = cluster.engine();
+        let aggregates = questions(engine, true).await;
+        let quiet = Arc::new(questions(engine, false).await);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let mut asking = JoinSet::new();
+        let (asker, right, ends) = (engine.clone(), Arc::clone(&quiet), Arc::clone(&is_over));
+        asking.spawn(async move {
+            let (mut asked, mut wrong) = (0, vec![]);
+            while !ends.load(Ordering::Relaxed) {
+                for (sql, answer) in right.iter() {
+                    let got = ask(&asker, sql).await;
+                    if got.as_ref() != Ok(answer) {
+                        wrong.push(format!("{sql}\n{got:?}\ninstead of\n{answer}"));
+                    }
+                    asked += 1;
+                }
+            }
+            (asked, wrong)
+        });
+        cluster.turn_until(2, true).await;
+        let other = {
+            let placement = engine.members().placement();
+            placement.nodes.iter().find(|node| node.id != HERE).unwrap().clone()
+        };
+        assert!(!other.is_local, "{other:?}");
+        let view = engine.placement().nodes[&other.id].clone();
+        assert!(!view.joined && view.leaves == 1, "it is ours, and leaves first: {view:?}");
+        cluster.give_all_to(other.id).await;
+        check(engine, &aggregates).await;
+        cluster.turn_until(1, false).await;
+        assert_eq!(engine.members().nodes(), [HERE]);
+        nobody_listens(&address(other.url.as_str()));
+        is_over.store(true, Ordering::Relaxed);
+        check(engine, &aggregates).await;
+        let (asked, wrong) = asking.join_next().await.unwrap().unwrap();
+        assert!(wrong.is_empty(), "{} of {asked} answers: {}", wrong.len(), wrong[0]);
+        assert!(asked > 0);
+        cluster.stop().await;
+    });
 }
 
 #[cfg(unix)]

@@ -305,6 +305,28 @@ fn what_kubernetes_says_is_a_failed_step_that_names_what_is_missing() {
 }
 
 #[test]
+fn a_pod_that_does_not_come_is_named_and_no_second_one_is_asked_for() {
+    run(async {
+        let api = Api::start(&[]);
+        let cluster = api.cluster(&[("provider.start-seconds", "1")]).await;
+        api.state.lock().unwrap().join = None;
+        let (code, reason) = failure_of_the_only_addition(&cluster).await;
+        assert_eq!(code, "FS-PROVIDER-4");
+        assert!(
+            reason.starts_with("pod foreshard-node-0 in namespace data did not join"),
+            "{reason}"
+        );
+        // After a rest it is waited for again.
+        for turn in 0..8 {
+            cluster.work(100 + turn).await;
+            cluster.engine().tick().await;
+        }
+        assert_eq!(api.requests(), [look(), wish(1000, 1), look()]);
+        cluster.stop().await;
+    });
+}
+
+#[test]
 fn who_cannot_reach_kubernetes_is_told_at_start_or_at_the_step() {
     run(async {
         let nowhere =
