@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use foreshard_policy::calls::CallRecord;
-use foreshard_policy::history::Move;
+use foreshard_policy::history::Succession;
 use foreshard_policy::ids::PartitionId;
 use ractor::ActorRef;
 
@@ -98,10 +98,10 @@ impl CallSink {
         }
     }
 
-    /// Tells that rows are in other partitions now, and their series with them.
-    pub fn moved(&self, what: Move) {
+    /// Tells that rows are in other partitions now, and that their series go on there.
+    pub fn follow(&self, what: Succession) {
         if let Some(monitor) = self.shared.monitor.load().as_ref() {
-            drop(monitor.cast(MonitorMessage::Moved(Box::new(what))));
+            drop(monitor.cast(MonitorMessage::Succeeded(Box::new(what))));
         }
     }
 

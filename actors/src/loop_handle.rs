@@ -12,7 +12,7 @@ use foreshard_policy::config::{ConfigError, LoopConfig, Mode};
 use foreshard_policy::decision::DecisionRow;
 use foreshard_policy::forecast::announced::{AnnounceError, Announced, Announcement};
 use foreshard_policy::forecast::{Forecast, Moments};
-use foreshard_policy::history::{HistoryView, Irregular, Move, Recalled};
+use foreshard_policy::history::{HistoryView, Irregular, Recalled, Succession};
 use foreshard_policy::ids::Tick;
 use foreshard_policy::trust::KindTrust;
 use ractor::{Actor, ActorCell, ActorRef};
@@ -340,10 +340,10 @@ impl LoopHandle {
         **self.board.irregular.load()
     }
 
-    /// Says that rows are in other partitions now, or a table has another name: the series of the
-    /// history go on there. Does not wait; `false` if the monitor is not running.
-    pub fn moved(&self, what: Move) -> bool {
-        self.board.monitor.cast(MonitorMessage::Moved(Box::new(what)))
+    /// Says that rows are in other partitions now, a table has another name, or a function another body: the
+    /// series of the history go on there. Does not wait; `false` if the monitor is not running.
+    pub fn follow(&self, what: Succession) -> bool {
+        self.board.monitor.cast(MonitorMessage::Succeeded(Box::new(what)))
     }
 
     /// What is expected, as the predictor believes it (never inverted).

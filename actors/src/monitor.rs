@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use foreshard_policy::decision::Stamp;
 use foreshard_policy::history::{
-    History, HistoryView, Irregular, Move, Recalled, TickClock, Timeline,
+    History, HistoryView, Irregular, Recalled, Succession, TickClock, Timeline,
 };
 use foreshard_policy::ids::{Epoch, Tick};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
@@ -51,8 +51,8 @@ pub enum MonitorMessage {
     Calls(CallBatch),
     /// Event: a function gave another value than the stored one.
     LiarFound(Box<Liar>),
-    /// Event: rows are in other partitions now, and their series with them.
-    Moved(Box<Move>),
+    /// Event: rows are in other partitions now, or functions have other bodies, and their series go on there.
+    Succeeded(Box<Succession>),
     /// Event: calls of former times were imported; the history is to have them, too.
     Recalled(Box<Recalled>),
     /// Timer, or Command of a caller who drives the ticks: the open tick is over.
@@ -137,7 +137,7 @@ impl Actor for Monitor {
         match message {
             MonitorMessage::Calls(batch) => state.on_calls(batch),
             MonitorMessage::LiarFound(liar) => state.on_liar_found(&liar),
-            MonitorMessage::Moved(what) => state.on_moved(&what),
+            MonitorMessage::Succeeded(what) => state.on_succeeded(&what),
             MonitorMessage::Recalled(recalled) => state.on_recalled(*recalled),
             MonitorMessage::TickDue(token) => state.on_tick_due(&token),
             MonitorMessage::FlushDue => state.flush(),
@@ -184,10 +184,10 @@ impl MonitorState {
         self.args.board.recent.record(batch.records.clone());
     }
 
-    fn on_moved(&mut self, what: &Move) {
+    fn on_succeeded(&mut self, what: &Succession) {
         // What was called before is kept under the names that it was called by.
         self.flush();
-        self.history.moved(what);
+        self.history.follow(what);
         self.is_save_due = true;
     }
 

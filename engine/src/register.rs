@@ -61,7 +61,7 @@ impl Engine {
     fn follow(&self, name: &str) {
         let Some(function) = self.inner.functions.get(name) else { return };
         for what in self.inner.members.redefined(&function) {
-            self.inner.the_loop.moved(what);
+            self.inner.the_loop.follow(what);
         }
     }
 }

@@ -12,7 +12,7 @@ use foreshard_actors::board::{Role, TickToken};
 use foreshard_actors::loop_handle::{LoopArgs, LoopError, LoopHandle, Ticks};
 use foreshard_actors::monitor::MonitorMessage;
 use foreshard_actors::state_file::{DiskFile, StateFile};
-use foreshard_policy::history::Move;
+use foreshard_policy::history::Succession;
 use foreshard_policy::ids::Tick;
 use ractor::ActorRef;
 
@@ -212,7 +212,7 @@ async fn series_follow_rows_that_are_moved_and_so_they_do_after_a_restart() {
     let rig = Rig::start(|args| *args = args.clone().in_folder(folder.path())).await;
     rig.tick_hot(0, 3).await;
     let from = rig.handle.history().series[0].key.partition.table.clone();
-    assert!(rig.handle.moved(Move::Renamed { from, to: "renamed".into() }));
+    assert!(rig.handle.follow(Succession::Renamed { from, to: "renamed".into() }));
     rig.handle.tick().await.unwrap();
     let table = |rig: &Rig| rig.handle.history().series[0].key.partition.table.to_string();
     assert_eq!(table(&rig), "renamed");

@@ -7,11 +7,11 @@
 mod calm;
 mod codec;
 pub mod files;
-mod moves;
 mod recall;
 mod saved;
 mod series;
 mod sketch;
+mod succession;
 mod summary;
 mod tail;
 mod ticks;
@@ -21,11 +21,11 @@ mod view;
 
 use std::collections::BTreeMap;
 
-pub use moves::Move;
 pub use recall::Recalled;
 pub use saved::Snapshot;
 pub use series::{Bucket, Rolling, SeriesStats};
 pub use sketch::{BINS_MAX, QuantileSketch};
+pub use succession::Succession;
 pub use summary::Summary;
 pub use tail::TailTotals;
 pub use ticks::TickClock;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use foreshard_actors::node::Tables;
 use foreshard_actors::store::{Prepared, Reshape, StoreError, prepare};
 use foreshard_actors::table::{Committed, TableStore};
-use foreshard_policy::history::Move;
+use foreshard_policy::history::Succession;
 use foreshard_policy::ids::{NodeId, PartitionId};
 
 use super::{MemberError, Members};
@@ -249,11 +249,11 @@ impl Members {
                 let rows: u64 = into.iter().map(|(_, rows)| rows).sum();
                 let share = |rows_of: u64| if rows == 0 { 1.0 } else { rows_of as f64 };
                 let into = into.iter().map(|(new, rows_of)| (id(*new), share(*rows_of))).collect();
-                calls.moved(Move::Split { from: id(*from), into });
+                calls.follow(Succession::Split { from: id(*from), into });
             }
             (from, [(into, _)]) => {
                 let from = from.iter().map(|ordinal| id(*ordinal)).collect();
-                calls.moved(Move::Merged { from, into: id(*into) });
+                calls.follow(Succession::Merged { from, into: id(*into) });
             }
             _ => {}
         }

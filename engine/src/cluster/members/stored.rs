@@ -8,7 +8,7 @@ use foreshard_actors::node::Tables;
 use foreshard_actors::partition::{PartitionMessage, Wanted};
 use foreshard_actors::pins::Pinned;
 use foreshard_actors::ports::Outcome;
-use foreshard_policy::history::Move;
+use foreshard_policy::history::Succession;
 use foreshard_policy::ids::{ExpressionId, NodeId, PartitionId, ShapeId};
 
 use super::{MemberError, Members, failed};
@@ -120,8 +120,8 @@ impl Members {
 
     /// Forgets what was stored of a function that has another body now. What it was called on is expected
     /// to be called again: the same expressions with the new body are known at once, as pinned as the
-    /// former ones, and their history is to follow the moves that are returned.
-    pub fn redefined(&self, function: &Arc<ScalarUDF>) -> Vec<Move> {
+    /// former ones, and their history is to follow the successions that are returned.
+    pub fn redefined(&self, function: &Arc<ScalarUDF>) -> Vec<Succession> {
         let pinned = self.expressions.pins.all();
         let calls_it = |name: &Arc<str>| **name == *function.name();
         let gone = self.expressions.forget(|known| known.functions.iter().any(calls_it));
@@ -145,20 +145,21 @@ impl Members {
                 // A first guess: it counts in full, and is soon outweighed.
                 new.measured(EVALUATIONS_GUESSED, EVALUATIONS_GUESSED * known.ns_per_evaluation());
             }
-            let what = Move::Redefined { from: known.id, to: self.expressions.remember(new)?.id };
+            let what =
+                Succession::Redefined { from: known.id, to: self.expressions.remember(new)?.id };
             Some((known.id, what))
         };
-        let (former, moves): (Vec<_>, Vec<_>) = gone.iter().filter_map(follows).unzip();
+        let (former, successions): (Vec<_>, Vec<_>) = gone.iter().filter_map(follows).unzip();
         self.pin(|all| {
-            for (former, what) in former.iter().zip(&moves) {
-                if let Move::Redefined { to, .. } = what
+            for (former, what) in former.iter().zip(&successions) {
+                if let Succession::Redefined { to, .. } = what
                     && pinned.expressions.contains(former)
                 {
                     all.expressions.insert(*to);
                 }
             }
         });
-        moves
+        successions
     }
 
     /// Changes what is pinned, on all nodes.

@@ -13,9 +13,9 @@ use super::summary::apportion;
 use super::together::Target;
 use crate::ids::{ExpressionId, PartitionId, SeriesKey};
 
-/// What happened to partitions that are called.
+/// What took the place of something that is called.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Move {
+pub enum Succession {
     /// A table has another name. Partitions of a table that had that name are merged with its own.
     Renamed {
         /// Its former name.
@@ -46,7 +46,7 @@ pub enum Move {
     },
 }
 
-impl Move {
+impl Succession {
     /// What goes on for a target, with shares; none if this is not about it.
     fn of(&self, (expression, partition): &Target) -> Option<Vec<(Target, f64)>> {
         let here = |partition: PartitionId| (*expression, partition);
@@ -72,7 +72,7 @@ impl Move {
 
 impl History {
     /// Takes in where rows are now, or what is called instead: the series go on there.
-    pub fn moved(&mut self, what: &Move) {
+    pub fn follow(&mut self, what: &Succession) {
         let target = |key: &SeriesKey| (key.expression, key.partition.clone());
         let keys = self.series.keys().filter(|key| what.of(&target(key)).is_some());
         let keys: Vec<SeriesKey> = keys.cloned().collect();
@@ -99,7 +99,7 @@ impl History {
             self.buckets = self.buckets - held_buckets + series.buckets.len();
             self.series.insert(key, series);
         }
-        self.together.moved(|target| what.of(target));
+        self.together.follow(|target| what.of(target));
         self.keep_bounds();
     }
 }
@@ -229,7 +229,7 @@ impl Rolling {
 
 impl super::Together {
     /// Renames the targets that `places` knows, and divides or adds up their pairs.
-    fn moved(&mut self, places: impl Fn(&Target) -> Option<Vec<(Target, f64)>>) {
+    fn follow(&mut self, places: impl Fn(&Target) -> Option<Vec<(Target, f64)>>) {
         let stays = |target: &Target| vec![(target.clone(), 1.0)];
         let mut pairs: BTreeMap<(Target, Target), u64> = BTreeMap::new();
         for ((a, b), count) in std::mem::take(&mut self.pairs) {
@@ -250,5 +250,5 @@ impl super::Together {
 }
 
 #[cfg(test)]
-#[path = "moves/tests.rs"]
+#[path = "succession/tests.rs"]
 mod tests;

@@ -48,7 +48,7 @@ fn a_renamed_table_keeps_its_history() {
     (0..3).for_each(|ordinal| history.record(&call("old", ordinal, 1, 10)));
     history.record(&call("other", 0, 1, 10));
     history.close_tick();
-    history.moved(&Move::Renamed { from: "old".into(), to: "new".into() });
+    history.follow(&Succession::Renamed { from: "old".into(), to: "new".into() });
     assert_eq!(keys(&history), ["new/0", "new/1", "new/2", "other/0"]);
     let target = |table: &str, ordinal| (ExpressionId(1), PartitionId::new(table, ordinal));
     assert_eq!(history.together(&target("new", 0), &target("other", 0)), 1);
@@ -61,7 +61,7 @@ fn a_function_with_another_body_is_expected_as_the_former_was() {
     (0..3).for_each(|ordinal| history.record(&call("trades", ordinal, 1, 10)));
     history.close_tick();
     let before = totals(&history);
-    history.moved(&Move::Redefined { from: ExpressionId(1), to: ExpressionId(9) });
+    history.follow(&Succession::Redefined { from: ExpressionId(1), to: ExpressionId(9) });
     assert_eq!(totals(&history), before);
     assert!(history.iter().all(|(key, _)| key.expression == ExpressionId(9)));
     let target =
@@ -69,7 +69,7 @@ fn a_function_with_another_body_is_expected_as_the_former_was() {
     assert_eq!(history.together(&target(9, 0), &target(9, 1)), 1);
     // Somebody still called the former body: the next move takes it along.
     history.record(&call("trades", 0, 2, 10));
-    history.moved(&Move::Redefined { from: ExpressionId(1), to: ExpressionId(9) });
+    history.follow(&Succession::Redefined { from: ExpressionId(1), to: ExpressionId(9) });
     assert_eq!(keys(&history), ["trades/0", "trades/1", "trades/2"]);
 }
 
@@ -82,7 +82,7 @@ fn a_split_divides_the_load_by_rows_and_leaves_what_a_call_takes() {
     history.close_tick();
     let [whole, part] = [0, 4].map(|ordinal| PartitionId::new("t", ordinal));
     let into = vec![(whole.clone(), 0.25), (part.clone(), 0.75)];
-    history.moved(&Move::Split { from: whole, into });
+    history.follow(&Succession::Split { from: whole, into });
     let view = history.view();
     let calls: Vec<f64> = view.series.iter().map(|series| series.calls_at(Tick(1))).collect();
     assert_eq!((keys(&history), calls), (vec!["t/0".into(), "t/4".into()], vec![25.0, 75.0]));
@@ -102,7 +102,7 @@ fn a_merge_adds_up_ticks_that_both_had() {
     let target = |table: &str, ordinal| (ExpressionId(1), PartitionId::new(table, ordinal));
     history.record(&call("u", 0, 1, 100));
     assert_eq!(history.together(&target("t", 0), &target("u", 0)), 1);
-    history.moved(&Move::Merged { from: vec![a, b.clone()], into: b });
+    history.follow(&Succession::Merged { from: vec![a, b.clone()], into: b });
     assert_eq!(keys(&history), ["t/1", "u/0"]);
     assert_eq!(history.together(&target("t", 1), &target("u", 0)), 2);
     let view = history.view();
@@ -119,29 +119,29 @@ fn a_split_without_shares_changes_nothing() {
     let before = totals(&history);
     for share in [0.0, -1.0, f64::NAN] {
         let into = vec![(PartitionId::new("t", 1), share)];
-        history.moved(&Move::Split { from: PartitionId::new("t", 0), into });
+        history.follow(&Succession::Split { from: PartitionId::new("t", 0), into });
     }
     assert_eq!((totals(&history), keys(&history)), (before, vec!["t/0".into()]));
 }
 
-fn moves() -> impl Strategy<Value = Move> {
+fn successions() -> impl Strategy<Value = Succession> {
     let id = || (0u32..4).prop_map(|ordinal| PartitionId::new("t", ordinal));
     let name = || prop_oneof![Just("t"), Just("u")].prop_map(Arc::<str>::from);
     prop_oneof![
-        (name(), name()).prop_map(|(from, to)| Move::Renamed { from, to }),
+        (name(), name()).prop_map(|(from, to)| Succession::Renamed { from, to }),
         (id(), prop::collection::vec((id(), 0.0f64..1.0), 1..4))
-            .prop_map(|(from, into)| Move::Split { from, into }),
+            .prop_map(|(from, into)| Succession::Split { from, into }),
         (prop::collection::vec(id(), 1..3), id())
-            .prop_map(|(from, into)| Move::Merged { from, into }),
+            .prop_map(|(from, into)| Succession::Merged { from, into }),
     ]
 }
 
 proptest! {
     #[test]
-    fn no_move_changes_what_all_series_add_up_to(
+    fn no_succession_changes_what_all_series_add_up_to(
         ticks in prop::collection::vec(
             prop::collection::vec((0u32..4, 0u64..3, 1u64..1_000_000), 0..8), 1..12),
-        moves in prop::collection::vec(moves(), 1..5),
+        moves in prop::collection::vec(successions(), 1..5),
     ) {
         let mut history = History::new(&LoopConfig::default());
         for calls in &ticks {
@@ -151,7 +151,7 @@ proptest! {
         history.record(&call("t", 0, 9, 77));
         let mut before = totals(&history);
         for what in &moves {
-            history.moved(what);
+            history.follow(what);
             let mut after = totals(&history);
             // Two targets that became one are no pair any more.
             prop_assert!(after[7] <= before[7]);
