@@ -50,27 +50,26 @@ fn main() {
 }
 
 fn scaler(name: &str, route: &str, input: &str, output: &str) -> MethodBuilder {
-    let path = |message: &str| format!("crate::serve::scaler::messages::{message}");
-    Method::builder()
-        .name(name)
-        .route_name(route)
-        .input_type(path(input))
-        .output_type(path(output))
-        .codec_path("tonic_prost::ProstCodec")
-}
-
-fn path(message: &str) -> String {
-    format!("crate::serve::control::messages::{message}")
+    builder("scaler", (name, route), input, output)
 }
 
 fn method(name: &str, route: &str, input: &str, output: &str) -> Method {
+    builder("control", (name, route), input, output).build()
+}
+
+/// A method whose messages are in `src/serve/<service>/messages.rs`.
+fn builder(service: &str, (name, route): (&str, &str), input: &str, output: &str) -> MethodBuilder {
+    let path = |message: &str| path(service, message);
     Method::builder()
         .name(name)
         .route_name(route)
         .input_type(path(input))
         .output_type(path(output))
         .codec_path("tonic_prost::ProstCodec")
-        .build()
+}
+
+fn path(service: &str, message: &str) -> String {
+    format!("crate::serve::{service}::messages::{message}")
 }
 
 /// A method that answers with a stream of rows, encoded as Arrow Flight does it.
@@ -78,7 +77,7 @@ fn rows(name: &str, route: &str, input: &str) -> Method {
     Method::builder()
         .name(name)
         .route_name(route)
-        .input_type(path(input))
+        .input_type(path("control", input))
         .output_type("arrow_flight::FlightData")
         .codec_path("tonic_prost::ProstCodec")
         .server_streaming()

@@ -1,10 +1,10 @@
 //! What people announced of the future, kept across restarts. Reading never waits.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use foreshard_policy::forecast::announced::{AnnounceError, Announced};
 
+use crate::kept_value::KeptValue;
 use crate::state_file::{MemoryFile, StateFile};
 
 /// A change of the announcements that did not take place.
@@ -44,12 +44,7 @@ impl AnnouncementError {
 
 /// The announcements of one loop, as they are now and in their file.
 #[derive(Debug)]
-pub struct Announcements {
-    now: ArcSwap<Announced>,
-    file: Arc<dyn StateFile>,
-    // One change at a time: none is lost, and what is shown is what is kept.
-    writer: Mutex<()>,
-}
+pub struct Announcements(KeptValue<Announced>);
 
 impl Default for Announcements {
     fn default() -> Self {
@@ -61,25 +56,13 @@ impl Announcements {
     /// Those that `file` keeps. What cannot be read is set aside: better none than wrong ones. Blocks.
     #[must_use]
     pub fn kept(file: Arc<dyn StateFile>) -> Self {
-        let now = match file.load() {
-            Ok(None) => Announced::default(),
-            Ok(Some(state)) => serde_json::from_slice(&state).unwrap_or_else(|error| {
-                let aside = file.set_aside();
-                tracing::warn!(%error, ?file, ?aside, "announcements are set aside");
-                Announced::default()
-            }),
-            Err(error) => {
-                tracing::warn!(%error, ?file, "announcements cannot be read");
-                Announced::default()
-            }
-        };
-        Self { now: ArcSwap::from_pointee(now), file, writer: Mutex::default() }
+        Self(KeptValue::kept(file, "announcements"))
     }
 
     /// All of them.
     #[must_use]
     pub fn all(&self) -> Arc<Announced> {
-        self.now.load_full()
+        self.0.now()
     }
 
     /// Changes them, and returns when that is on disk. Blocks.
@@ -90,14 +73,8 @@ impl Announcements {
         &self,
         change: impl FnOnce(&mut Announced) -> Result<T, AnnounceError>,
     ) -> Result<T, AnnouncementError> {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let unsaved = |reason: String| AnnouncementError::Unsaved { reason };
-        let mut changed = Announced::clone(&self.now.load());
-        let done = change(&mut changed)?;
-        let state = serde_json::to_vec(&changed).map_err(|error| unsaved(error.to_string()))?;
-        self.file.save(&state).map_err(|error| unsaved(error.to_string()))?;
-        self.now.store(Arc::new(changed));
-        Ok(done)
+        let change = |all: &mut Announced| Ok((true, change(all)?));
+        self.0.change(change, |reason| AnnouncementError::Unsaved { reason })
     }
 }
 

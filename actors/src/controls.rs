@@ -1,10 +1,10 @@
 //! What people let the loop do to each table, kept across restarts. Reading never waits.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use foreshard_policy::control::{ControlError, Controls};
 
+use crate::kept_value::KeptValue;
 use crate::state_file::{MemoryFile, StateFile};
 
 /// What people asked of the loop did not take place.
@@ -51,12 +51,7 @@ impl RequestError {
 
 /// The controls of one loop, as they are now and in their file.
 #[derive(Debug)]
-pub struct KeptControls {
-    now: ArcSwap<Controls>,
-    file: Arc<dyn StateFile>,
-    // One change at a time: none is lost, and what is shown is what is kept.
-    writer: Mutex<()>,
-}
+pub struct KeptControls(KeptValue<Controls>);
 
 impl Default for KeptControls {
     fn default() -> Self {
@@ -69,25 +64,13 @@ impl KeptControls {
     /// Blocks.
     #[must_use]
     pub fn kept(file: Arc<dyn StateFile>) -> Self {
-        let now = match file.load() {
-            Ok(None) => Controls::default(),
-            Ok(Some(state)) => serde_json::from_slice(&state).unwrap_or_else(|error| {
-                let aside = file.set_aside();
-                tracing::warn!(%error, ?file, ?aside, "controls of tables are set aside");
-                Controls::default()
-            }),
-            Err(error) => {
-                tracing::warn!(%error, ?file, "controls of tables cannot be read");
-                Controls::default()
-            }
-        };
-        Self { now: ArcSwap::from_pointee(now), file, writer: Mutex::default() }
+        Self(KeptValue::kept(file, "controls of tables"))
     }
 
     /// All of them.
     #[must_use]
     pub fn all(&self) -> Arc<Controls> {
-        self.now.load_full()
+        self.0.now()
     }
 
     /// Changes them, and returns when that is on disk; answers whether anything is new. Blocks.
@@ -95,16 +78,11 @@ impl KeptControls {
     /// # Errors
     /// [`RequestError::Unsaved`]; nothing has changed then.
     pub fn change(&self, change: impl FnOnce(&mut Controls) -> bool) -> Result<bool, RequestError> {
-        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let unsaved = |reason: String| RequestError::Unsaved { reason };
-        let mut changed = Controls::clone(&self.now.load());
-        if !change(&mut changed) {
-            return Ok(false);
-        }
-        let state = serde_json::to_vec(&changed).map_err(|error| unsaved(error.to_string()))?;
-        self.file.save(&state).map_err(|error| unsaved(error.to_string()))?;
-        self.now.store(Arc::new(changed));
-        Ok(true)
+        let change = |all: &mut Controls| {
+            let is_new = change(all);
+            Ok((is_new, is_new))
+        };
+        self.0.change(change, |reason| RequestError::Unsaved { reason })
     }
 }
 

@@ -9,6 +9,7 @@ pub mod controls;
 pub mod expressions;
 pub mod history_store;
 pub mod kept;
+mod kept_value;
 pub mod layout;
 pub mod loop_handle;
 pub mod lstm;
