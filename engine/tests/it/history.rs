@@ -2,10 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::util::pretty::pretty_format_batches;
 use foreshard::Engine;
 use foreshard_actors::history_store::HistoryStore;
+use foreshard_actors::ports::Clock;
+use foreshard_policy::config::LoopConfig;
 use foreshard_policy::history::{Row, Summary};
 use foreshard_policy::ids::{ExpressionId, PartitionId, SeriesKey, Tick};
 
@@ -22,6 +25,20 @@ async fn start(nodes: u32, folder: &Path) -> Engine {
     let (card, udf, _) = of_int("f", |value| Ok(Some(value + 1)));
     let engine = Engine::builder().config(config).manual_ticks(true).keep_state(true);
     engine.function(card, udf).start().await.unwrap()
+}
+
+/// The time does not go on.
+#[derive(Debug)]
+struct Still(AtomicU64);
+
+impl Clock for Still {
+    fn now_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn monotonic_ns(&self) -> u64 {
+        0
+    }
 }
 
 async fn text(engine: &Engine, sql: &str) -> String {
@@ -160,6 +177,83 @@ async fn a_day_is_exported_and_imported_by_sql() {
     assert_eq!(value(&engine, "SELECT sum(calls) FROM system.history").await, "12005");
     let again = engine.sql(&import).await.unwrap_err().to_string();
     assert!(again.contains("was imported before (FS-HISTORY-7)"), "{again}");
+    engine.shutdown().await.unwrap();
+}
+
+/// Five minutes of every ten, 20 calls a minute; a day, to a file.
+fn day_with_a_rhythm(folder: &Path, file: &Path, end_ms: u64) {
+    let store = HistoryStore::open(folder, LoopConfig::default().monitor()).unwrap();
+    for minute in (1..=24 * 60_u64).filter(|back| (back - 1) % 10 < 5) {
+        let start_ms = end_ms - minute * 60_000;
+        store.append(Tick(1), start_ms, true, vec![row("f", 0, start_ms, 20)]);
+        // As much as may wait for the disk at a time.
+        if minute % 200 == 1 {
+            store.flush();
+        }
+    }
+    store.export(file, 0, u64::MAX).unwrap();
+}
+
+#[tokio::test]
+async fn a_day_that_is_imported_into_a_fresh_engine_is_forecast_on_with_its_rhythm() {
+    let folder = tempfile::tempdir().unwrap();
+    let (here, file) = (folder.path().join("here"), folder.path().join("day.parquet"));
+    let end_ms = NOW + 1_000 * 24 * HOUR_MS;
+    day_with_a_rhythm(&folder.path().join("there"), &file, NOW);
+    let clock = Arc::new(Still(AtomicU64::new(end_ms + 20_000)));
+    let start = async || {
+        let settings = [
+            ("loop.tick-ms", "60000"),
+            ("loop.horizon-ticks", "24"),
+            ("loop.lstm.enabled", "false"),
+        ];
+        let (card, udf, _) = of_int("f", |value| Ok(Some(value + 1)));
+        let engine = Engine::builder().config(rig::config(1, &here, &settings));
+        let engine = engine.manual_ticks(true).keep_state(true).clock(clock.clone());
+        engine.function(card, udf).start().await.unwrap()
+    };
+    let tick = async |engine: &Engine| {
+        clock.0.fetch_add(60_000, Ordering::Relaxed);
+        engine.tick().await;
+    };
+    let engine = start().await;
+    // Its ticks are before those of the day.
+    tick(&engine).await;
+    clock.0.fetch_sub(60_000, Ordering::Relaxed);
+    let import = format!("CALL import_history('{}')", file.display());
+    let said = text(&engine, &import).await;
+    assert!(said.contains("| 720  | 0        | 0         | 720   |"), "{said}");
+    // It learns from the day at the end of the first tick, and goes by that at the end of the second.
+    tick(&engine).await;
+    tick(&engine).await;
+    // Of ten minutes the last five are busy; so many are over.
+    let rhythm = |minutes: u32| {
+        format!(
+            "WITH ahead AS (SELECT calls_q50 AS calls,
+                 ({minutes} - 1 + row_number() OVER (ORDER BY tick)) % 10 >= 5 AS is_busy
+               FROM forecast('f'))
+             SELECT avg(calls) FILTER (WHERE is_busy) > 2 * avg(calls) FILTER (WHERE NOT is_busy)
+               FROM ahead"
+        )
+    };
+    assert_eq!(value(&engine, &rhythm(2)).await, "true");
+    assert_eq!(value(&engine, &rhythm(7)).await, "false", "it is no other one");
+    let past = "SELECT sum(calls) FROM past('f', 1442)";
+    assert_eq!(value(&engine, past).await, "14400.0");
+    engine.shutdown().await.unwrap();
+
+    let engine = start().await;
+    tick(&engine).await;
+    assert_eq!(value(&engine, past).await, "14400.0", "it is in the past after a restart, too");
+    assert_eq!(value(&engine, &rhythm(3)).await, "true");
+    engine.shutdown().await.unwrap();
+
+    // The history is lost: what files have of it is there, where the clock says that it belongs.
+    std::fs::remove_file(here.join("loop/history")).unwrap();
+    clock.0.store(NOW + 20_000, Ordering::Relaxed);
+    let engine = start().await;
+    tick(&engine).await;
+    assert_eq!(value(&engine, past).await, "14400.0");
     engine.shutdown().await.unwrap();
 }
 
