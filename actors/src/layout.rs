@@ -52,6 +52,8 @@ pub struct Layout {
     ordinals: Vec<u32>,
     /// The ordinal that the next new partition gets.
     next: u32,
+    /// Number of partitions that people want at least.
+    made: u32,
 }
 
 /// Another layout, and what became of partitions.
@@ -79,7 +81,7 @@ impl Layout {
             }
             Partitioning::Files { .. } => Key::Files,
         };
-        Self { key, ordinals: (0..count).collect(), next: count }
+        Self { key, ordinals: (0..count).collect(), next: count, made: count }
     }
 
     /// The same as a table would be made with; its ordinals count from 0.
@@ -113,6 +115,20 @@ impl Layout {
     #[must_use]
     pub fn places(&self) -> u32 {
         self.next
+    }
+
+    /// Number of partitions that people want at least: as many as the table was made with, one more for each
+    /// split that they asked for, and one less for each merge.
+    #[must_use]
+    pub fn made(&self) -> u32 {
+        self.made
+    }
+
+    /// The same, made of `before` because people asked for it.
+    #[must_use]
+    pub fn asked_for(self, before: &Self) -> Self {
+        let made = (before.made + self.partitions()).saturating_sub(before.partitions());
+        Self { made: made.max(1), ..self }
     }
 
     /// Whether a partition is there.
@@ -266,7 +282,7 @@ impl Layout {
         let new = [self.next, self.next.saturating_add(1)];
         let mut ordinals = self.ordinals.clone();
         drop(ordinals.splice(at..=at, new));
-        let to = Self { key, ordinals, next: self.next.saturating_add(2) };
+        let to = Self { key, ordinals, next: self.next.saturating_add(2), made: self.made };
         to.within_bounds()?;
         Ok(Relayout { to, gone: vec![ordinal], new: new.to_vec() })
     }
@@ -294,7 +310,7 @@ impl Layout {
         }
         let mut ordinals = self.ordinals.clone();
         let gone: Vec<u32> = ordinals.splice(at..=at + 1, [self.next]).collect();
-        let to = Self { key, ordinals, next: self.next.saturating_add(1) };
+        let to = Self { key, ordinals, next: self.next.saturating_add(1), made: self.made };
         to.within_bounds()?;
         Ok(Relayout { to, gone, new: vec![self.next] })
     }

@@ -100,6 +100,8 @@ pub struct ManagerState {
     charged: BTreeMap<u64, (Vec<NodeId>, f64)>,
     budget: BackgroundBudget,
     changed: BTreeMap<PartitionId, Tick>,
+    /// When a partition of a table was last split or merged.
+    reshaped: BTreeMap<Arc<str>, Tick>,
     traded: BTreeMap<NodeId, Tick>,
     /// Epoch of the newest plan; the cluster may not have reached it yet.
     epoch: Epoch,
@@ -126,6 +128,7 @@ impl Actor for Manager {
             charged: BTreeMap::new(),
             budget: BackgroundBudget::default(),
             changed: BTreeMap::new(),
+            reshaped: BTreeMap::new(),
             traded: BTreeMap::new(),
             epoch: Epoch::default(),
             forecast_at: args.board.tick(),
@@ -166,9 +169,11 @@ impl ManagerState {
         let config = self.args.board.config.load();
         self.budget.refill(self.args.cluster.view().nodes.into_keys(), &config);
         let rests = (config.reshape().dwell_ticks(), config.reshape().blackout_ticks());
+        let split_dwell = config.reshape().split_dwell_ticks();
         drop(config);
         self.judge(tick, myself);
         self.changed.retain(|_, changed| tick.0 <= changed.0.saturating_add(rests.0));
+        self.reshaped.retain(|_, at| tick.0 <= at.0.saturating_add(split_dwell));
         self.traded.retain(|_, traded| tick.0 <= traded.0.saturating_add(rests.1));
         if tick.0 > self.forecast_at.0 + FORECAST_WAIT_TICKS {
             self.plan(None, tick, myself);
@@ -219,6 +224,7 @@ impl ManagerState {
             let over_ns = *ns as f64 / holders.len().max(1) as f64 - charged_ns;
             holders.into_iter().for_each(|node| self.budget.charge(node, over_ns));
         }
+        self.note_reshaped(&open.step, outcome);
         match (outcome, &open.step) {
             (Outcome::Failed { code, reason }, step) => {
                 tracing::warn!(code, epoch = open.epoch.0, %step, reason, "step failed");
@@ -240,6 +246,18 @@ impl ManagerState {
         self.args.board.ledger().ended(id, recorded(outcome));
         self.show_state();
         self.args.board.show_open_steps(Role::Manager, self.steps.len());
+    }
+
+    /// A table rests after a split or a merge. One that failed may fail for the same reason again: it is not
+    /// tried again soon.
+    fn note_reshaped(&mut self, step: &Step, outcome: &Outcome) {
+        let now = self.args.board.tick();
+        let Some(ended) = step.partitions_ended().pop() else { return };
+        self.reshaped.insert(ended.table, now);
+        if matches!(outcome, Outcome::Failed { .. }) {
+            let ticks = self.args.board.config.load().reshape().undone_ticks();
+            self.args.board.ledger().avoid(step.aim(), Tick(now.0.saturating_add(ticks)));
+        }
     }
 
     fn on_plan_expired(&mut self, last: u64) {
@@ -275,6 +293,7 @@ impl ManagerState {
         PlanState {
             in_flight: self.steps.in_flight(),
             changed: self.changed.clone(),
+            reshaped: self.reshaped.clone(),
             traded: self.traded.clone(),
             background_ns: self.budget.free_ns().clone(),
             controls: Controls::clone(&self.args.board.controls.all()),
@@ -333,7 +352,7 @@ impl ManagerState {
     fn by_hand(&mut self, planned: Planned, by: By, myself: &ActorRef<ManagerMessage>) -> u64 {
         let view = self.args.cluster.view();
         let epoch = view.epoch.max(self.epoch);
-        let moves = planned.step.partition_moved().is_some();
+        let moves = planned.step.changes_placement();
         let epoch = if moves { epoch.next() } else { epoch };
         let mode = self.args.board.config.load().mode();
         let stamp = self.stamp(epoch, mode, self.args.board.tick());

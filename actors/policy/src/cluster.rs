@@ -38,6 +38,17 @@ pub struct PartitionView {
     pub bytes: u64,
 }
 
+/// The partitions of one table, as far as they can be split and merged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableView {
+    /// Ordinals of its partitions, in the order of their keys.
+    pub order: Vec<u32>,
+    /// The ordinal that the next new partition gets.
+    pub next: u32,
+    /// Number of partitions that people want at least: those it was made with, and what they split and merged.
+    pub made: u32,
+}
+
 /// How much of one function expression over one partition is stored, or of the partial aggregates of one
 /// shape.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,6 +77,9 @@ pub struct ClusterView {
     pub nodes: BTreeMap<NodeId, NodeView>,
     /// Every partition of every table.
     pub partitions: BTreeMap<PartitionId, PartitionView>,
+    /// Tables whose partitions can be split and merged.
+    #[serde(default)]
+    pub tables: BTreeMap<Arc<str>, TableView>,
     /// Every storable expression that was ever called, per partition.
     pub outputs: BTreeMap<(ExpressionId, PartitionId), OutputView>,
 }
@@ -81,6 +95,8 @@ impl ClusterView {
                     step.change_holders(&mut view.holders);
                 }
             }
+            Step::Split { partition, into } => self.divide(partition, *into),
+            Step::Merge { partition, other, into } => self.unite(partition, *other, *into),
             Step::Precompute { expression, partition, .. }
             | Step::DropOutput { expression, partition, .. } => {
                 if let Some(view) = self.outputs.get_mut(&(*expression, partition.clone())) {
@@ -95,6 +111,40 @@ impl ClusterView {
                 }
             }
         }
+    }
+
+    /// Takes a split as done, in the middle of the rows. What is stored is known once it is looked at.
+    fn divide(&mut self, partition: &PartitionId, into: [u32; 2]) {
+        let Some(old) = self.partitions.remove(partition) else { return };
+        self.outputs.retain(|(_, of), _| of != partition);
+        self.replace(&partition.table, &[partition.ordinal], &into);
+        let (rows, bytes) = (old.rows / 2, old.bytes / 2);
+        let right = PartitionView { holders: old.holders.clone(), rows, bytes };
+        let left = PartitionView { rows: old.rows - rows, bytes: old.bytes - bytes, ..old };
+        for (ordinal, view) in into.into_iter().zip([left, right]) {
+            self.partitions.insert(PartitionId::new(Arc::clone(&partition.table), ordinal), view);
+        }
+    }
+
+    /// Takes a merge as done, on the holders of the larger partition.
+    fn unite(&mut self, partition: &PartitionId, other: u32, into: u32) {
+        let other = PartitionId::new(Arc::clone(&partition.table), other);
+        let Some(one) = self.partitions.remove(partition) else { return };
+        let two = self.partitions.remove(&other).unwrap_or_default();
+        self.outputs.retain(|(_, of), _| of != partition && *of != other);
+        self.replace(&partition.table, &[partition.ordinal, other.ordinal], &[into]);
+        let (rows, bytes) = (one.rows + two.rows, one.bytes + two.bytes);
+        let holders = if one.rows >= two.rows { one.holders } else { two.holders };
+        let new = PartitionId::new(Arc::clone(&partition.table), into);
+        self.partitions.insert(new, PartitionView { holders, rows, bytes });
+    }
+
+    fn replace(&mut self, table: &Arc<str>, gone: &[u32], new: &[u32]) {
+        let Some(table) = self.tables.get_mut(table) else { return };
+        if let Some(at) = table.order.iter().position(|ordinal| gone.first() == Some(ordinal)) {
+            table.order.splice(at..at + gone.len(), new.iter().copied());
+        }
+        table.next = table.next.max(new.iter().max().map_or(0, |last| last + 1));
     }
 }
 
@@ -127,6 +177,22 @@ pub enum Step {
         partition: PartitionId,
         /// The node that gives it up.
         from: NodeId,
+    },
+    /// Make two partitions of one, in the middle of its rows.
+    Split {
+        /// What is split.
+        partition: PartitionId,
+        /// Ordinals of the left and the right part: the next ones of the table.
+        into: [u32; 2],
+    },
+    /// Make one partition of two neighbours.
+    Merge {
+        /// The left one.
+        partition: PartitionId,
+        /// Ordinal of the right one.
+        other: u32,
+        /// Ordinal of both together: the next one of the table.
+        into: u32,
     },
     /// Compute and store the missing outputs of `expression` over `partition` on each holder.
     Precompute {
@@ -189,6 +255,8 @@ impl Step {
             Self::Copy { partition, .. }
             | Self::Move { partition, .. }
             | Self::Drop { partition, .. }
+            | Self::Split { partition, .. }
+            | Self::Merge { partition, .. }
             | Self::Precompute { partition, .. }
             | Self::DropOutput { partition, .. } => Some(partition),
             Self::AddNode { .. } | Self::RemoveNode { .. } => None,
@@ -204,6 +272,24 @@ impl Step {
             | Self::Drop { partition, .. } => Some(partition),
             _ => None,
         }
+    }
+
+    /// The partitions that are no more once the step is done.
+    #[must_use]
+    pub fn partitions_ended(&self) -> Vec<PartitionId> {
+        match self {
+            Self::Split { partition, .. } => vec![partition.clone()],
+            Self::Merge { partition, other, .. } => {
+                vec![partition.clone(), PartitionId::new(Arc::clone(&partition.table), *other)]
+            }
+            _ => vec![],
+        }
+    }
+
+    /// Whether the placement is another one once the step is done.
+    #[must_use]
+    pub fn changes_placement(&self) -> bool {
+        self.partition_moved().is_some() || !self.partitions_ended().is_empty()
     }
 
     /// What the step makes of the holders of the partition that it moves.
@@ -241,7 +327,9 @@ impl Step {
         match self {
             Self::Copy { partition, .. }
             | Self::Move { partition, .. }
-            | Self::Drop { partition, .. } => call.partition == *partition,
+            | Self::Drop { partition, .. }
+            | Self::Split { partition, .. } => call.partition == *partition,
+            Self::Merge { .. } => self.partitions_ended().contains(&call.partition),
             Self::Precompute { expression, partition, .. }
             | Self::DropOutput { expression, partition, .. } => {
                 call.expression == *expression && call.partition == *partition
@@ -257,6 +345,8 @@ impl Step {
             Self::Copy { .. } => "copy",
             Self::Move { .. } => "move",
             Self::Drop { .. } => "drop",
+            Self::Split { .. } => "split",
+            Self::Merge { .. } => "merge",
             Self::Precompute { .. } => "precompute",
             Self::DropOutput { .. } => "drop output",
             Self::AddNode { .. } => "add node",
@@ -274,6 +364,12 @@ impl fmt::Display for Step {
             Self::Copy { partition, from, to } => write!(f, "copy {partition} {from} -> {to}"),
             Self::Move { partition, from, to } => write!(f, "move {partition} {from} -> {to}"),
             Self::Drop { partition, from } => write!(f, "drop {partition} {from}"),
+            Self::Split { partition, into: [left, right] } => {
+                write!(f, "split {partition} -> {left}, {right}")
+            }
+            Self::Merge { partition, other, into } => {
+                write!(f, "merge {partition}, {other} -> {into}")
+            }
             Self::Precompute { function, partition, .. } => {
                 write!(f, "precompute {function} on {partition}")
             }

@@ -1,6 +1,6 @@
 //! What takes a step back: the inverse of one that was carried out, as the cluster now is.
 
-use crate::cluster::{ClusterView, PartitionView, Step};
+use crate::cluster::{ClusterView, PartitionView, Step, TableView};
 use crate::control::{ControlError, Controls};
 use crate::decision::{DecisionRow, Outcome};
 use crate::ids::{NodeId, PartitionId};
@@ -30,20 +30,29 @@ pub fn undo(
         if controls.is_frozen(&partition.table) {
             return Err(ControlError::Frozen { table: partition.table.clone() });
         }
-        if in_flight.iter().any(|open| open.partition() == Some(partition)) {
-            return Err(ControlError::Busy { id });
-        }
     }
     let inverse = inverse(step, view);
+    let undone = step;
     let step = inverse.map_err(|reason| ControlError::Irreversible { id, reason })?;
-    let bytes = step.partition_moved().and_then(|moved| view.partitions.get(moved));
-    let bytes = bytes.map_or(0.0, |partition| partition.bytes as f64);
-    let copies = matches!(step, Step::Copy { .. } | Step::Move { .. });
+    let ended = step.partitions_ended();
+    let is_open = |partition: &PartitionId| {
+        let touches = |open: &Step| {
+            open.partition() == Some(partition) || open.partitions_ended().contains(partition)
+        };
+        in_flight.iter().any(touches)
+    };
+    if undone.partition().into_iter().chain(&ended).any(is_open) {
+        return Err(ControlError::Busy { id });
+    }
+    let touched = step.partition_moved().into_iter().chain(&ended);
+    let held = touched.filter_map(|partition| view.partitions.get(partition));
+    let bytes = held.map(|partition| partition.bytes as f64).sum::<f64>();
+    let copies = matches!(step, Step::Copy { .. } | Step::Move { .. }) || !ended.is_empty();
     let cost_ns = if copies { bytes * COPY_NS_PER_BYTE } else { 0.0 };
     let bytes = match step {
         Step::Drop { .. } => -bytes,
-        Step::Move { .. } => 0.0,
-        _ => bytes,
+        Step::Copy { .. } => bytes,
+        _ => 0.0,
     };
     Ok(Planned {
         inputs: inputs(&step, view),
@@ -117,11 +126,35 @@ fn inverse(step: &Step, view: &ClusterView) -> Result<Step, String> {
                 partition: partition.clone(),
             })
         }
+        Step::Split { partition, into: [left, right] } => {
+            let table = reshapable(view, partition)?;
+            let at = table.order.iter().position(|ordinal| ordinal == left);
+            let follows = at.and_then(|at| table.order.get(at + 1)) == Some(right);
+            let left = PartitionId::new(partition.table.clone(), *left);
+            match follows {
+                true => Ok(Step::Merge { partition: left, other: *right, into: table.next }),
+                false => Err(format!("{left} and {right} are not neighbours any more")),
+            }
+        }
+        Step::Merge { partition, into, .. } => {
+            let table = reshapable(view, partition)?;
+            let whole = PartitionId::new(partition.table.clone(), *into);
+            match table.order.contains(into) {
+                true => Ok(Step::Split { partition: whole, into: [table.next, table.next + 1] }),
+                false => Err(format!("{whole} is gone")),
+            }
+        }
         Step::AddNode { .. } | Step::RemoveNode { .. } => {
             Err("nodes follow the load; set loop.allocate.nodes-min and nodes-max, or loop.control"
                 .to_owned())
         }
     }
+}
+
+fn reshapable<'a>(view: &'a ClusterView, partition: &PartitionId) -> Result<&'a TableView, String> {
+    let table = view.tables.get(&partition.table);
+    table
+        .ok_or_else(|| format!("{} has no partitions that can be split or merged", partition.table))
 }
 
 fn live(view: &ClusterView, partition: &PartitionId) -> Result<Vec<NodeId>, String> {
@@ -165,6 +198,7 @@ mod tests {
             nodes: (0..3).map(|id| (NodeId(id), NodeView::default())).collect(),
             partitions: [(part(), PartitionView { holders, rows: 10, bytes: 640 })].into(),
             outputs: [((ExpressionId(1), part()), output)].into(),
+            tables: [("t".into(), TableView { order: vec![0], next: 1, made: 1 })].into(),
         }
     }
 
@@ -219,6 +253,26 @@ mod tests {
             before.outputs.values_mut().for_each(|output| output.bytes = 0);
             assert_eq!(after, before, "{step}, then {inverse}");
         }
+    }
+
+    #[test]
+    fn a_split_is_taken_back_by_a_merge_and_a_merge_by_a_split() {
+        let split = Step::Split { partition: part(), into: [1, 2] };
+        let mut after = view(&[0, 1]);
+        after.apply(&split);
+        let merge = undone(split.clone(), &after).unwrap();
+        assert_eq!(merge.to_string(), "merge t/1, 2 -> 3");
+        let open = [Step::Drop { partition: PartitionId::new("t", 2), from: NodeId(0) }];
+        let row = done(split.clone());
+        let busy = undo(&row, &after, &open, &Controls::default(), Reason::Undone { id: 1 });
+        assert!(matches!(busy, Err(ControlError::Busy { .. })), "{busy:?}");
+        after.apply(&merge);
+        assert_eq!(after.partitions.keys().map(|id| id.ordinal).collect::<Vec<_>>(), [3]);
+        assert_eq!(after.partitions[&PartitionId::new("t", 3)].rows, 10);
+        let gone = undone(split, &after).unwrap_err().to_string();
+        assert!(gone.ends_with("t/1 and 2 are not neighbours any more"), "{gone}");
+        let again = undone(merge, &after).unwrap();
+        assert_eq!(again.to_string(), "split t/3 -> 4, 5");
     }
 
     #[test]

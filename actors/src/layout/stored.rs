@@ -14,8 +14,8 @@ use crate::partitioning::{Partitioning, PartitioningError};
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "strategy", deny_unknown_fields)]
 enum Stored {
-    Hash { columns: Vec<String>, parts: Vec<Part<u64>>, next: u32 },
-    Range { column: String, parts: Vec<Part<String>>, next: u32 },
+    Hash { columns: Vec<String>, parts: Vec<Part<u64>>, next: u32, made: Option<u32> },
+    Range { column: String, parts: Vec<Part<String>>, next: u32, made: Option<u32> },
 }
 
 /// One partition.
@@ -31,6 +31,11 @@ struct Part<T> {
 fn parts<T: Clone>(ordinals: &[u32], cuts: &[T]) -> Vec<Part<T>> {
     let starts = std::iter::once(None).chain(cuts.iter().cloned().map(Some));
     ordinals.iter().zip(starts).map(|(ordinal, from)| Part { ordinal: *ordinal, from }).collect()
+}
+
+/// What was written before this was noted has as many as it then had.
+fn made_with(made: Option<u32>, ordinals: &[u32]) -> u32 {
+    made.unwrap_or_else(|| u32::try_from(ordinals.len()).unwrap_or(u32::MAX))
 }
 
 fn wrong(what: &str) -> PartitioningError {
@@ -57,17 +62,19 @@ impl Layout {
         let text = if *self == Self::new(&partitioning) {
             serde_json::to_string(&partitioning)
         } else {
-            let next = self.next;
+            let (next, made) = (self.next, Some(self.made));
             match &self.key {
                 Key::Hash { columns, cuts } => serde_json::to_string(&Stored::Hash {
                     columns: columns.clone(),
                     parts: parts(&self.ordinals, cuts),
                     next,
+                    made,
                 }),
                 Key::Range { column, bounds } => serde_json::to_string(&Stored::Range {
                     column: column.clone(),
                     parts: parts(&self.ordinals, bounds),
                     next,
+                    made,
                 }),
                 Key::Files => return Err(PartitioningError::NoKey),
             }
@@ -86,18 +93,20 @@ impl Layout {
         let stored: Stored =
             serde_json::from_str(text).map_err(|error| wrong(&error.to_string()))?;
         let layout = match stored {
-            Stored::Hash { columns, parts, next } => {
+            Stored::Hash { columns, parts, next, made } => {
                 let (ordinals, cuts) = apart(parts)?;
                 let ascend = cuts.first().is_none_or(|first| *first > 0)
                     && cuts.is_sorted_by(|one, other| one < other);
                 if !ascend {
                     return Err(wrong("its hashes do not ascend"));
                 }
-                Self { key: Key::Hash { columns, cuts }, ordinals, next }
+                let made = made_with(made, &ordinals);
+                Self { key: Key::Hash { columns, cuts }, ordinals, next, made }
             }
-            Stored::Range { column, parts, next } => {
+            Stored::Range { column, parts, next, made } => {
                 let (ordinals, bounds) = apart(parts)?;
-                Self { key: Key::Range { column, bounds }, ordinals, next }
+                let made = made_with(made, &ordinals);
+                Self { key: Key::Range { column, bounds }, ordinals, next, made }
             }
         };
         let distinct: BTreeSet<u32> = layout.ordinals.iter().copied().collect();

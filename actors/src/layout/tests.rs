@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{AsArray, Float64Array, Int64Array, StringArray};
-use arrow::datatypes::{Field, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use proptest::prelude::*;
 
 use super::*;
@@ -178,6 +178,24 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         2 => any::<usize>().prop_map(Act::Merge),
     ];
     prop::collection::vec(act, 1..25)
+}
+
+#[test]
+fn people_move_the_number_of_partitions_that_they_want_and_the_loop_does_not() {
+    let layout = Layout::new(&Partitioning::Hash { columns: vec!["id".into()], partitions: 2 });
+    let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
+    let split = layout.split(&schema, 0, &Cut::Hash(7)).unwrap().to;
+    assert_eq!((split.partitions(), split.made()), (3, 2));
+    let split = split.asked_for(&layout);
+    assert_eq!(split.made(), 3);
+    assert_eq!(Layout::from_text(&split.to_text().unwrap()).unwrap().made(), 3);
+    let merged = split.merge(2, 3).unwrap().to.asked_for(&split);
+    assert_eq!(merged.made(), 2);
+    let one = merged.merge(4, 1).unwrap().to.asked_for(&merged);
+    assert_eq!(one.made(), 1);
+    // Written before this was noted.
+    let old = r#"{"strategy":"hash","columns":["id"],"parts":[{"ordinal":0},{"ordinal":1,"from":5}],"next":3}"#;
+    assert_eq!(Layout::from_text(old).unwrap().made(), 2);
 }
 
 proptest! {

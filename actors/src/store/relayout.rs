@@ -18,7 +18,7 @@ use foreshard_policy::ids::SegmentId;
 use futures::TryStreamExt;
 
 use super::error::StoreError;
-use crate::layout::Relayout;
+use crate::layout::{Layout, Relayout};
 use crate::segment::{Rows, Segment};
 use crate::table::{Change, NewLayout, Operation, Rewritten, Snapshot, TableKind, TableStore};
 
@@ -66,6 +66,13 @@ struct Filling {
 }
 
 impl Prepared {
+    /// Notes that people asked for it: the loop keeps to as many partitions as they want.
+    pub fn asked_for(&mut self) {
+        if let Some(NewLayout { from, to }) = &mut self.change.layout {
+            *to = Arc::new(Layout::clone(to).asked_for(from));
+        }
+    }
+
     /// Where the segments that the commit `added` have their rows from.
     #[must_use]
     pub fn rewritten(&self, added: &[(Arc<Segment>, Rows)]) -> Vec<Rewritten> {

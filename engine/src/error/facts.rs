@@ -157,6 +157,7 @@ facts! {
         "FS-CLUSTER-10"   503   Unavailable        "08001"   true,
         "FS-CLUSTER-11"   409   Aborted            "40001"   true,
         "FS-CLUSTER-12"   503   ResourceExhausted  "53400"   true,
+        "FS-CLUSTER-13"   409   Aborted            "40001"   true,
         "FS-PROVIDER-1"   409   FailedPrecondition "55000"   false,
         "FS-PROVIDER-2"   500   Unavailable        "58030"   false,
         "FS-PROVIDER-3"   503   Unavailable        "58030"   true,

@@ -42,6 +42,7 @@ mod reshape;
 mod reuse;
 mod rig;
 mod scaler;
+mod shards;
 mod spill;
 mod support;
 mod tables;

@@ -101,6 +101,19 @@ section! {
         /// Most replicas of one partition.
         "copies-max" copies_max with_copies_max: u32 = 4,
             "replicas", Bound::Within(1.0, 64.0);
+        /// Load per replica above which a partition is split that cannot get more replicas.
+        "split-above" split_above with_split_above: f64 = 900.0,
+            "busy ms per s", Bound::Above(0.0);
+        /// Bytes above which a partition is split, so that it can be moved and computed in parts.
+        "split-bytes" split_bytes with_split_bytes: u64 = 1 << 30,
+            "bytes", Bound::Within(1.0, 1e18);
+        /// Share of split-above and of split-bytes that two neighbours together stay below to be merged, if
+        /// their table has more partitions than it was made with.
+        "merge-below" merge_below with_merge_below: f64 = 0.4,
+            "of the limits of a split", Bound::Within(0.0, 0.5);
+        /// Ticks in which no other partition of a table is split or merged after one was.
+        "split-dwell-ticks" split_dwell_ticks with_split_dwell_ticks: u64 = 30,
+            "ticks", Bound::Within(0.0, 1e6);
         /// Ticks a partition rests after its replicas changed.
         "dwell-ticks" dwell_ticks with_dwell_ticks: u64 = 10,
             "ticks", Bound::Within(0.0, 1e6);

@@ -37,11 +37,13 @@ impl MovedBytes {
     }
 }
 
-/// Bytes that a step copies to another node; none if it copies nothing.
+/// Bytes that a step copies to another node, or writes anew; none if it does neither.
 #[must_use]
 pub fn bytes_copied(planned: &Planned) -> Option<f64> {
-    let copies = matches!(planned.step, Step::Copy { .. } | Step::Move { .. });
-    copies.then_some(planned.worth.cost_ns / COPY_NS_PER_BYTE)
+    let step = &planned.step;
+    let copies = matches!(step, Step::Copy { .. } | Step::Move { .. });
+    (copies || !step.partitions_ended().is_empty())
+        .then_some(planned.worth.cost_ns / COPY_NS_PER_BYTE)
 }
 
 fn minute(now: Tick, config: &LoopConfig) -> u64 {

@@ -1,4 +1,4 @@
-//! Which replicas and outputs to add or drop, and why. Pure: same input, same plan.
+//! Which partitions to split or merge, which replicas and outputs to add or drop, and why. Pure: same input, same plan.
 
 mod balance;
 pub mod budget;
@@ -6,10 +6,12 @@ pub mod churn;
 mod precompute;
 mod reason;
 mod replicate;
+mod shards;
 mod situation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +79,8 @@ pub struct PlanState {
     pub changed: BTreeMap<PartitionId, Tick>,
     /// When a node last gave or took a replica in a move.
     pub traded: BTreeMap<NodeId, Tick>,
+    /// When a partition of a table was last split or merged.
+    pub reshaped: BTreeMap<Arc<str>, Tick>,
     /// Background nanoseconds that each node may still use; a node that is not listed has its share
     /// of one tick. A step may start while this is above zero and may overdraw it, see
     /// [`BackgroundBudget`].
@@ -127,7 +131,7 @@ pub fn plan(
     } else {
         Vec::new()
     };
-    let moves = steps.iter().any(|planned| planned.step.partition_moved().is_some());
+    let moves = steps.iter().any(|planned| planned.step.changes_placement());
     let epoch = if moves { view.epoch.next() } else { view.epoch };
     let waiting = situation.waiting;
     Plan { epoch, steps, suggested, waiting }
@@ -138,6 +142,7 @@ fn by_worth(situation: &mut Situation<'_>, by_heat: &[Place], slots: usize) -> V
     // Neither kind may starve the other. What is not sent is not planned, or outputs would count on it.
     let most = if situation.ahead.is_empty() { slots } else { slots.div_ceil(2) };
     let mut replicas = replicate::hot(situation, by_heat, most);
+    shards::steps(situation, most, &mut replicas);
     balance::steps(situation, most, &mut replicas);
     replicate::cold(situation, by_heat, most, &mut replicas);
     let mut steps = precompute::steps(situation);

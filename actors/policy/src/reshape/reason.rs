@@ -65,6 +65,37 @@ pub enum Reason {
         /// Replicas allowed.
         most: u32,
     },
+    /// A partition is called too much, and copies are no help any more.
+    TooHot {
+        /// Load per replica in busy ms per s.
+        busy_ms: f64,
+        /// What a replica may carry.
+        limit_ms: f64,
+        /// Replicas that share it.
+        replicas: usize,
+        /// What the load rests on.
+        basis: Basis,
+    },
+    /// A partition is too large to be moved and computed as a whole.
+    TooLarge {
+        /// Bytes of a replica.
+        bytes: u64,
+        /// What a partition may have.
+        limit: u64,
+    },
+    /// Two neighbours are small and hardly called.
+    TooSmall {
+        /// Bytes of both.
+        bytes: u64,
+        /// What two that are merged may have.
+        bytes_limit: f64,
+        /// Load of both in busy ms per s.
+        busy_ms: f64,
+        /// What two that are merged may carry.
+        limit_ms: f64,
+        /// Partitions that people want at least.
+        made: u32,
+    },
     /// No live node holds the partition; it is loaded from the store.
     Lost,
     /// The node is to be removed.
@@ -177,6 +208,20 @@ impl fmt::Display for Reason {
             Self::TooMany { replicas, most } => {
                 write!(f, "{replicas} replicas, at most {most} are allowed")
             }
+            Self::TooHot { busy_ms, limit_ms, replicas, basis } => write!(
+                f,
+                "too hot: {busy_ms:.0} ms/s on each of {replicas} replicas {basis}, more than \
+                 {limit_ms:.0} ms/s, and there can be no more"
+            ),
+            Self::TooLarge { bytes, limit } => {
+                write!(f, "too large: {bytes} bytes, more than {limit} (reshape.split-bytes)")
+            }
+            Self::TooSmall { bytes, bytes_limit, busy_ms, limit_ms, made } => write!(
+                f,
+                "small and cold: {bytes} bytes and {busy_ms:.0} ms/s together, less than \
+                 {bytes_limit:.0} bytes and {limit_ms:.0} ms/s; people made {made} partitions, and \
+                 there are more"
+            ),
             Self::Lost => f.write_str("no live node holds it: load it from the store"),
             Self::Draining { node } => write!(f, "{node} is draining"),
             Self::Needed { calls, in_ms, rows, ns_per_row, .. } => write!(

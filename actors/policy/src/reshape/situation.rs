@@ -6,9 +6,10 @@
 mod ahead;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Basis, PlanState, Planned, Reason, churn};
-use crate::cluster::{ClusterView, NodeView, PartitionView, Step};
+use crate::cluster::{ClusterView, NodeView, PartitionView, Step, TableView};
 use crate::config::LoopConfig;
 use crate::control::Control;
 use crate::forecast::{Forecast, SeriesForecast};
@@ -33,6 +34,8 @@ pub(super) struct Part<'a> {
     announced: bool,
     /// Whether its replicas are changing right now: then it is left alone.
     pub(super) is_moving: bool,
+    /// Whether it is being split or merged: then it is no more in a moment.
+    is_ending: bool,
     /// What the loop may do to its table.
     control: Control,
 }
@@ -59,6 +62,10 @@ pub(super) struct Situation<'a> {
     pub(super) ahead: Ahead<'a>,
     /// Only tables that are controlled like this are planned for; repairs do not ask.
     pub(super) planning_for: Control,
+    /// The tables of the view.
+    pub(super) tables: &'a BTreeMap<Arc<str>, TableView>,
+    /// Tables of which a partition is being split or merged.
+    pub(super) reshaping: BTreeSet<Arc<str>>,
     /// Bytes that may still be copied within the hour.
     bytes_left: u64,
     /// Copies that found too few of them left, the hottest first.
@@ -83,6 +90,7 @@ impl<'a> Situation<'a> {
             busy_ms: 0.0,
             announced: false,
             is_moving: false,
+            is_ending: false,
             control: state.controls.of(&id.table, config.control()),
         };
         let looking = forecast.filter(|_| config.mode().looks_ahead());
@@ -94,6 +102,8 @@ impl<'a> Situation<'a> {
             node_busy_ms: view.nodes.keys().map(|node| (*node, 0.0)).collect(),
             ahead: Ahead::new(view, looking, &state.in_flight),
             planning_for: Control::Auto,
+            tables: &view.tables,
+            reshaping: BTreeSet::new(),
             bytes_left: state.moved.left(now, config),
             waiting: Vec::new(),
             state,
@@ -128,11 +138,18 @@ impl<'a> Situation<'a> {
     }
 
     /// Takes a step as done that is under way.
-    fn begin(&mut self, step: &Step) {
+    pub(super) fn begin(&mut self, step: &Step) {
         if let Some(place) = step.partition_moved().and_then(|partition| self.place(partition)) {
             let part = &mut self.parts[place];
             part.is_moving = true;
             step.change_holders(part.after.get_or_insert_with(|| part.view.holders.clone()));
+        }
+        for ended in step.partitions_ended() {
+            self.reshaping.insert(Arc::clone(&ended.table));
+            if let Some(place) = self.place(&ended) {
+                self.parts[place].is_moving = true;
+                self.parts[place].is_ending = true;
+            }
         }
         if let Step::RemoveNode { node } = step
             && let Some(node) = self.nodes.get_mut(node)
@@ -157,8 +174,9 @@ impl<'a> Situation<'a> {
 
     /// Live holders that have a replica already and keep it: those that can compute outputs now.
     pub(super) fn computing(&self, place: Place) -> impl Iterator<Item = NodeId> + '_ {
-        let held = &self.parts[place].view.holders;
-        self.staying(place).filter(|node| held.contains(node))
+        let part = &self.parts[place];
+        let held = |node: &NodeId| !part.is_ending && part.view.holders.contains(node);
+        self.staying(place).filter(held)
     }
 
     fn live(&self, place: Place, draining: bool) -> impl Iterator<Item = NodeId> + '_ {

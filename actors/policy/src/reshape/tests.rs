@@ -14,6 +14,7 @@ mod balance;
 mod control;
 mod exact;
 mod outputs;
+mod shards;
 mod situation;
 
 const MIB: u64 = 1 << 20;

@@ -26,6 +26,12 @@ pub enum MemberError {
         /// Number of attempts.
         attempts: usize,
     },
+    /// A partition of the table was split or merged since the step was planned.
+    #[error("partitions of {table} were split or merged since this was planned")]
+    Reshaped {
+        /// The table.
+        table: Arc<str>,
+    },
     /// There is no such node.
     #[error("there is no node {node}")]
     NoNode {
@@ -102,6 +108,7 @@ impl MemberError {
             Self::Taken { .. } => "FS-CLUSTER-9",
             Self::NoPort { .. } => "FS-CLUSTER-10",
             Self::Busy { .. } => "FS-CLUSTER-12",
+            Self::Reshaped { .. } => "FS-CLUSTER-13",
         }
     }
 }

@@ -8,7 +8,10 @@ use foreshard_actors::node::Tables;
 use foreshard_actors::partition::{Fragment, Sign};
 use foreshard_actors::ports::{Cluster, NodeProvider, Outcome};
 use foreshard_actors::segment::Segment;
-use foreshard_policy::cluster::{ClusterView, NodeView, OutputView, PartitionView, Step};
+use foreshard_actors::store::Reshape;
+use foreshard_policy::cluster::{
+    ClusterView, NodeView, OutputView, PartitionView, Step, TableView,
+};
 use foreshard_policy::ids::{Epoch, ExpressionId, FragmentId, NodeId, PartitionId};
 
 use super::{MemberError, Members, failed};
@@ -28,6 +31,7 @@ impl Cluster for Members {
         }
         let mut holders_of = placement.holders.clone();
         self.add_unplaced(&mut holders_of);
+        view.tables = self.tables(&holders_of);
         for (partition, holders) in &holders_of {
             let Some(store) = self.catalog.store(&partition.table) else { continue };
             let snapshot = store.snapshot();
@@ -104,6 +108,14 @@ impl Members {
                 self.drop_replica(&partition, from).await?;
                 done(0)
             }
+            Step::Split { partition, into } => {
+                let split = Reshape::Split { ordinal: partition.ordinal, at: None };
+                done(self.reshape_as_planned(&partition.table, split, &into).await?.bytes)
+            }
+            Step::Merge { partition, other, into } => {
+                let merge = Reshape::Merge { one: partition.ordinal, other };
+                done(self.reshape_as_planned(&partition.table, merge, &[into]).await?.bytes)
+            }
             Step::Precompute { expression, partition, .. } => {
                 self.precompute(expression, &partition).await
             }
@@ -130,6 +142,21 @@ impl Members {
                 holders.entry(PartitionId::new(Arc::clone(&table), *ordinal)).or_default();
             }
         }
+    }
+
+    /// The tables of placed partitions that can be split and merged.
+    fn tables(
+        &self,
+        holders: &BTreeMap<PartitionId, BTreeSet<NodeId>>,
+    ) -> BTreeMap<Arc<str>, TableView> {
+        let names: BTreeSet<&Arc<str>> = holders.keys().map(|id| &id.table).collect();
+        let table = |name: &Arc<str>| {
+            let layout = &self.catalog.store(name)?.snapshot().layout;
+            let order = layout.ordinals().to_vec();
+            let view = TableView { order, next: layout.places(), made: layout.made() };
+            (!layout.key_columns().is_empty()).then(|| (Arc::clone(name), view))
+        };
+        names.into_iter().filter_map(table).collect()
     }
 
     /// States of each shape: on the holder that lacks most of them.

@@ -53,7 +53,7 @@ impl Members {
         at: Option<&str>,
     ) -> Result<Reshaped, MemberError> {
         let reshape = Reshape::Split { ordinal: partition.ordinal, at };
-        self.reshape(&partition.table, reshape).await
+        self.reshape(&partition.table, reshape, None).await
     }
 
     /// Makes one partition of two neighbours.
@@ -65,13 +65,25 @@ impl Members {
         table: &Arc<str>,
         (one, other): (u32, u32),
     ) -> Result<Reshaped, MemberError> {
-        self.reshape(table, Reshape::Merge { one, other }).await
+        self.reshape(table, Reshape::Merge { one, other }, None).await
+    }
+
+    /// Carries out a split or a merge that was planned: the new partitions get the ordinals that were
+    /// planned, or nothing is done.
+    pub(super) async fn reshape_as_planned(
+        &self,
+        table: &Arc<str>,
+        reshape: Reshape<'_>,
+        into: &[u32],
+    ) -> Result<Reshaped, MemberError> {
+        self.reshape(table, reshape, Some(into)).await
     }
 
     async fn reshape(
         &self,
         table: &Arc<str>,
         reshape: Reshape<'_>,
+        planned: Option<&[u32]>,
     ) -> Result<Reshaped, MemberError> {
         let _changing = self.change.lock().await;
         let none = || {
@@ -81,7 +93,14 @@ impl Members {
         let store = self.catalog.store(table).ok_or_else(none)?;
         self.close_ended(&*store).await;
         for _ in 0..ATTEMPTS_MAX {
-            let prepared = prepare(&*store, reshape).await?;
+            let mut prepared = prepare(&*store, reshape).await?;
+            let new = || prepared.new.iter().map(|(ordinal, _)| *ordinal);
+            if planned.is_some_and(|planned| !new().eq(planned.iter().copied())) {
+                return Err(MemberError::Reshaped { table: Arc::clone(table) });
+            }
+            if planned.is_none() {
+                prepared.asked_for();
+            }
             let holders = self.holders_of(&*store, &prepared).await?;
             let opened = self.open_new(&*store, holders).await;
             match self.commit(&*store, &prepared).await {
