@@ -1,4 +1,5 @@
-//! Do queries notice that their partitions are copied, moved and dropped, and that outputs come and go?
+//! Do queries notice that their partitions are copied, moved, dropped, merged and split, and that outputs come
+//! and go?
 //!
 //! Calls come at their times to one engine of three nodes, in windows: in every second one a random step is
 //! taken some hundred times a second, in the others nothing happens. Rows come before each window, so there
@@ -190,7 +191,7 @@ async fn step(engine: &Engine, dice: &mut StdRng) -> Option<&'static str> {
     let holders: Vec<NodeId> = view.partitions[&partition].holders.iter().copied().collect();
     let nodes: Vec<NodeId> = view.nodes.keys().copied().collect();
     let (from, to) = (*holders.choose(dice)?, *nodes.choose(dice)?);
-    match dice.random_range(0..100) {
+    match dice.random_range(0..104) {
         0..30 => members.copy(&partition, to).await.ok().map(|_bytes| "copy"),
         30..55 => members.drop_replica(&partition, from).await.ok().map(|()| "drop"),
         55..75 => {
@@ -205,7 +206,18 @@ async fn step(engine: &Engine, dice: &mut StdRng) -> Option<&'static str> {
             let done = members.precompute(*expressions.choose(dice)?, &partition).await;
             matches!(done, Outcome::Done { .. }).then_some("precompute")
         }
-        _ => members.drop_outputs(None, &partition).await.ok().map(|_count| "drop outputs"),
+        95..100 => members.drop_outputs(None, &partition).await.ok().map(|_count| "drop outputs"),
+        100 | 101 => {
+            let order = members.store(TABLE)?.snapshot().layout.ordinals().to_vec();
+            let at = dice.random_range(1..order.len().max(2));
+            let pair = (*order.get(at - 1)?, *order.get(at)?);
+            members.merge(&TABLE.into(), pair).await.ok().map(|_reshaped| "merge")
+        }
+        // One of those that were merged: the others have rows of one key only.
+        _ => {
+            let (largest, _) = view.partitions.iter().max_by_key(|(_, view)| view.rows)?;
+            members.split(largest, None).await.ok().map(|_reshaped| "split")
+        }
     }
 }
 
@@ -298,14 +310,14 @@ mod tests {
         let clock: SharedClock = Arc::new(SystemClock);
         let options = Options { seed: 5, quick: true, traces: vec![], queries: None, clock };
         let (rows, figures) =
-            runtime.block_on(play(100, Duration::from_millis(200), &options)).unwrap();
+            runtime.block_on(play(300, Duration::from_millis(400), &options)).unwrap();
         assert_eq!(rows.len(), 2);
         let value = |name: &str| {
             figures.iter().find(|figure| figure.name == name).map_or(f64::NAN, |it| it.value)
         };
-        assert!(value("steps") >= 100.0);
+        assert!(value("steps") >= 300.0);
         assert_eq!((value("queries_failed"), value("answers_wrong")), (0.0, 0.0));
-        for kind in ["copy", "drop", "move", "precompute", "drop outputs"] {
+        for kind in ["copy", "drop", "move", "precompute", "drop outputs", "merge", "split"] {
             assert!(value(kind) > 0.0, "{kind}");
         }
     }

@@ -113,7 +113,7 @@ pub const BENCHMARKS: [Benchmark; 20] = [
     },
     Benchmark {
         name: "moves",
-        summary: "10,000 copies, moves, drops and computations ahead while queries run",
+        summary: "10,000 copies, moves, drops, merges, splits and computations ahead while queries run",
         run: |options| Box::pin(moves::run(options)),
     },
     Benchmark {

@@ -93,8 +93,8 @@ async fn play_in(mode: &str, readings: i64) -> Result<Played> {
         ("loop.allocate.nodes-min", NODES.to_string()),
         ("loop.allocate.nodes-max", NODES.to_string()),
         ("loop.precompute.min-ns-per-row", "1e9".to_owned()),
-        ("loop.reshape.copy-above", format!("{:.3}", calm_ms * 4.0)),
         ("loop.reshape.drop-below", format!("{:.3}", calm_ms * 1.5)),
+        ("loop.reshape.copy-above", format!("{:.3}", calm_ms * 4.0)),
     ];
     let town = Arc::new(Town::start(readings, &settings).await?);
     let mut played = Played { imbalance: Vec::new(), wrong: 0 };

@@ -1,8 +1,8 @@
 //! Which partitions are split because they are too large or too hot, and which neighbours are merged again.
 //!
 //! Copies come first: they cost no rewriting. A partition is split by load once it has as many replicas as it
-//! may, or as there are nodes, and each still carries more than `reshape.split-above`; its parts can then be
-//! moved apart. In one table one partition is split or merged at a time, and the table rests afterwards, so
+//! may, each still carries more than `reshape.split-above`, and there is a node without one, so that its
+//! parts can be moved apart: within one node the segments of a partition use all CPUs anyway. In one table one partition is split or merged at a time, and the table rests afterwards, so
 //! that the next decision knows what the parts carry.
 
 use super::replicate::{COPY_NS_PER_BYTE, inputs, load, may_take, rests};
@@ -85,7 +85,7 @@ fn excess(situation: &Situation<'_>, place: Place) -> Option<(f64, Reason)> {
     // Of a kind that did harm more is wanted.
     let limit_ms = config.split_above() / situation.trusted("split").factor.min(1.0);
     let busy_ms = part.busy_ms / replicas.max(1) as f64;
-    let hot = if can_be_copied(situation, place, replicas) { 0.0 } else { busy_ms / limit_ms };
+    let hot = if parts_can_part(situation, place, replicas) { busy_ms / limit_ms } else { 0.0 };
     if large.max(hot) <= 1.0 {
         return None;
     }
@@ -97,9 +97,10 @@ fn excess(situation: &Situation<'_>, place: Place) -> Option<(f64, Reason)> {
     Some((large.max(hot), reason))
 }
 
-fn can_be_copied(situation: &Situation<'_>, place: Place, replicas: usize) -> bool {
+/// Whether there can be no more copies, and yet another node could take a part.
+fn parts_can_part(situation: &Situation<'_>, place: Place, replicas: usize) -> bool {
     let most = situation.config.reshape().copies_max() as usize;
-    replicas < most && !situation.targets(place, 1).is_empty()
+    replicas >= most && !situation.targets(place, 1).is_empty()
 }
 
 /// Merges the neighbours that are smallest and coldest together.

@@ -40,13 +40,16 @@ fn a_partition_is_split_once_copies_are_no_help_any_more() {
         hot.shards(),
         [
             "split trades/0 -> 2, 3 (too hot: 1000 ms/s on each of 1 replicas expected, more than 900 \
-          ms/s, and there can be no more)"
+          ms/s, and there may be no more (reshape.copies-max))"
         ]
     );
     let everywhere = Scene::new(2).with(0, &[0, 1], 1_900.0).made_with(1);
-    assert_eq!(everywhere.shards().len(), 1, "there is no node for a copy");
-    let warm = Scene::new(2).with(0, &[0, 1], 1_700.0).made_with(1);
-    assert_eq!(warm.shards(), [] as [String; 0]);
+    assert_eq!(everywhere.shards(), [] as [String; 0], "all nodes carry the same");
+    let most = Scene::new(3).with(0, &[0, 1], 1_900.0).made_with(1);
+    let two_copies = |config: ReshapeConfig| config.with_copies_max(2).unwrap();
+    assert_eq!(most.reshape(two_copies).shards().len(), 1);
+    let warm = Scene::new(3).with(0, &[0, 1], 1_700.0).made_with(1);
+    assert_eq!(warm.reshape(two_copies).shards(), [] as [String; 0]);
 }
 
 #[test]
@@ -116,7 +119,7 @@ proptest! {
         loads in prop::collection::vec((0.0..3_000.0_f64, 1_u64..3_000), 1..6),
         more in 0_u32..3,
     ) {
-        let mut scene = Scene::new(1);
+        let mut scene = Scene::new(2);
         for (ordinal, (busy_ms, mib)) in (0..).zip(&loads) {
             scene = scene.with(ordinal, &[0], *busy_ms).bytes(ordinal, mib * MIB);
         }
