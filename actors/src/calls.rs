@@ -105,6 +105,18 @@ impl CallSink {
         }
     }
 
+    /// Tells of partitions that a query joins by their keys. Never waits: if the monitor is behind, they are not
+    /// counted.
+    pub fn joined(&self, pairs: Vec<(PartitionId, PartitionId)>) {
+        let is_behind = self.waiting() >= self.shared.batches_max;
+        if pairs.is_empty() || is_behind {
+            return;
+        }
+        if let Some(monitor) = self.shared.monitor.load().as_ref() {
+            drop(monitor.cast(MonitorMessage::Joined(pairs)));
+        }
+    }
+
     /// Records that were dropped so far.
     #[must_use]
     pub fn dropped(&self) -> u64 {

@@ -12,6 +12,7 @@
 mod hash;
 mod middle;
 mod stored;
+mod together;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +23,7 @@ use datafusion::common::ScalarValue;
 
 pub(crate) use self::hash::canonical_type;
 use self::hash::{SEED, hash_column};
+pub use self::together::SharedRange;
 use crate::partitioning::{PARTITIONS_MAX, Partitioning, PartitioningError, typed};
 
 /// Ordinals that a table may use up: each split takes two, each merge one.

@@ -18,7 +18,7 @@ use foreshard_policy::decision::Stamp;
 use foreshard_policy::history::{
     History, HistoryView, Irregular, Recalled, Succession, TickClock, Timeline,
 };
-use foreshard_policy::ids::{Epoch, Tick};
+use foreshard_policy::ids::{Epoch, PartitionId, Tick};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio::task::JoinHandle;
 
@@ -53,6 +53,8 @@ pub enum MonitorMessage {
     LiarFound(Box<Liar>),
     /// Event: rows are in other partitions now, or functions have other bodies, and their series go on there.
     Succeeded(Box<Succession>),
+    /// Event: a query joins these partitions by their keys.
+    Joined(Vec<(PartitionId, PartitionId)>),
     /// Event: calls of former times were imported; the history is to have them, too.
     Recalled(Box<Recalled>),
     /// Timer, or Command of a caller who drives the ticks: the open tick is over.
@@ -138,6 +140,7 @@ impl Actor for Monitor {
             MonitorMessage::Calls(batch) => state.on_calls(batch),
             MonitorMessage::LiarFound(liar) => state.on_liar_found(&liar),
             MonitorMessage::Succeeded(what) => state.on_succeeded(&what),
+            MonitorMessage::Joined(pairs) => state.history.join(pairs),
             MonitorMessage::Recalled(recalled) => state.on_recalled(*recalled),
             MonitorMessage::TickDue(token) => state.on_tick_due(&token),
             MonitorMessage::FlushDue => state.flush(),

@@ -192,6 +192,7 @@ fn costliest(forecast: &Forecast) -> Arc<Forecast> {
         tick_ms: forecast.tick_ms,
         series,
         totals: Vec::new(),
+        joined: Vec::new(),
         trusted: forecast.trusted,
         skill: forecast.skill,
         season_ticks: forecast.season_ticks,

@@ -198,6 +198,33 @@ fn people_move_the_number_of_partitions_that_they_want_and_the_loop_does_not() {
     assert_eq!(Layout::from_text(old).unwrap().made(), 2);
 }
 
+#[test]
+fn two_layouts_share_the_ranges_between_cuts_that_both_have() {
+    let hashed = |columns: &[&str], partitions| {
+        let columns = columns.iter().map(|column| (*column).to_owned()).collect();
+        Layout::new(&Partitioning::Hash { columns, partitions })
+    };
+    let range = |column: &str, bounds: &[&str]| {
+        let bounds = bounds.iter().map(|bound| (*bound).to_owned()).collect();
+        Layout::new(&Partitioning::Range { column: column.to_owned(), bounds })
+    };
+    let shared = |one: &Layout, other: &Layout| {
+        let ranges = one.ranges_shared_with(other)?;
+        Some(ranges.into_iter().map(|it| (it.left, it.right)).collect::<Vec<_>>())
+    };
+    let (two, four) = (hashed(&["id"], 2), hashed(&["order_id"], 4));
+    assert_eq!(shared(&two, &four).unwrap(), [(vec![0], vec![0, 1]), (vec![1], vec![2, 3])]);
+    assert_eq!(shared(&hashed(&["id"], 3), &four).unwrap(), [(vec![0, 1, 2], vec![0, 1, 2, 3])]);
+    assert_eq!(shared(&hashed(&["a", "b"], 2), &two), None);
+    let tens = range("at", &["10", "20", "30"]);
+    let merged = tens.merge(1, 2).unwrap().to;
+    assert_eq!(
+        shared(&merged, &tens).unwrap(),
+        [(vec![0], vec![0]), (vec![4], vec![1, 2]), (vec![3], vec![3])]
+    );
+    assert_eq!(shared(&tens, &two), None);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -244,6 +271,12 @@ proptest! {
             if done.new.len() == 2 && before.iter().any(|owner| done.gone.contains(owner)) {
                 let rows = |new: u32| after.iter().filter(|owner| **owner == new).count();
                 prop_assert!(done.new.iter().all(|new| rows(*new) > 0), "{:?}", done);
+            }
+            // Rows of equal keys are in one of the ranges that the layout shares with the first one.
+            let shared = first[which].ranges_shared_with(&done.to).unwrap();
+            for (one, other) in first[which].owners(&batch).unwrap().iter().zip(&after) {
+                let both = |it: &SharedRange| it.left.contains(one) && it.right.contains(other);
+                prop_assert!(shared.iter().any(both), "{} and {}: {:?}", one, other, shared);
             }
             prop_assert_eq!(&Layout::from_text(&done.to.to_text().unwrap()).unwrap(), &done.to);
             check(&done.to, &batch.schema()).unwrap();

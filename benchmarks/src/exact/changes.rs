@@ -214,13 +214,19 @@ pub fn setting_of_both(rng: &mut StdRng) -> String {
 /// A setting that changes how the engine comes to its results, and no result.
 #[must_use]
 pub fn setting_of_ours(rng: &mut StdRng) -> String {
-    let (key, values): (_, &[&str]) = match rng.random_range(0..9) {
+    let (key, values): (_, &[&str]) = match rng.random_range(0..12) {
         0 => ("foreshard.use_partials", &["true", "false", "true"]),
         1 => ("foreshard.use_outputs", &["true", "true", "true", "false"]),
         2 => ("foreshard.check_every", &["0", "1", "7", "1000"]),
         3 | 4 => ("datafusion.execution.batch_size", &["17", "128", "1000", "8192"]),
         5 | 6 => ("datafusion.execution.target_partitions", &["1", "2", "3", "5"]),
         7 => ("datafusion.optimizer.prefer_hash_join", &["true", "false"]),
+        8 => ("foreshard.colocated_joins", &["true", "true", "false"]),
+        9 => ("datafusion.optimizer.hash_join_single_partition_threshold", &["0", "0", "1048576"]),
+        10 => (
+            "datafusion.optimizer.hash_join_single_partition_threshold_rows",
+            &["0", "0", "131072"],
+        ),
         _ => ("datafusion.optimizer.repartition_aggregations", &["true", "false"]),
     };
     format!("SET {key} = {}", pick(rng, values))

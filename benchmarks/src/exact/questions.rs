@@ -174,6 +174,11 @@ impl Questions {
                  {from}{filter}"
             ),
             7 => format!("SELECT {one} AS c0, @id AS c1 {from}{filter} ORDER BY 1, 2 LIMIT 9"),
+            // By the key that both tables are partitioned by.
+            8 if rng.random_bool(0.6) => format!(
+                "SELECT @id AS c0, b.id AS c1, {one} AS c2 {from} {} JOIN note b ON @id = b.fact_id{filter}",
+                pick(rng, &["", "LEFT", "RIGHT", "FULL"])
+            ),
             8 => format!(
                 "SELECT a.id AS c0, b.id AS c1, {one} AS c2 {from} JOIN note b ON twice(@n) = b.fact_id\
                  {filter}"

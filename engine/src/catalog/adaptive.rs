@@ -23,7 +23,7 @@ use foreshard_policy::ids::{NodeId, PartitionId};
 use crate::catalog::Declared;
 use crate::query::context::QueryContext;
 use crate::query::prune::prune;
-use crate::query::scan::{PartitionScanExec, ScanSegment, ScanTable};
+use crate::query::scan::{PartitionScanExec, Placed, ScanSegment, ScanTable};
 
 /// A table of the catalog.
 ///
@@ -131,6 +131,10 @@ impl TableProvider for AdaptiveTable {
             schema: Arc::clone(&table.schema),
             version: snapshot.version,
             statistics: Some(Arc::new(statistics(&snapshot, &segments))),
+            placed: Some(Placed {
+                layout: Arc::clone(&snapshot.layout),
+                query: Arc::clone(&query),
+            }),
         };
         let groups = assign(&query, &table.name, segments, session.config().target_partitions());
         let scan = PartitionScanExec::try_new(

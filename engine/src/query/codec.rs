@@ -246,6 +246,7 @@ impl PhysicalExtensionCodec for ScanCodec {
             schema: Arc::new(schema.clone()),
             version: ticket.version,
             statistics: None,
+            placed: None,
         };
         let fetch = ticket.fetch.map(usize::try_from).transpose().map_err(|error| {
             exec_datafusion_err!("the fetch of a scan ticket is too large: {error}")

@@ -8,7 +8,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use foreshard_actors::node::NodeState;
 use foreshard_actors::segment::Segment;
 use foreshard_actors::table::{Snapshot, TableStore};
-use foreshard_policy::ids::{NodeId, SegmentId};
+use foreshard_policy::ids::{NodeId, PartitionId, SegmentId};
 use foreshard_udfs::Caller;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,7 @@ pub struct QueryContext {
     pub traceparent: Option<String>,
     runtime: OnceLock<Arc<RuntimeEnv>>,
     snapshots: Mutex<HashMap<String, Arc<Snapshot>>>,
+    joined: Mutex<Vec<(PartitionId, PartitionId)>>,
 }
 
 impl QueryContext {
@@ -35,8 +36,8 @@ impl QueryContext {
     #[must_use]
     pub fn new(id: u64, placement: Arc<Placement>, traceparent: Option<String>) -> Self {
         let cancel = CancellationToken::new();
-        let (runtime, snapshots) = (OnceLock::new(), Mutex::default());
-        Self { id, cancel, placement, traceparent, runtime, snapshots }
+        let (runtime, snapshots, joined) = (OnceLock::new(), Mutex::default(), Mutex::default());
+        Self { id, cancel, placement, traceparent, runtime, snapshots, joined }
     }
 
     /// What all tasks of the query in this process run in: `node`'s, of whose memory they may take
@@ -60,6 +61,18 @@ impl QueryContext {
         if let Ok(mut snapshots) = self.snapshots.lock() {
             snapshots.insert(snapshot.table.name.to_string(), snapshot);
         }
+    }
+
+    /// Notes partitions whose rows the query joins by their keys.
+    pub(crate) fn joins(&self, pairs: impl IntoIterator<Item = (PartitionId, PartitionId)>) {
+        if let Ok(mut joined) = self.joined.lock() {
+            joined.extend(pairs);
+        }
+    }
+
+    /// What was noted so far; it is not noted any more.
+    pub(crate) fn take_joined(&self) -> Vec<(PartitionId, PartitionId)> {
+        self.joined.lock().map(|mut joined| std::mem::take(&mut *joined)).unwrap_or_default()
     }
 
     /// A segment of a pinned snapshot: keeps rows of a memory table readable after a commit

@@ -57,7 +57,7 @@ pub(super) fn on_table(
 }
 
 /// Whether sorts, joins and bounds of segments agree on which values are equal and which are less.
-fn has_one_order(data_type: &DataType) -> bool {
+pub(super) fn has_one_order(data_type: &DataType) -> bool {
     use DataType::{
         Binary, BinaryView, Boolean, Date32, Date64, FixedSizeBinary, LargeBinary, LargeUtf8,
         Time32, Time64, Timestamp, Utf8, Utf8View,

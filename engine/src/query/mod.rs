@@ -13,6 +13,7 @@ mod filter_columns;
 mod float_keys;
 pub mod functions;
 pub mod groups;
+pub mod in_place;
 pub(crate) mod large_stack;
 pub mod late;
 mod memory;

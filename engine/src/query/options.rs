@@ -23,6 +23,8 @@ extensions_options! {
         pub use_outputs: bool, default = true
         /// Whether queries of the session use stored partial aggregates.
         pub use_partials: bool, default = true
+        /// Whether queries of the session join partitions of one range of keys where they are.
+        pub colocated_joins: bool, default = true
         /// Of so many look-ups of stored values one is checked by calling the function again; 0 for none.
         pub check_every: u64, default = 1_000
     }

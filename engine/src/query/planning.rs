@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::query::channel::Channels;
 use crate::query::codec::ScanCodec;
 use crate::query::groups::{KeepGroups, KeptGroups};
+use crate::query::in_place::JoinInPlace;
 use crate::query::late::CallLate;
 use crate::query::mend::Mend;
 use crate::query::one_node::OneNodeIfNeeded;
@@ -80,6 +81,7 @@ impl Template {
                 Arc::clone(functions),
                 Arc::clone(groups),
             )))
+            .with_physical_optimizer_rule(Arc::new(JoinInPlace))
             .with_distributed_option_extension(SessionOptions::default())
             .with_distributed_worker_resolver(PlacementResolver(Arc::default()))
             .with_distributed_planner()

@@ -87,6 +87,9 @@ fn scale_up(
     config: &SessionConfig,
 ) -> Result<ScaleUpLeafNodeEventResponse> {
     let placement = placement(config)?;
+    if scan.is_colocated {
+        return colocated(plan, scan, tasks, &placement);
+    }
     let mut groups_of: Vec<Vec<Vec<ScanSegment>>> = vec![vec![]; tasks];
     for group in &scan.groups {
         let mut pieces: Vec<Vec<ScanSegment>> = vec![vec![]; tasks];
@@ -108,6 +111,23 @@ fn scale_up(
             Ok(Arc::new(scan.with_groups(groups)?) as Arc<dyn ExecutionPlan>)
         })
         .collect::<Result<Vec<_>>>()?;
+    let leaf = DistributedLeafExec::try_new(Arc::clone(plan), variants)?;
+    Ok(ScaleUpLeafNodeEventResponse::new(Arc::new(leaf)))
+}
+
+/// Each task has all groups, and those of other nodes are empty: group `i` of one side of a join meets group
+/// `i` of the other one.
+fn colocated(
+    plan: &Arc<dyn ExecutionPlan>,
+    scan: &PartitionScanExec,
+    tasks: usize,
+    placement: &Placement,
+) -> Result<ScaleUpLeafNodeEventResponse> {
+    let variant = |task: usize| -> Result<Arc<dyn ExecutionPlan>> {
+        let is_here = |it: &ScanSegment| task_of(placement, it, tasks) == task;
+        Ok(Arc::new(scan.keeping(|group| group.first().is_some_and(is_here))?))
+    };
+    let variants = (0..tasks).map(variant).collect::<Result<Vec<_>>>()?;
     let leaf = DistributedLeafExec::try_new(Arc::clone(plan), variants)?;
     Ok(ScaleUpLeafNodeEventResponse::new(Arc::new(leaf)))
 }

@@ -28,9 +28,11 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, StatisticsArgs,
 };
+use foreshard_actors::layout::Layout;
 use foreshard_actors::segment::Segment;
 use foreshard_policy::ids::NodeId;
 
+use crate::query::context::QueryContext;
 use crate::query::dynamic;
 use crate::query::functions::{compose, contains_storable};
 use crate::query::partial::Tap;
@@ -58,6 +60,17 @@ pub struct ScanTable {
     pub version: u64,
     /// Statistics of the snapshot, one entry per column; `None` on a worker.
     pub statistics: Option<Arc<Statistics>>,
+    /// Where its rows are; `None` on a worker.
+    pub placed: Option<Placed>,
+}
+
+/// Where the rows of a scanned table are.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// Which partition holds which keys.
+    pub layout: Arc<Layout>,
+    /// The query that scans it, with the nodes of its placement.
+    pub query: Arc<QueryContext>,
 }
 
 /// Reads segments, filters rows and computes output columns.
@@ -78,6 +91,9 @@ pub struct PartitionScanExec {
     pub(crate) dynamic: Vec<Arc<dyn PhysicalExpr>>,
     /// Filters that may become dynamic ones: [`dynamic::settle`] decides.
     pub(crate) offered: Vec<Arc<dyn PhysicalExpr>>,
+    /// Whether output partition `i` has all rows of range `i` of the keys, of one node: then it stays
+    /// number `i` on that node.
+    pub(crate) is_colocated: bool,
     /// Who else wants to know of the calls that are made.
     pub(crate) tap: Option<Tap>,
     pub(crate) metrics: ExecutionPlanMetricsSet,
@@ -104,8 +120,8 @@ impl PartitionScanExec {
             })
             .collect::<Result<_>>()?;
         let schema = Arc::new(Schema::new_with_metadata(fields, table.schema.metadata().clone()));
-        // Hash partitioning is never declared: the other side of a join might be hashed by DataFusion,
-        // and rows would be lost without an error.
+        // Hash partitioning is declared by `colocated` only: the other side of a join might be hashed by
+        // DataFusion, and rows would be lost without an error.
         let properties = PlanProperties::new(
             equivalences(schema, &outputs)?,
             Partitioning::UnknownPartitioning(groups.len()),
@@ -115,7 +131,7 @@ impl PartitionScanExec {
         .with_scheduling_type(SchedulingType::Cooperative);
         let metrics = ExecutionPlanMetricsSet::new();
         let properties = Arc::new(properties);
-        let (dynamic, offered, tap) = (vec![], vec![], None);
+        let (dynamic, offered, is_colocated, tap) = (vec![], vec![], false, None);
         Ok(Self {
             table,
             groups,
@@ -124,6 +140,7 @@ impl PartitionScanExec {
             fetch,
             dynamic,
             offered,
+            is_colocated,
             tap,
             metrics,
             properties,
@@ -138,6 +155,34 @@ impl PartitionScanExec {
         let (filters, outputs) = (self.filters.clone(), self.outputs.clone());
         let new = Self::try_new(Arc::clone(&self.table), groups, filters, outputs, self.fetch)?;
         Ok(new.with_dynamic_of(self))
+    }
+
+    /// The same leaf over one group for each range of keys that is joined where it is. It declares that rows in
+    /// which the outputs `keys` are equal are in one group, for a join that asks for it: only for one whose
+    /// other side has the same ranges.
+    ///
+    /// # Errors
+    /// As [`try_new`](Self::try_new).
+    pub(crate) fn colocated(&self, groups: Vec<Vec<ScanSegment>>, keys: &[usize]) -> Result<Self> {
+        let key = |at: &usize| -> Arc<dyn PhysicalExpr> {
+            let name = self.outputs.get(*at).map_or("", |output| &output.alias);
+            Arc::new(Column::new(name, *at))
+        };
+        let by_key = Partitioning::Hash(keys.iter().map(key).collect(), groups.len());
+        let new = self.with_groups(groups)?;
+        let properties = new.properties.as_ref().clone().with_partitioning(by_key);
+        Ok(Self { is_colocated: true, properties: Arc::new(properties), ..new })
+    }
+
+    /// The same leaf over those of its groups of which `is_kept` says so; the others are empty.
+    ///
+    /// # Errors
+    /// As [`try_new`](Self::try_new).
+    pub(crate) fn keeping(&self, is_kept: impl Fn(&[ScanSegment]) -> bool) -> Result<Self> {
+        let kept = |group: &Vec<ScanSegment>| if is_kept(group) { group.clone() } else { vec![] };
+        let new = self.with_groups(self.groups.iter().map(kept).collect())?;
+        let (is_colocated, properties) = (self.is_colocated, Arc::clone(&self.properties));
+        Ok(Self { is_colocated, properties, ..new })
     }
 
     /// The same leaf, counting for another one.
@@ -184,6 +229,17 @@ impl PartitionScanExec {
     /// The same leaf without what nodes above tell it while the query runs.
     pub(crate) fn without_dynamic(&self) -> Self {
         Self { dynamic: vec![], offered: vec![], ..self.clone() }
+    }
+
+    /// The same leaf without the dynamic filters of one node above.
+    pub(crate) fn without_dynamic_of(mut self, node: &dyn ExecutionPlan) -> Self {
+        let made = node.dynamic_expressions_produced();
+        let made: Vec<_> = made.iter().filter_map(|filter| filter.expression_id()).collect();
+        let is_other = |filter: &Arc<dyn PhysicalExpr>| {
+            filter.expression_id().is_none_or(|id| !made.contains(&id))
+        };
+        self.dynamic.retain(is_other);
+        self
     }
 
     /// The same leaf with those of the filters offered to it that `is_used` names as dynamic ones.
@@ -268,6 +324,9 @@ impl DisplayAs for PartitionScanExec {
         if !self.dynamic.is_empty() {
             let dynamic: Vec<String> = self.dynamic.iter().map(ToString::to_string).collect();
             write!(f, ", dynamic=[{}]", dynamic.join("; "))?;
+        }
+        if self.is_colocated {
+            write!(f, ", co-located ranges={}", self.groups.len())?;
         }
         if let Some(fetch) = self.fetch {
             write!(f, ", fetch={fetch}")?;

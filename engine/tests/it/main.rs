@@ -28,6 +28,7 @@ mod forecasts;
 mod groups;
 mod history;
 mod http;
+mod in_place;
 mod joins;
 mod kill;
 mod late;

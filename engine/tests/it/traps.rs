@@ -55,6 +55,9 @@ fn a_partitioned_join_of_a_scan_and_a_shuffle_keeps_all_rows() {
                 rig.ask(setting).await.unwrap();
             }
             for sql in JOINS {
+                rig.ask("SET foreshard.colocated_joins = true").await.unwrap();
+                rig.same(sql).await;
+                rig.ask("SET foreshard.colocated_joins = false").await.unwrap();
                 let plan = rig.plan(sql).await;
                 assert!(plan.contains("mode=Partitioned"), "{sql} on {nodes} nodes:\n{plan}");
                 // Were a scan to declare a hash, its side would not be shuffled.

@@ -101,7 +101,7 @@ section! {
         /// Most replicas of one partition.
         "copies-max" copies_max with_copies_max: u32 = 4,
             "replicas", Bound::Within(1.0, 64.0);
-        /// Load per replica above which a partition is split that cannot get more replicas.
+        /// Load per replica above which a partition is split that has copies-max replicas, if a node has none.
         "split-above" split_above with_split_above: f64 = 900.0,
             "busy ms per s", Bound::Above(0.0);
         /// Bytes above which a partition is split, so that it can be moved and computed in parts.
@@ -136,6 +136,10 @@ section! {
         /// Ticks within which a move spares more waiting than its copying takes, or it is not made.
         "payback-ticks" payback_ticks with_payback_ticks: u64 = 300,
             "ticks", Bound::Within(1.0, 1e6);
+        /// Whether partitions that queries join by their keys come to one node, where joining them takes no
+        /// exchange.
+        "colocate" colocate with_colocate: bool = true,
+            "", Bound::Any;
         /// Ticks a node rests after it gave or took a replica in a move.
         "blackout-ticks" blackout_ticks with_blackout_ticks: u64 = 3,
             "ticks", Bound::Within(0.0, 1e6);

@@ -38,6 +38,7 @@ use serde::{Deserialize, Serialize};
 pub use trust::reason;
 pub use window::{Past, Series, Window};
 
+use crate::history::Joined;
 use crate::ids::{SeriesKey, Tick};
 
 /// Distribution of the calls in one coming tick.
@@ -169,6 +170,9 @@ pub struct Forecast {
     /// Functions on tables with more than one series, the costliest of them, sorted by function and table.
     #[serde(default)]
     pub totals: Vec<TotalForecast>,
+    /// Partitions that queries join by their keys, as in the last ticks; sorted.
+    #[serde(default)]
+    pub joined: Vec<Joined>,
     /// Whether steps may be taken ahead by it: so far it was not worse than repeating the last
     /// tick. If not, reactive rules act alone.
     pub trusted: bool,

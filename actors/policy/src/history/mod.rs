@@ -7,6 +7,7 @@
 mod calm;
 mod codec;
 pub mod files;
+mod joins;
 mod recall;
 mod saved;
 mod series;
@@ -21,6 +22,7 @@ mod view;
 
 use std::collections::BTreeMap;
 
+pub use joins::Joined;
 pub use recall::Recalled;
 pub use saved::Snapshot;
 pub use series::{Bucket, Rolling, SeriesStats};
@@ -35,7 +37,8 @@ pub use view::{HistoryView, SeriesView};
 
 use crate::calls::CallRecord;
 use crate::config::LoopConfig;
-use crate::ids::{SeriesKey, Tick};
+use crate::ids::{PartitionId, SeriesKey, Tick};
+use joins::Joins;
 use series::{HalfLives, Series};
 use tail::Tail;
 use together::Together;
@@ -98,6 +101,7 @@ pub struct History {
     frame: u64,
     tail: Tail,
     together: Together,
+    joins: Joins,
 }
 
 impl History {
@@ -119,6 +123,7 @@ impl History {
             frame: 0,
             tail: Tail::new(monitor.tail_cells()),
             together: Together::new(monitor.pairs_max()),
+            joins: Joins::new(monitor.pairs_max()),
         }
     }
 
@@ -166,6 +171,7 @@ impl History {
             self.buckets += series.close(closed, self.half);
         }
         self.together.close();
+        self.joins.close(self.half.ticks);
         self.now = closed.next();
         self.keep_bounds();
         closed
@@ -200,6 +206,11 @@ impl History {
     #[must_use]
     pub fn stats(&self, key: &SeriesKey) -> Option<SeriesStats> {
         self.series.get(key).map(|series| series.stats)
+    }
+
+    /// Notes that a query joins these partitions.
+    pub fn join(&mut self, pairs: impl IntoIterator<Item = (PartitionId, PartitionId)>) {
+        pairs.into_iter().for_each(|(one, other)| self.joins.record(one, other));
     }
 
     /// How many of the queries that were looked at called both. All of them are, up to 64 a tick.
@@ -251,6 +262,7 @@ impl History {
             tick_ms: self.tick_ms,
             season_ticks: self.season_ticks,
             series: series.collect(),
+            joined: self.joins.joined(),
         }
     }
 

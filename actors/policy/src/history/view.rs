@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::joins::Joined;
 use super::series::{Buckets, SeriesStats};
 use super::sketch::QuantileSketch;
 use crate::ids::{SeriesKey, Tick};
@@ -37,6 +38,8 @@ pub struct HistoryView {
     pub season_ticks: Option<usize>,
     /// Every series, sorted by key.
     pub series: Vec<SeriesView>,
+    /// Partitions that queries join by their keys, sorted.
+    pub joined: Vec<Joined>,
 }
 
 impl SeriesView {

@@ -18,7 +18,7 @@ use crate::cluster::Step;
 use crate::ids::NodeId;
 
 /// Bytes that a step costs besides those that it copies: what takes nothing to copy still takes a step.
-const STEP_BYTES: f64 = 1_048_576.0;
+pub(super) const STEP_BYTES: f64 = 1_048_576.0;
 
 /// A copy also keeps its bytes, a move gives them back: they count so often.
 const COPY_BYTES: f64 = 2.0;
@@ -188,7 +188,7 @@ fn candidates(situation: &Situation<'_>, carriers: &[Carrier], from: usize) -> V
 }
 
 /// Waiting on a node that calls keep busy for so long, in ms per s.
-fn waiting_ms(busy_ms: f64, permits: f64) -> f64 {
+pub(super) fn waiting_ms(busy_ms: f64, permits: f64) -> f64 {
     busy_ms * busy_ms / (permits * 1e3)
 }
 
@@ -205,7 +205,12 @@ fn moved(
 ) -> Option<Candidate> {
     let part = &situation.parts[place];
     let share = part.busy_ms / situation.staying(place).count().max(1) as f64;
-    let spared_ms = spared_ms(&carriers[from], -share) + spared_ms(&carriers[to], share);
+    let mut holders = part.holders().clone();
+    holders.remove(&carriers[from].node);
+    holders.insert(carriers[to].node);
+    let spared_ms = spared_ms(&carriers[from], -share)
+        + spared_ms(&carriers[to], share)
+        + situation.joins_spared_ms(place, &holders);
     let bytes = part.view.bytes as f64 + STEP_BYTES;
     let candidate = Candidate { place, from, to, is_copy: false, spared_ms, shed_ms: share, bytes };
     candidate.checked(situation, carriers, share)

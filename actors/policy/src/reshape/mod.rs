@@ -3,6 +3,7 @@
 mod balance;
 pub mod budget;
 pub mod churn;
+mod colocate;
 mod precompute;
 mod reason;
 mod replicate;
@@ -144,6 +145,7 @@ fn by_worth(situation: &mut Situation<'_>, by_heat: &[Place], slots: usize) -> V
     let mut replicas = replicate::hot(situation, by_heat, most);
     shards::steps(situation, most, &mut replicas);
     balance::steps(situation, most, &mut replicas);
+    colocate::steps(situation, most, &mut replicas);
     replicate::cold(situation, by_heat, most, &mut replicas);
     let mut steps = precompute::steps(situation);
     steps.truncate(slots - replicas.len());

@@ -58,6 +58,15 @@ pub enum Reason {
         /// What the load rests on.
         basis: Basis,
     },
+    /// Queries join it with what another node holds.
+    Joined {
+        /// The other node.
+        node: NodeId,
+        /// Queries per tick that join it with partitions that no node holds with it.
+        queries: f64,
+        /// Copying that it spares all of them, in ms per s.
+        spared_ms: f64,
+    },
     /// There are more replicas than `reshape.copies-max`.
     TooMany {
         /// Replicas that exist.
@@ -205,13 +214,18 @@ impl fmt::Display for Reason {
                  this takes {shed_ms:.0} ms/s off it",
                 level_ms / mean_ms
             ),
+            Self::Joined { node, queries, spared_ms } => write!(
+                f,
+                "joined: {queries:.1} queries a tick join it with what {node} holds; \
+                 this spares {spared_ms:.0} ms/s of copying"
+            ),
             Self::TooMany { replicas, most } => {
                 write!(f, "{replicas} replicas, at most {most} are allowed")
             }
             Self::TooHot { busy_ms, limit_ms, replicas, basis } => write!(
                 f,
                 "too hot: {busy_ms:.0} ms/s on each of {replicas} replicas {basis}, more than \
-                 {limit_ms:.0} ms/s, and there can be no more"
+                 {limit_ms:.0} ms/s, and there may be no more (reshape.copies-max)"
             ),
             Self::TooLarge { bytes, limit } => {
                 write!(f, "too large: {bytes} bytes, more than {limit} (reshape.split-bytes)")

@@ -130,7 +130,10 @@ fn cold_step(situation: &Situation<'_>, place: Place, mean: f64) -> Option<Plann
         return None;
     }
     let from = busiest(situation, place)?;
-    if overloads(situation, place, from, mean) {
+    let mut holders = situation.parts[place].holders().clone();
+    holders.remove(&from);
+    let parts_joins = situation.joins_spared_ms(place, &holders) < 0.0;
+    if parts_joins || overloads(situation, place, from, mean) {
         return None;
     }
     let reason = Reason::Cold { busy_ms, limit_ms, basis: situation.basis(place) };

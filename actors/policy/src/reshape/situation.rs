@@ -4,6 +4,7 @@
 //! together is found by walking sorted lists side by side.
 
 mod ahead;
+mod joins;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use crate::forecast::{Forecast, SeriesForecast};
 use crate::ids::{NodeId, PartitionId, Tick};
 use crate::trust::Trusted;
 pub(super) use ahead::{Ahead, Known};
+use joins::Joins;
 
 /// A partition by its position in [`Situation::parts`].
 pub(super) type Place = usize;
@@ -70,6 +72,8 @@ pub(super) struct Situation<'a> {
     bytes_left: u64,
     /// Copies that found too few of them left, the hottest first.
     pub(super) waiting: Vec<Planned>,
+    /// Partitions that queries join; none unless they are to come to one node.
+    pub(super) joins: Joins,
     pub(super) state: &'a PlanState,
     pub(super) config: &'a LoopConfig,
     pub(super) now: Tick,
@@ -106,6 +110,7 @@ impl<'a> Situation<'a> {
             reshaping: BTreeSet::new(),
             bytes_left: state.moved.left(now, config),
             waiting: Vec::new(),
+            joins: Joins::default(),
             state,
             config,
             now,
@@ -115,6 +120,9 @@ impl<'a> Situation<'a> {
         }
         if let Some(forecast) = forecast {
             situation.read_load(forecast);
+            if config.reshape().colocate() {
+                situation.joins = Joins::new(&situation, &forecast.joined);
+            }
         }
         for place in 0..situation.parts.len() {
             situation.share_load(place, 1.0);

@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 mod announced;
 mod balance;
+mod colocate;
 mod control;
 mod exact;
 mod outputs;

@@ -258,6 +258,13 @@ impl Members {
         }
     }
 
+    /// Tells the history of partitions that a query joins.
+    pub(crate) fn joined(&self, pairs: Vec<(PartitionId, PartitionId)>) {
+        if let Some(calls) = self.calls.get() {
+            calls.joined(pairs);
+        }
+    }
+
     /// Series go on where the rows are.
     fn tell_history(&self, table: &Arc<str>, prepared: &Prepared) {
         let Some(calls) = self.calls.get() else { return };

@@ -81,7 +81,8 @@ pub(super) fn without_segments(
         Ok(Transformed::yes(scan))
     });
     let mut blank = scan.with_groups(vec![vec![]])?;
-    let table = ScanTable { version: 0, statistics: None, ..scan.table.as_ref().clone() };
+    let table =
+        ScanTable { version: 0, statistics: None, placed: None, ..scan.table.as_ref().clone() };
     blank.table = Arc::new(table);
     with_scan(&whole.data()?, &blank)
 }

@@ -324,6 +324,7 @@ impl Ensemble {
             tick_ms: view.tick_ms,
             series: forecasts,
             totals,
+            joined: view.joined.clone(),
             trusted: self.is_trusted(view),
             skill: self.skill(),
             season_ticks: season,

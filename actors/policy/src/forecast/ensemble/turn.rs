@@ -54,6 +54,7 @@ pub fn repeat_current(view: &HistoryView, config: &LoopConfig) -> Forecast {
         tick_ms: view.tick_ms,
         series: series.collect(),
         totals: Vec::new(),
+        joined: view.joined.clone(),
         trusted: false,
         skill: 0.0,
         season_ticks: view.season_ticks,
