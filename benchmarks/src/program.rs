@@ -148,7 +148,7 @@ pub const BENCHMARKS: [Benchmark; 20] = [
     },
     Benchmark {
         name: "stories",
-        summary: "a flash crowd, a redefined function, and nodes lost in the middle of moves",
+        summary: "a flash crowd, drifting joins, a redefined function, and nodes lost in the middle of moves",
         run: |options| Box::pin(stories::run(options)),
     },
     Benchmark {

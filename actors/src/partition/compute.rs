@@ -28,6 +28,9 @@ use crate::store::StoreError;
 /// Wall time that one slice should take.
 const SLICE_NS: u64 = 20_000_000;
 
+/// The same in the background: a query that comes waits for the slice that runs.
+const SLICE_NS_BEHIND: u64 = 2_000_000;
+
 /// Rows of the first slice, when nothing is known of the cost.
 const SLICE_ROWS_FIRST: usize = 32;
 
@@ -86,7 +89,7 @@ pub struct Computed {
     pub evaluated: u64,
 }
 
-/// Evaluates `expr` on `batch` in slices of about 20 ms and measures it. Rows with the same arguments
+/// Evaluates `expr` on `batch` in slices of about 20 ms, or 2 in the background, and measures it. Rows with the same arguments
 /// are evaluated once if that pays.
 ///
 /// A permit of the node is held while a slice runs. Dropping the future stops after the slice. Calls
@@ -125,7 +128,7 @@ async fn evaluate_for(
     let mut done = 0;
     let mut ns_total = 0;
     while done < rows.num_rows() {
-        let slice_rows = slice_rows(expression, waits).min(rows.num_rows() - done);
+        let slice_rows = slice_rows(expression, waits, whom).min(rows.num_rows() - done);
         let slice = rows.slice(done, slice_rows);
         // Who waits for something else needs no core.
         let permit = match whom {
@@ -179,14 +182,18 @@ async fn let_others_go_first() {
 }
 
 /// Rows of the next slice. A function that `waits` blocks nothing, and cuts its rows itself.
-fn slice_rows(expression: &FunctionExpression, waits: bool) -> usize {
+fn slice_rows(expression: &FunctionExpression, waits: bool, whom: Whom) -> usize {
     if waits {
         return SLICE_ROWS_MAX;
     }
     if !expression.is_measured() {
         return SLICE_ROWS_FIRST;
     }
-    let rows = SLICE_NS / expression.ns_per_evaluation().max(1);
+    let slice_ns = match whom {
+        Whom::User => SLICE_NS,
+        Whom::Background => SLICE_NS_BEHIND,
+    };
+    let rows = slice_ns / expression.ns_per_evaluation().max(1);
     usize::try_from(rows).unwrap_or(SLICE_ROWS_MAX).clamp(1, SLICE_ROWS_MAX)
 }
 
@@ -298,7 +305,7 @@ pub(super) async fn compute_segment(
         let mut start = 0;
         while start < left.num_rows() {
             node.idle().await;
-            let rows = slice_rows(expression, waits).min(left.num_rows() - start);
+            let rows = slice_rows(expression, waits, Whom::Background).min(left.num_rows() - start);
             let (what, slice) = ((expression, &expression.expr), left.slice(start, rows));
             let computed = evaluate_for(Whom::Background, node, what, &slice).await?;
             ns += computed.ns;

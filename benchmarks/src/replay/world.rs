@@ -99,6 +99,8 @@ impl World {
             ("data-dir", folder.to_string_lossy().into_owned()),
             ("nodes", NODES.to_string()),
             ("partitions", "1".to_owned()),
+            // Calls come at their times, however many are under way.
+            ("limits.queries-max", "10000".to_owned()),
             ("loop.mode", mode.to_owned()),
             ("loop.tick-ms", self.tick.as_millis().to_string()),
             // A real day is known from the calendar, which knows nothing of compressed ones.

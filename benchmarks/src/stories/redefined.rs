@@ -5,7 +5,7 @@
 //! is enough for one of them in two ticks. After days to learn, the function is defined anew at
 //! midnight.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
@@ -29,6 +29,10 @@ struct Played {
     stale: u64,
     rows: u64,
     ready: u64,
+    /// Shares of their rows that were ready, dashboard by dashboard.
+    shares: Vec<f64>,
+    /// How steps that compute ahead ended on that day.
+    outcomes: BTreeMap<String, u64>,
     /// Places of the dashboards, in the order in which their new values were begun.
     order: Vec<usize>,
 }
@@ -52,7 +56,13 @@ pub(super) async fn play(options: &Options) -> Result<Found> {
         Row::default()
             .with("story", "redefined function")
             .with("arm", arm)
-            .with("found", format!("begun in the order {:?}", played.order))
+            .with(
+                "found",
+                format!(
+                    "order {:?}, ready {:.2?}, {:?}",
+                    played.order, played.shares, played.outcomes
+                ),
+            )
             .with("value", played.share_ready())
     };
     let rows = vec![row("reactive", &reactive), row("forecast", &forecast)];
@@ -86,18 +96,30 @@ async fn play_in(mode: &str, readings: i64) -> Result<Played> {
         town.engine.tick().await;
     }
     town.define(1)?;
+    let before = town.engine.decisions().iter().map(|row| row.id).max();
     let mut seen: BTreeSet<u64> = town.engine.calls().iter().map(|call| call.query).collect();
     for tick in 0..DAY {
         played.stale += hour(&town, tick, 1).await?;
         town.engine.tick().await;
+        let mut asked = (0, 0);
         for call in town.engine.calls().iter().filter(|call| seen.insert(call.query)) {
             // Each is asked once after its definition.
             played.rows += call.rows;
             played.ready += call.rows_stored;
+            asked.0 += call.rows;
+            asked.1 += call.rows_stored;
+        }
+        if asked.0 > 0 {
+            played.shares.push(asked.1 as f64 / asked.0 as f64);
         }
         let begun = begun(&town).into_iter().filter(|at| !played.order.contains(at));
         let begun: Vec<usize> = begun.collect();
         played.order.extend(begun);
+    }
+    let new = town.engine.decisions();
+    for row in new.iter().filter(|row| row.kind == "precompute" && Some(row.id) > before) {
+        let outcome = row.standing().split(':').next().unwrap_or_default().to_owned();
+        *played.outcomes.entry(outcome).or_default() += 1;
     }
     Ok(played)
 }

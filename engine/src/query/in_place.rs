@@ -1,7 +1,7 @@
 //! Joins partitions of two tables where they are, without an exchange.
 //!
 //! Before: `HashJoinExec(Partitioned)` over `RepartitionExec(Hash)` over `PartitionScanExec`, on both sides.
-//! After: the same join over the scans themselves, which have one output partition for each range of keys.
+//! After: the same join over the scans themselves, which have whole ranges of keys in each output partition.
 //!
 //! It holds if the keys that both tables are partitioned by are among those that are joined: rows whose keys
 //! are equal are in the same range of both, and so in output partitions of the same number. A range is read
@@ -17,7 +17,7 @@
 //! its first rows, which would be others; `a JOIN b ON a.k = b.k JOIN c ON c.x = a.k`, where the rows of `c`
 //! are dealt out by DataFusion's hash.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use datafusion::common::{JoinType, Result};
@@ -46,6 +46,9 @@ use crate::query::options::SessionOptions;
 use crate::query::scan::{PartitionScanExec, Placed, ScanSegment};
 
 type Plan = Arc<dyn ExecutionPlan>;
+
+/// Pairs of partitions of one join that the history is told of.
+const PAIRS_MAX: usize = 10_000;
 
 /// The rule. It comes last: the others look for scans below exchanges.
 #[derive(Debug)]
@@ -127,6 +130,8 @@ struct Side<'a> {
     outputs: Vec<usize>,
     /// For each key of the join, the column of the table.
     columns: Vec<Option<usize>>,
+    /// For each partition that is read, the node that was chosen for it, and its rows.
+    read: HashMap<u32, (NodeId, u64)>,
 }
 
 impl<'a> Side<'a> {
@@ -150,7 +155,11 @@ impl<'a> Side<'a> {
                 let columns = outputs.iter().map(column).collect();
                 let placed = scan.table.placed.as_ref().filter(|_| scan.fetch.is_none())?;
                 let exchanged = *exchanged;
-                return Some(Self { scan, placed, between, exchanged, outputs, columns });
+                let mut read: HashMap<u32, (NodeId, u64)> = HashMap::new();
+                for it in scan.groups.iter().flatten() {
+                    read.entry(it.segment.partition).or_insert((it.node, 0)).1 += it.segment.rows;
+                }
+                return Some(Self { scan, placed, between, exchanged, outputs, columns, read });
             }
             if let Some(turns) = below.downcast_ref::<RepartitionExec>() {
                 if !matches!(turns.partitioning(), Partitioning::RoundRobinBatch(_)) {
@@ -199,18 +208,15 @@ impl<'a> Side<'a> {
         columns.into_iter().map(|name| self.scan.table.schema.index_of(name).ok()).collect()
     }
 
-    /// The scan over its segments by range, each on the node chosen for it, below what was above it.
-    fn by_range(
-        &self,
-        of_range: &[&Vec<u32>],
-        nodes: &[NodeId],
-        join: &HashJoinExec,
-    ) -> Result<Option<Plan>> {
-        let mut groups: Vec<Vec<ScanSegment>> = vec![vec![]; of_range.len()];
+    /// The scan over its segments, dealt out so, below what was above it.
+    fn dealt_out(&self, dealt: &[(&Vec<u32>, Home)], join: &HashJoinExec) -> Result<Option<Plan>> {
+        let homes = dealt.iter().flat_map(|(all, home)| all.iter().map(|one| (*one, *home)));
+        let home_of: HashMap<u32, Home> = homes.collect();
+        let count = dealt.iter().map(|(_, home)| home.group + 1).max().unwrap_or(1);
+        let mut groups: Vec<Vec<ScanSegment>> = vec![vec![]; count];
         for scan in self.scan.groups.iter().flatten() {
-            let range = of_range.iter().position(|all| all.contains(&scan.segment.partition));
-            let Some(range) = range else { return Ok(None) };
-            groups[range].push(ScanSegment { node: nodes[range], ..scan.clone() });
+            let Some(home) = home_of.get(&scan.segment.partition) else { return Ok(None) };
+            groups[home.group].push(ScanSegment { node: home.node, ..scan.clone() });
         }
         let scan = self.scan.colocated(groups, &self.outputs)?;
         // Its dynamic filter tells partitions apart by DataFusion's hash.
@@ -224,6 +230,43 @@ impl<'a> Side<'a> {
         }
         Ok(Some(plan))
     }
+
+    /// Rows that are read of partitions.
+    fn rows(&self, ordinals: &[u32]) -> u64 {
+        ordinals.iter().filter_map(|ordinal| self.read.get(ordinal)).map(|(_, rows)| rows).sum()
+    }
+}
+
+/// Where a range is joined.
+#[derive(Clone, Copy)]
+struct Home {
+    node: NodeId,
+    /// Number of the output partition.
+    group: usize,
+}
+
+/// The output partition of each range: as many on each node as the exchange would make, or as the node has
+/// ranges, with about as many rows.
+fn homes(left: &Side<'_>, right: &Side<'_>, ranges: &[(&SharedRange, NodeId)]) -> Vec<Home> {
+    let most = left.exchanged.max(right.exchanged);
+    let mut of_node: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
+    for (at, (_, node)) in ranges.iter().enumerate() {
+        of_node.entry(*node).or_default().push(at);
+    }
+    let mut homes: Vec<Option<Home>> = vec![None; ranges.len()];
+    let mut first = 0;
+    for (node, own) in of_node {
+        let mut rows = vec![0_u64; most.clamp(1, own.len())];
+        for at in own {
+            let least = rows.iter().enumerate().min_by_key(|(_, rows)| **rows);
+            let bin = least.map_or(0, |(bin, _)| bin);
+            let (range, _) = ranges[at];
+            rows[bin] += left.rows(&range.left) + right.rows(&range.right);
+            homes[at] = Some(Home { node, group: first + bin });
+        }
+        first += rows.len();
+    }
+    homes.into_iter().flatten().collect()
 }
 
 /// Whether each row that a join gives is one of the side that it probes with all of the other side, in an
@@ -256,17 +299,21 @@ fn in_place(join: &HashJoinExec) -> Result<Option<Plan>> {
     let right = Side::of(join.right(), join.on().iter().map(|(_, right)| right));
     let (Some(left), Some(right)) = (left, right) else { return Ok(None) };
     let Some(ranges) = ranges(&left, &right) else { return Ok(None) };
-    note(&left, &right, &ranges);
     // With fewer ranges, fewer CPUs would work.
     if ranges.len() < left.exchanged.max(right.exchanged) {
         return Ok(None);
     }
-    let nodes = ranges.iter().map(|range| node_of(&left, &right, range)).collect();
-    let Some(nodes): Option<Vec<NodeId>> = nodes else { return Ok(None) };
-    let of_left: Vec<_> = ranges.iter().map(|range| &range.left).collect();
-    let of_right: Vec<_> = ranges.iter().map(|range| &range.right).collect();
-    let left = left.by_range(&of_left, &nodes, join)?;
-    let right = right.by_range(&of_right, &nodes, join)?;
+    note(&left, &right, &ranges);
+    let on_node = |range| Some((range, node_of(&left, &right, range)?));
+    let Some(placed) = ranges.iter().map(on_node).collect::<Option<Vec<_>>>() else {
+        return Ok(None);
+    };
+    let homes = homes(&left, &right, &placed);
+    let dealt = |side: fn(&SharedRange) -> &Vec<u32>| -> Vec<(&Vec<u32>, Home)> {
+        ranges.iter().map(side).zip(homes.iter().copied()).collect()
+    };
+    let left = left.dealt_out(&dealt(|range| &range.left), join)?;
+    let right = right.dealt_out(&dealt(|range| &range.right), join)?;
     let (Some(left), Some(right)) = (left, right) else { return Ok(None) };
     let joined = join.builder().reset_state().with_new_children(vec![left, right])?;
     Ok(Some(joined.build_exec()?))
@@ -294,16 +341,17 @@ fn partition(side: &Side<'_>, ordinal: u32) -> PartitionId {
     PartitionId::new(Arc::clone(&side.scan.table.name), ordinal)
 }
 
-/// Tells the history which partitions are joined.
+/// Tells the history which partitions are read and joined.
 fn note(left: &Side<'_>, right: &Side<'_>, ranges: &[SharedRange]) {
     let pairs = ranges.iter().flat_map(|range| {
         let others = move |one: &u32| {
             let one = partition(left, *one);
-            range.right.iter().map(move |other| (one.clone(), partition(right, *other)))
+            let read = range.right.iter().filter(|other| right.read.contains_key(other));
+            read.map(move |other| (one.clone(), partition(right, *other)))
         };
-        range.left.iter().flat_map(others)
+        range.left.iter().filter(|one| left.read.contains_key(one)).flat_map(others)
     });
-    left.placed.query.joins(pairs);
+    left.placed.query.joins(pairs.take(PAIRS_MAX));
 }
 
 /// A node that holds all partitions of a range of which something is read: one that was chosen for any of
@@ -314,10 +362,8 @@ fn node_of(left: &Side<'_>, right: &Side<'_>, range: &SharedRange) -> Option<Nod
     let mut able: Option<BTreeSet<NodeId>> = None;
     for (side, ordinals) in [(left, &range.left), (right, &range.right)] {
         for ordinal in ordinals {
-            let segments = side.scan.groups.iter().flatten();
-            let mut segments = segments.filter(|scan| scan.segment.partition == *ordinal);
-            let Some(first) = segments.next() else { continue };
-            chosen.push(first.node);
+            let Some((node, _)) = side.read.get(ordinal) else { continue };
+            chosen.push(*node);
             let holders = placement.holders.get(&partition(side, *ordinal))?.iter().copied();
             let live = holders.filter(|node| placement.position(*node).is_some());
             able = Some(match able {

@@ -91,8 +91,8 @@ pub struct PartitionScanExec {
     pub(crate) dynamic: Vec<Arc<dyn PhysicalExpr>>,
     /// Filters that may become dynamic ones: [`dynamic::settle`] decides.
     pub(crate) offered: Vec<Arc<dyn PhysicalExpr>>,
-    /// Whether output partition `i` has all rows of range `i` of the keys, of one node: then it stays
-    /// number `i` on that node.
+    /// Whether output partition `i` has all rows of some ranges of the keys, of one node: then it stays number
+    /// `i` on that node.
     pub(crate) is_colocated: bool,
     /// Who else wants to know of the calls that are made.
     pub(crate) tap: Option<Tap>,
@@ -157,9 +157,9 @@ impl PartitionScanExec {
         Ok(new.with_dynamic_of(self))
     }
 
-    /// The same leaf over one group for each range of keys that is joined where it is. It declares that rows in
+    /// The same leaf over groups of whole ranges of keys that are joined where they are. It declares that rows in
     /// which the outputs `keys` are equal are in one group, for a join that asks for it: only for one whose
-    /// other side has the same ranges.
+    /// other side has the same ranges in the same groups.
     ///
     /// # Errors
     /// As [`try_new`](Self::try_new).
@@ -326,7 +326,7 @@ impl DisplayAs for PartitionScanExec {
             write!(f, ", dynamic=[{}]", dynamic.join("; "))?;
         }
         if self.is_colocated {
-            write!(f, ", co-located ranges={}", self.groups.len())?;
+            write!(f, ", co-located groups={}", self.groups.len())?;
         }
         if let Some(fetch) = self.fetch {
             write!(f, ", fetch={fetch}")?;

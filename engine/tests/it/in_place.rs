@@ -49,7 +49,7 @@ async fn put_together(rig: &Rig, nodes: u32, tables: &[&str]) {
 async fn is_in_place(rig: &Rig, sql: &str) -> bool {
     let plan = rig.plan(sql).await;
     let scans = plan.matches("PartitionScanExec").count();
-    let there = plan.matches(", co-located ranges=").count();
+    let there = plan.matches(", co-located groups=").count();
     assert!(there == 0 || there == 2 || there == scans, "{sql}\n{plan}");
     assert!(there == 0 || there < scans || !plan.contains("partitioning=Hash([id"), "{plan}");
     there > 0
