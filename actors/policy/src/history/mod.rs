@@ -33,7 +33,7 @@ pub use tail::TailTotals;
 pub use ticks::TickClock;
 pub use timeline::{Irregular, OTHERS, Resolution, Row, SKEW_MS_MAX, Timeline, added_up};
 pub use together::Target;
-pub use view::{HistoryView, SeriesView};
+pub use view::{Heir, HistoryView, SeriesView};
 
 use crate::calls::CallRecord;
 use crate::config::LoopConfig;
@@ -42,6 +42,12 @@ use joins::Joins;
 use series::{HalfLives, Series};
 use tail::Tail;
 use together::Together;
+
+/// Ticks in which views tell of a series that goes on where another was: whoever learns of series may come late.
+const HEIR_TICKS: u64 = 8;
+
+/// Series that views tell of in this way; of more, only the first.
+const HEIRS_MAX: usize = 10_000;
 
 /// A stored history cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,6 +108,8 @@ pub struct History {
     tail: Tail,
     together: Together,
     joins: Joins,
+    /// Series that go on where others were, with these, and when that became known.
+    heirs: Vec<(Tick, Heir)>,
 }
 
 impl History {
@@ -124,6 +132,7 @@ impl History {
             tail: Tail::new(monitor.tail_cells()),
             together: Together::new(monitor.pairs_max()),
             joins: Joins::new(monitor.pairs_max()),
+            heirs: Vec::new(),
         }
     }
 
@@ -172,6 +181,7 @@ impl History {
         }
         self.together.close();
         self.joins.close(self.half.ticks);
+        self.heirs.retain(|(since, _)| closed.0 < since.0.saturating_add(HEIR_TICKS));
         self.now = closed.next();
         self.keep_bounds();
         closed
@@ -263,6 +273,7 @@ impl History {
             season_ticks: self.season_ticks,
             series: series.collect(),
             joined: self.joins.joined(),
+            heirs: self.heirs.iter().map(|(_, heir)| heir.clone()).collect(),
         }
     }
 

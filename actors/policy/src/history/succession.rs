@@ -7,10 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::History;
 use super::series::{Bucket, Buckets, Rolling, Series, SeriesStats};
 use super::summary::apportion;
 use super::together::Target;
+use super::{HEIRS_MAX, Heir, History};
 use crate::ids::{ExpressionId, PartitionId, SeriesKey};
 
 /// What took the place of something that is called.
@@ -85,7 +85,11 @@ impl History {
             let shares: Vec<f64> = places.iter().map(|(_, share)| *share).collect();
             let parts = places.into_iter().zip(series.split(&shares));
             for (((expression, partition), _), part) in parts {
+                let of = key.clone();
                 let key = SeriesKey { expression, partition, ..key.clone() };
+                if self.heirs.len() < HEIRS_MAX {
+                    self.heirs.push((self.now, Heir { key: key.clone(), of }));
+                }
                 arriving.entry(key).and_modify(|held| held.merge(&part)).or_insert(part);
             }
         }

@@ -38,8 +38,19 @@ pub struct HistoryView {
     pub season_ticks: Option<usize>,
     /// Every series, sorted by key.
     pub series: Vec<SeriesView>,
+    /// Series that took the place of others not long ago.
+    pub heirs: Vec<Heir>,
     /// Partitions that queries join by their keys, sorted.
     pub joined: Vec<Joined>,
+}
+
+/// A series that goes on where another one was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heir {
+    /// The series.
+    pub key: SeriesKey,
+    /// The one that it goes on from.
+    pub of: SeriesKey,
 }
 
 impl SeriesView {

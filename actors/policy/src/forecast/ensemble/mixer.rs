@@ -126,6 +126,15 @@ impl Mixer {
         self.known.values_mut().for_each(|known| known.pending.clear());
     }
 
+    /// Takes what is known of the series `of` to be true of `heir`, unless something is known of that.
+    pub(super) fn inherit(&mut self, heir: u64, of: u64) {
+        if !self.known.contains_key(&heir)
+            && let Some(known) = self.known.get(&of).cloned()
+        {
+            self.known.insert(heir, known);
+        }
+    }
+
     /// Scores what was said about the ticks of `window` that closed since the last call, which moves
     /// weights, intervals and the gate. Series that are gone are forgotten.
     pub fn observe(&mut self, window: &Window<'_>) {

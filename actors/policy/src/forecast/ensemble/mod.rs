@@ -212,6 +212,9 @@ impl Ensemble {
     pub fn observe(&mut self, view: &HistoryView) {
         self.pasts.take_in(view);
         let series = self.pasts.series(&self.configured, &self.learned, view);
+        for heir in &view.heirs {
+            self.mixer.inherit(heir.key.id(), heir.of.id());
+        }
         self.mixer.observe(&window(view, self.epoch_ms, &series));
         self.hierarchy.keep(self.pasts.families());
         for family in self.pasts.families() {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::calls::CallRecord;
-use crate::history::History;
+use crate::history::{History, Succession};
 use crate::ids::{ExpressionId, NodeId, PartitionId};
 use proptest::prelude::*;
 
@@ -93,6 +93,25 @@ fn a_season_that_nobody_configured_is_found_and_used() {
     let naive = rush.weights.iter().find(|(name, _)| name == "naive").unwrap().1;
     assert!(naive < 0.1, "{:?}", rush.weights);
     assert!(forecast.trusted && forecast.skill > 0.1, "skill {}", forecast.skill);
+}
+
+#[test]
+fn a_function_with_another_body_is_trusted_as_the_former_was() {
+    let mut turning = Turning::new(&config(Some(60)), Vec::new());
+    let before = turning.ticks(5 * 60 + 26, days);
+    let are_known = |forecast: &Forecast| {
+        forecast.series.iter().all(|it| matches!(it.standing, Standing::Season { .. }))
+    };
+    assert!(are_known(&before), "{before:?}");
+    let (from, to) = (ExpressionId(1), ExpressionId(2));
+    turning.history.follow(&Succession::Redefined { from, to });
+    // Nobody calls it in this tick.
+    let after = turning.tick(&[]);
+    assert!(after.series.iter().all(|series| series.key.expression == to));
+    assert!(are_known(&after), "{after:?}");
+    assert!(after.series[0].expected_calls(8) > 3.0);
+    let long_after = (0..20).map(|_| turning.tick(&[])).last().unwrap();
+    assert_eq!(long_after.series.len(), 2, "it is told of once");
 }
 
 #[test]
