@@ -26,10 +26,9 @@ pub fn undo(
     let not_done = || ControlError::NotDone { id, standing: row.standing() };
     let step = row.step.as_ref().filter(|_| matches!(row.outcome, Some(Outcome::Done { .. })));
     let step = step.ok_or_else(not_done)?;
-    if let Some(partition) = step.partition() {
-        if controls.is_frozen(&partition.table) {
-            return Err(ControlError::Frozen { table: partition.table.clone() });
-        }
+    let frozen = step.partition().filter(|partition| controls.is_frozen(&partition.table));
+    if let Some(partition) = frozen {
+        return Err(ControlError::Frozen { table: partition.table.clone() });
     }
     let inverse = inverse(step, view);
     let undone = step;
