@@ -18,8 +18,10 @@ mod outlooks;
 mod player;
 pub mod safe;
 mod score;
+mod turn_clock;
 mod world;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -28,6 +30,7 @@ use foreshard_actors::ports::SharedClock;
 use self::load::Shape;
 use self::player::{Arm, Played, Player};
 use self::score::{Judged, figures, row};
+use self::turn_clock::TurnClock;
 use self::world::{Size, World};
 use crate::arms::order;
 use crate::forecast::{Trace, families};
@@ -107,10 +110,12 @@ async fn regime(
     let learned = tempfile::tempdir()?;
     let started = clock.monotonic_ns();
     world.learn(learned.path(), clock).await?;
-    let seconds = clock.monotonic_ns().saturating_sub(started) as f64 / 1e9;
+    let learned_ns = clock.monotonic_ns();
+    let seconds = learned_ns.saturating_sub(started) as f64 / 1e9;
     eprintln!("{} days learned in {seconds:.0} s", size.shape.days.0);
     let mut players = Vec::with_capacity(arms.len());
     for arm in arms {
+        let clock = Arc::new(TurnClock::standing_since(Arc::clone(clock), learned_ns));
         players.push(Player::start(&world, *arm, learned.path(), clock).await?);
     }
     let minutes = world.load.played();

@@ -15,7 +15,7 @@ use foreshard_policy::random::SplitMix64;
 use super::functions::place;
 use super::load::{Call, Shape};
 
-/// One more than the first tick that is closed while calls are played; until it is known there is nothing to
+/// The first tick that is closed while calls are played; until it is known there is nothing to
 /// tell.
 pub(super) type First = Arc<OnceLock<u64>>;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use foreshard::{Config, Engine};
-use foreshard_actors::ports::{Outlook, SharedClock};
+use foreshard_actors::ports::{Clock, Outlook, SharedClock};
 use foreshard_policy::calls::CallRecord;
 use foreshard_policy::decision::{DecisionRow, Outcome};
 use tempfile::TempDir;
@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use super::functions::{TABLE, checksum, place, sql};
 use super::load::Call;
 use super::outlooks::{ByChance, First, Oracle, UsedLately};
+use super::turn_clock::TurnClock;
 use super::world::World;
 
 /// Minutes that rows stay beyond those that a call may ask for, so that a late one finds them.
@@ -124,10 +125,9 @@ pub(super) struct Player {
     pub(super) arm: Arm,
     pub(super) played: Played,
     engine: Engine,
-    clock: SharedClock,
+    clock: Arc<TurnClock>,
     eager: Option<Arc<UsedLately>>,
-    /// The tick that is closed when play begins.
-    first: u64,
+    first: First,
     decisions: BTreeMap<u64, DecisionRow>,
     _folder: TempDir,
 }
@@ -138,12 +138,14 @@ pub(super) async fn engine(
     folder: &Path,
     mode: &str,
     outlook: Option<Arc<dyn Outlook>>,
+    clock: SharedClock,
 ) -> Result<Engine> {
     let mut config = Config::default();
     for (key, value) in world.settings(folder, mode) {
         config = config.set(key, &value)?;
     }
-    let mut builder = Engine::builder().config(config).manual_ticks(true).keep_state(true);
+    let builder = Engine::builder().config(config).clock(clock);
+    let mut builder = builder.manual_ticks(true).keep_state(true);
     for function in &world.functions {
         builder = builder.function(function.card.clone(), function.udf.clone());
     }
@@ -167,12 +169,12 @@ pub(super) async fn engine(
 }
 
 impl Player {
-    /// Starts an engine that knows what `learned` knows.
+    /// Starts an engine that knows what `learned` knows, and whose clock stands since that was kept.
     pub(super) async fn start(
         world: &World,
         arm: Arm,
         learned: &Path,
-        clock: &SharedClock,
+        clock: Arc<TurnClock>,
     ) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         copy_folder(&learned.join("loop"), &folder.path().join("loop"))?;
@@ -186,9 +188,7 @@ impl Player {
             Arm::Eager => Some(Arc::clone(&lately) as Arc<dyn Outlook>),
             Arm::Off | Arm::Reactive | Arm::Forecast | Arm::Inverted => None,
         };
-        let engine = engine(world, folder.path(), arm.mode(), outlook).await?;
-        let next = engine.control_loop().last_tick().0 + 1;
-        first.set(next).map_err(|_again| anyhow::anyhow!("play begins once"))?;
+        let engine = engine(world, folder.path(), arm.mode(), outlook, clock.clone()).await?;
         let eager = (arm == Arm::Eager).then_some(lately);
         if let Some(eager) = &eager {
             eager.set_engine(Some(engine.clone()));
@@ -198,9 +198,9 @@ impl Player {
             arm,
             played: Played { minutes, ..Played::default() },
             engine,
-            clock: Arc::clone(clock),
+            clock,
             eager,
-            first: next,
+            first,
             decisions: BTreeMap::new(),
             _folder: folder,
         })
@@ -214,6 +214,7 @@ impl Player {
     ) -> Result<()> {
         let calls = world.calls.iter().copied();
         let calls: Vec<Call> = calls.filter(|call| minutes.contains(&call.minute)).collect();
+        self.clock.go_on();
         let began = tokio::time::Instant::now();
         let (began_ns, began_ms) = (self.clock.monotonic_ns(), self.clock.now_ms());
         let first = minutes.start;
@@ -221,11 +222,10 @@ impl Player {
             began + tick.mul_f64((minute - first) as f64 + at)
         };
         let (appended, seen) = watch::channel(first);
-        let asked =
-            ask(self.engine.clone(), Arc::clone(&self.clock), world, calls, seen, move |call| {
-                let due = due(call.minute, call.at, world.tick);
-                (due, began_ns + u64::try_from((due - began).as_nanos()).unwrap_or(u64::MAX))
-            });
+        let asked = ask(self.engine.clone(), self.clock.clone(), world, calls, seen, move |call| {
+            let due = due(call.minute, call.at, world.tick);
+            (due, began_ns + u64::try_from((due - began).as_nanos()).unwrap_or(u64::MAX))
+        });
         let rows = async {
             let mut ticks = JoinSet::new();
             for minute in minutes.clone() {
@@ -234,7 +234,12 @@ impl Player {
                 appended.send_replace(minute + 1);
                 let the_loop = self.engine.control_loop().clone();
                 // A late forecast keeps neither rows nor calls waiting.
-                ticks.spawn(async move { the_loop.tick().await });
+                let first = Arc::clone(&self.first);
+                ticks.spawn(async move {
+                    let closed = the_loop.tick().await?;
+                    first.get_or_init(|| closed.0);
+                    anyhow::Ok(())
+                });
                 if minute % READ_EVERY == 0 {
                     self.read_decisions();
                     self.played.ticks_trusted += u64::from(self.engine.forecast().trusted);
@@ -248,6 +253,7 @@ impl Player {
         let (answers, ()) = futures::future::try_join(asked, rows).await?;
         self.played.answers.extend(answers);
         self.engine.control_loop().settled().await;
+        self.clock.stand();
         self.read_decisions();
         let tick_ms = world.tick.as_millis() as u64;
         for call in self.engine.calls() {
@@ -282,7 +288,8 @@ impl Player {
                 Some(Outcome::Failed { .. }) => self.played.steps_failed += 1,
                 Some(Outcome::Left { .. }) | None => {}
             }
-            let minute = row.tick.0.checked_sub(self.first).map(|minute| minute as usize);
+            let first = self.first.get().copied().unwrap_or_default();
+            let minute = row.tick.0.checked_sub(first).map(|minute| minute as usize);
             let minute = minute.and_then(|minute| self.played.ahead.get_mut(minute));
             if let Some(count) = minute.filter(|_| row.kind == AHEAD) {
                 *count += 1;

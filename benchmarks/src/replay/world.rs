@@ -1,6 +1,7 @@
 //! What is played: load, rows, functions and the budget that all arms have.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -126,7 +127,7 @@ impl World {
     /// # Errors
     /// What the engine says.
     pub(super) async fn learn(&self, folder: &Path, clock: &SharedClock) -> Result<()> {
-        let engine = engine(self, folder, "reactive", None).await?;
+        let engine = engine(self, folder, "reactive", None, Arc::clone(clock)).await?;
         let mut known = vec![None; self.functions.len()];
         for expression in engine.members().expressions().list() {
             if let Some(place) = place(&expression.function) {
