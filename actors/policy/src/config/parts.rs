@@ -114,7 +114,7 @@ section! {
         /// Ticks in which no other partition of a table is split or merged after one was.
         "split-dwell-ticks" split_dwell_ticks with_split_dwell_ticks: u64 = 30,
             "ticks", Bound::Within(0.0, 1e6);
-        /// Ticks a partition rests after its replicas changed, before it loses one or moves.
+        /// Ticks a partition rests after its replicas changed.
         "dwell-ticks" dwell_ticks with_dwell_ticks: u64 = 10,
             "ticks", Bound::Within(0.0, 1e6);
         /// Ticks in which a step that people undid, or that did harm, is not taken again.

@@ -40,7 +40,7 @@ pub(super) fn urgent(situation: &mut Situation<'_>, by_heat: &[Place]) -> Vec<Pl
 }
 
 /// Replicas by load: added where those that exist carry too much, dropped where there are more than may be.
-/// Hottest first, one at a time of each partition. At most `slots` steps.
+/// Hottest first; a partition rests for the dwell time after each change. At most `slots` steps.
 pub(super) fn hot(situation: &mut Situation<'_>, by_heat: &[Place], slots: usize) -> Vec<Planned> {
     let mut steps = Vec::new();
     each(situation, by_heat, slots, &mut steps, hot_step);
@@ -112,8 +112,9 @@ fn hot_step(situation: &Situation<'_>, place: Place) -> Option<Planned> {
     // A kind that did harm must be wanted more.
     let limit_ms = config.copy_above() / situation.trusted("copy").factor.min(1.0);
     let busy_ms = situation.parts[place].busy_ms / replicas as f64;
-    // What is still too hot gets the next copy at once: a crowd does not wait for a partition to rest.
-    if busy_ms <= limit_ms || replicas == most {
+    // It rests first even if it is still too hot: were calls slower because of the last copy, they would be
+    // taken for more load, and copied on and on.
+    if busy_ms <= limit_ms || replicas == most || rests(situation, place) {
         return None;
     }
     let from = calmest(situation, place)?;
