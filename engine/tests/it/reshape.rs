@@ -2,12 +2,14 @@
 //! and history go on where the rows are.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Int64Type, UInt64Type};
 use foreshard::{Config, Engine};
 use foreshard_actors::partitioning::Partitioning;
+use foreshard_actors::ports::NodeProvider;
 use foreshard_policy::ids::{NodeId, PartitionId};
 use futures::StreamExt;
 
@@ -70,6 +72,29 @@ fn a_function_is_not_called_again_after_a_split_and_after_a_merge() {
                 assert_eq!(following.evaluated(&all, 2).await, 0, "{sql}: {what}");
             }
         }
+    });
+}
+
+#[test]
+fn no_node_leaves_while_a_query_knows_it() {
+    runtime::run(async {
+        let rig = Rig::start(2, 4).await;
+        let members = Arc::clone(rig.engine.members());
+        // As a query keeps the one that it was planned on.
+        let known = members.placement();
+        let leaver = Arc::clone(&members);
+        let leaving = tokio::spawn(async move { leaver.remove(NodeId(1)).await });
+        eventually("it is in no new placement", || {
+            members.placement().position(NodeId(1)).is_none()
+        })
+        .await;
+        rig.same("SELECT f(id), x FROM t").await;
+        assert!(!leaving.is_finished());
+        assert_eq!(members.nodes(), [NodeId(0), NodeId(1)]);
+        drop(known);
+        leaving.await.unwrap().unwrap();
+        assert_eq!(members.nodes(), [NodeId(0)]);
+        rig.same("SELECT f(id), x FROM t").await;
     });
 }
 
