@@ -3,34 +3,40 @@
 //! ```text
 //! monitor --HistoryReady--> predictor --ForecastReady--> manager, allocator
 //!                              |  ^
-//!                          round  ForecastDone, RoundOver     (a blocking thread, one at a time)
+//!                          round  ForecastDone, RoundOver     (a blocking thread)
+//!                              |  ^
+//!                         lesson  LessonOver                  (goes on on that thread, one at a time)
 //! ```
 //!
-//! It decides nothing: `policy::forecast` does. One round (score, forecast, learn) is under way at a
-//! time, outside the mailbox and outside the threads that serve queries; learning lets all other threads
-//! go first, waits while queries run (`lstm.busy-share`), and is bounded by `lstm.steps-per-tick` and, when
-//! ticks go by the clock, by [`LEARN_SHARE_MAX`]. If it dies, its successor takes up the last checkpoint; until then the last
+//! It decides nothing: `policy::forecast` does. One round (score, forecast) is under way at a time, outside
+//! the mailbox and outside the threads that serve queries; should it take longer than a tick, planners are told
+//! the last forecast, carried on to the tick that is closed. Learning is done on copies of the members, so that
+//! forecasts go on however long it takes: it lets all other threads go first, waits while queries run
+//! (`lstm.busy-share`), and is bounded by `lstm.steps-per-tick` and, when ticks go by the clock, by
+//! [`LEARN_SHARE_MAX`]. If it dies, its successor takes up the last checkpoint; until then the last
 //! forecast stands.
 
+mod lesson;
+
 use std::sync::Arc;
-use std::time::Duration;
 
 use foreshard_policy::config::{LoopConfig, Mode};
 use foreshard_policy::forecast::announced::Announced;
-use foreshard_policy::forecast::ensemble::{Ensemble, MemberStanding, invert};
-use foreshard_policy::forecast::{Effort, FitReport, Forecast, ForecastError, Member, Moments};
+use foreshard_policy::forecast::ensemble::{Ensemble, invert};
+use foreshard_policy::forecast::{Forecast, ForecastError, Member, Moments};
 use foreshard_policy::history::HistoryView;
 use foreshard_policy::ids::Tick;
 use foreshard_policy::score::Scorer;
 use ractor::{Actor, ActorProcessingErr, ActorRef, MessagingErr};
 use tokio::task::JoinHandle;
 
+pub use self::lesson::Taught;
+use self::lesson::{Pupils, fits};
 use crate::allocator::AllocatorMessage;
-use crate::background::{behind_others, pauses};
-use crate::board::{Board, MemberFit, Scores, TickToken};
+use crate::board::{Board, Scores, TickToken};
 use crate::lstm::{Lstm, LstmConfig};
 use crate::manager::ManagerMessage;
-use crate::next_calls::{CALLED_MAX, Called, NextPredictor};
+use crate::next_calls::{CALLED_MAX, Called};
 use crate::ports::{Outlook, SharedClock};
 use crate::state_file::StateFile;
 
@@ -47,11 +53,13 @@ pub enum PredictorMessage {
     HistoryReady(Arc<HistoryView>, Vec<Called>, TickToken),
     /// Event: the past is another one than it was, from the next history on.
     PastChanged,
-    /// Event: the round under way has a forecast; learning goes on.
+    /// Event: the round under way has a forecast.
     ForecastDone(Box<ForecastDone>),
-    /// Event: the round is over, and its tools are back.
+    /// Event: the round is over, and its tools are back; what it teaches goes on.
     RoundOver(Box<Tools>),
-    /// Event: the round panicked, and its tools are lost.
+    /// Event: the copies of the members have learned.
+    LessonOver(Box<Taught>, TickToken),
+    /// Event: a round or a lesson panicked, and its tools are lost.
     RoundLost,
 }
 
@@ -115,11 +123,18 @@ pub struct PredictorState {
     args: PredictorArgs,
     /// None while a round is under way.
     tools: Option<Box<Tools>>,
-    /// The newest round; it answers its tools if they could not be sent back.
-    round: Option<JoinHandle<Option<Box<Tools>>>>,
+    /// None while a lesson is under way.
+    pupils: Option<Box<Pupils>>,
+    /// What was learned while the tools were away.
+    taught: Option<Box<Taught>>,
+    /// The newest round, and the newest one that teaches: they answer what could not be sent back.
+    round: Option<JoinHandle<Unsent>>,
+    lesson: Option<JoinHandle<Unsent>>,
+    /// The newest forecast that planners were told.
+    last: Option<Arc<Forecast>>,
     /// The newest history that came meanwhile; older ones need no forecast any more.
     next: Option<(Arc<HistoryView>, Moments, TickToken)>,
-    /// What was called since the last round began.
+    /// What was called since the last lesson began.
     called: Vec<Called>,
     /// Whether the past has changed since then.
     is_new_past: bool,
@@ -130,9 +145,6 @@ pub struct PredictorState {
 pub struct Tools {
     ensemble: Ensemble,
     scorer: Scorer,
-    next_calls: NextPredictor,
-    /// Training steps that the next round may make.
-    steps_max: u32,
     /// What was announced in the last round.
     announced: Arc<Announced>,
 }
@@ -149,11 +161,15 @@ impl Actor for Predictor {
     ) -> Result<PredictorState, ActorProcessingErr> {
         let of_file = args.clone();
         let tools = tokio::task::spawn_blocking(move || Tools::kept(&of_file)).await??;
-        let tools = Some(Box::new(tools));
+        let pupils = Pupils::new(&args.board.config.load())?;
         Ok(PredictorState {
             args,
-            tools,
+            tools: Some(Box::new(tools)),
+            pupils: Some(Box::new(pupils)),
+            taught: None,
             round: None,
+            lesson: None,
+            last: None,
             next: None,
             called: Vec::new(),
             is_new_past: false,
@@ -173,6 +189,7 @@ impl Actor for Predictor {
             PredictorMessage::PastChanged => state.is_new_past = true,
             PredictorMessage::ForecastDone(done) => state.on_forecast_done(*done),
             PredictorMessage::RoundOver(tools) => state.on_round_over(tools, &myself),
+            PredictorMessage::LessonOver(taught, _token) => state.on_lesson_over(taught),
             PredictorMessage::RoundLost => return Err("a round of the predictor panicked".into()),
         }
         Ok(())
@@ -183,11 +200,14 @@ impl Actor for Predictor {
         _myself: ActorRef<Self::Msg>,
         state: &mut PredictorState,
     ) -> Result<(), ActorProcessingErr> {
-        let mut tools = state.tools.take();
-        if tools.is_none()
-            && let Some(round) = state.round.take()
-        {
-            tools = round.await?; // It has at most one forecast and one fit before it.
+        let (mut tools, mut taught) = (state.tools.take(), state.taught.take());
+        for thread in [state.round.take(), state.lesson.take()].into_iter().flatten() {
+            let unsent = thread.await?; // It has at most one forecast and one lesson before it.
+            tools = tools.or(unsent.tools);
+            taught = taught.or(unsent.taught);
+        }
+        if let (Some(tools), Some(taught)) = (&mut tools, taught) {
+            tools.ensemble.take_up(taught.lesson);
         }
         if let Some(tools) = tools {
             let file = state.args.file.clone();
@@ -211,8 +231,27 @@ impl PredictorState {
         let moments = Moments { at: view.at, closed_ms, tick_ms: view.tick_ms };
         match self.tools.take() {
             Some(tools) => self.begin(tools, (view, moments, token), myself),
-            None => self.next = Some((view, moments, token)),
+            None => {
+                self.carry_on(&view, &token);
+                self.next = Some((view, moments, token));
+            }
         }
+    }
+
+    /// Tells planners what the last forecast says from `view` on, so that they need not wait for the next one.
+    fn carry_on(&self, view: &HistoryView, token: &TickToken) {
+        let config = self.args.board.config.load();
+        let current_ticks = config.monitor().current_ticks();
+        let carried = self.last.as_ref().and_then(|last| last.carried_to(view, current_ticks));
+        if let Some(carried) = carried {
+            self.tell_planners(told(&self.args, &Arc::new(carried), view), token);
+        }
+    }
+
+    fn tell_planners(&self, told: Arc<Forecast>, token: &TickToken) {
+        let board = &self.args.board;
+        board.manager.cast(ManagerMessage::ForecastReady(Arc::clone(&told), token.clone()));
+        board.allocator.cast(AllocatorMessage::ForecastReady(told, token.clone()));
     }
 
     fn begin(
@@ -222,10 +261,16 @@ impl PredictorState {
         myself: &ActorRef<PredictorMessage>,
     ) {
         let (args, myself) = (self.args.clone(), Some(myself.clone()));
-        let called = std::mem::take(&mut self.called);
+        let pupils = self.pupils.take();
+        let teaches = pupils.is_some();
+        let called = if teaches { std::mem::take(&mut self.called) } else { Vec::new() };
         let is_new_past = std::mem::take(&mut self.is_new_past);
         let round = Round { args, view, called, is_new_past, moments, token, myself };
-        self.round = Some(tokio::task::spawn_blocking(move || round.run(tools)));
+        let round = tokio::task::spawn_blocking(move || round.run(tools, pupils));
+        match teaches {
+            true => self.lesson = Some(round),
+            false => self.round = Some(round),
+        }
     }
 
     fn on_forecast_done(&mut self, done: ForecastDone) {
@@ -239,17 +284,35 @@ impl PredictorState {
             "forecast ready"
         );
         board.moments.store(Arc::new(moments));
-        board.forecast.store(forecast);
-        board.manager.cast(ManagerMessage::ForecastReady(told.clone(), token.clone()));
-        board.allocator.cast(AllocatorMessage::ForecastReady(told, token));
+        board.forecast.store(Arc::clone(&forecast));
+        self.last = Some(forecast);
+        self.tell_planners(told, &token);
     }
 
     fn on_round_over(&mut self, tools: Box<Tools>, myself: &ActorRef<PredictorMessage>) {
         self.round = None;
-        match self.next.take() {
-            Some(next) => self.begin(tools, next, myself),
-            None => self.tools = Some(tools),
+        self.tools = Some(tools);
+        if let Some(taught) = self.taught.take() {
+            self.on_lesson_over(taught);
         }
+        if let Some(next) = self.next.take()
+            && let Some(tools) = self.tools.take()
+        {
+            self.begin(tools, next, myself);
+        }
+    }
+
+    fn on_lesson_over(&mut self, taught: Box<Taught>) {
+        let Some(tools) = &mut self.tools else {
+            self.taught = Some(taught); // A round is under way.
+            return;
+        };
+        let Taught { lesson, pupils, reports } = *taught;
+        tools.ensemble.take_up(lesson);
+        let (board, standings) = (&self.args.board, tools.ensemble.standings());
+        board.fits.store(Arc::new(fits(&board.fits.load(), standings, reports)));
+        self.pupils = Some(pupils);
+        self.lesson = None;
     }
 }
 
@@ -270,10 +333,8 @@ impl Tools {
             }
             Err(error) => tracing::warn!(%error, file = ?args.file, "checkpoint cannot be read"),
         }
-        let steps_max = config.lstm().steps_per_tick();
         let announced = args.board.announced.all();
-        let next_calls = NextPredictor::new(config.lstm().enabled())?;
-        Ok(Self { ensemble, scorer: Scorer::new(), next_calls, steps_max, announced })
+        Ok(Self { ensemble, scorer: Scorer::new(), announced })
     }
 
     fn save(&self, file: &dyn StateFile) {
@@ -288,23 +349,30 @@ impl Tools {
     }
 }
 
-/// One round, on a thread of its own. Dropped before its end, it says that it is lost.
+/// What could not be sent back, because the predictor takes no messages any more.
+#[derive(Debug, Default)]
+struct Unsent {
+    tools: Option<Box<Tools>>,
+    taught: Option<Box<Taught>>,
+}
+
+/// One round and what it teaches, on a thread of its own. Dropped before its end, it says that it is lost.
 struct Round {
     args: PredictorArgs,
     view: Arc<HistoryView>,
-    /// What was called since the last round.
+    /// What was called since the last lesson, if it teaches.
     called: Vec<Called>,
     /// Whether the past before was another one.
     is_new_past: bool,
     moments: Moments,
-    /// Held until the round is over, so that a tick by hand ends with what was learned from it.
+    /// Held until all is over, so that a tick by hand ends with what was learned from it.
     token: TickToken,
     myself: Option<ActorRef<PredictorMessage>>,
 }
 
 impl Round {
-    /// Sends the tools back, or answers them if the predictor takes no messages any more.
-    fn run(mut self, mut tools: Box<Tools>) -> Option<Box<Tools>> {
+    /// Sends the tools back, then what the pupils learned; answers what was not taken.
+    fn run(mut self, mut tools: Box<Tools>, pupils: Option<Box<Pupils>>) -> Unsent {
         let config = self.args.board.config.load_full();
         let announced = self.args.board.announced.all();
         if std::mem::replace(&mut tools.announced, announced.clone()) != announced {
@@ -318,15 +386,28 @@ impl Round {
         let calm = announced.calm(&self.view, &self.moments);
         let seen = calm.as_ref().unwrap_or(&self.view);
         self.forecast(&mut tools, &config, seen, &announced);
-        self.expect_next(&mut tools.next_calls);
-        self.learn(&mut tools, &config, seen);
+        let lesson = pupils.map(|pupils| (pupils, tools.ensemble.lesson(seen)));
         if self.view.at.0.is_multiple_of(CHECKPOINT_EVERY_TICKS) {
             tools.save(&*self.args.file);
         }
-        match self.myself.take()?.cast(PredictorMessage::RoundOver(tools)) {
-            Err(MessagingErr::SendErr(PredictorMessage::RoundOver(tools))) => Some(tools),
-            _ => None,
+        let mut unsent = Unsent::default();
+        let myself = self.myself.clone();
+        let cast = |message| myself.as_ref().and_then(|myself| myself.cast(message).err());
+        if let Some(MessagingErr::SendErr(PredictorMessage::RoundOver(tools))) =
+            cast(PredictorMessage::RoundOver(tools))
+        {
+            unsent.tools = Some(tools);
         }
+        if let Some((pupils, lesson)) = lesson {
+            let taught = pupils.learn(lesson, &self.called, self.moments, &self.args);
+            let over = PredictorMessage::LessonOver(Box::new(taught), self.token.clone());
+            if let Some(MessagingErr::SendErr(PredictorMessage::LessonOver(taught, _))) = cast(over)
+            {
+                unsent.taught = Some(taught);
+            }
+        }
+        self.myself = None;
+        unsent
     }
 
     fn forecast(
@@ -356,53 +437,11 @@ impl Round {
             Err(error) => return tracing::warn!(code = error.code(), %error, "no forecast"),
         };
         tools.scorer.keep(forecast.clone());
-        // In modes off and reactive the planners themselves look at what is measured only.
-        let told = match (&self.args.outlook, config.mode()) {
-            (Some(outlook), _) => outlook.told(&forecast, seen),
-            (None, Mode::Inverted) => Arc::new(invert(&forecast)),
-            (None, Mode::Off | Mode::Reactive | Mode::Forecast) => forecast.clone(),
-        };
+        let told = told(&self.args, &forecast, seen);
         let (moments, token) = (self.moments, self.token.clone());
         let done = ForecastDone { forecast, told, moments, token };
         if let Some(myself) = &self.myself {
             drop(myself.cast(PredictorMessage::ForecastDone(Box::new(done))));
-        }
-    }
-
-    fn expect_next(&self, next_calls: &mut NextPredictor) {
-        if let Err(error) = next_calls.observe(&self.called) {
-            tracing::warn!(code = error.code(), %error, "next calls are expected without the network");
-        }
-        let expected = next_calls.expected(self.moments.closed_ms);
-        self.args.board.next_calls.store(Arc::new(expected));
-    }
-
-    fn learn(&self, tools: &mut Tools, config: &LoopConfig, seen: &HistoryView) {
-        let started_ns = self.args.clock.monotonic_ns();
-        let (ensemble, next_calls) = (&mut tools.ensemble, &mut tools.next_calls);
-        let steps_max = tools.steps_max;
-        let (share, gauge) = (config.lstm().busy_share(), &*self.args.board.traffic);
-        let clock = &*self.args.clock;
-        let (reports, learned) = behind_others(|| {
-            let pause = pauses(share, gauge, clock, std::thread::sleep);
-            let effort = Effort::steps(steps_max).with_pauses(&pause);
-            (ensemble.fit(seen, effort), next_calls.learn(effort))
-        });
-        if let Err(error) = learned {
-            tracing::warn!(code = error.code(), %error, "the next calls were not learned from");
-        }
-        for (member, report) in &reports {
-            if let Err(error) = report {
-                tracing::warn!(member, code = error.code(), %error, "member did not learn");
-            }
-        }
-        let board = &self.args.board;
-        let standings = tools.ensemble.standings();
-        board.fits.store(Arc::new(fits(&board.fits.load(), standings, reports)));
-        if self.args.timed {
-            let took = Duration::from_nanos(self.args.clock.monotonic_ns() - started_ns);
-            let share = took.as_secs_f64() * 1e3 / config.tick_ms() as f64;
-            tools.steps_max = steps_within(tools.steps_max, share, config.lstm().steps_per_tick());
         }
     }
 }
@@ -415,49 +454,12 @@ impl Drop for Round {
     }
 }
 
-/// What is known of each member after it learned once more.
-fn fits(
-    before: &[MemberFit],
-    standings: Vec<MemberStanding>,
-    reports: Vec<(&'static str, Result<FitReport, ForecastError>)>,
-) -> Vec<MemberFit> {
-    let fit = |standing: MemberStanding| {
-        let is_its = |name: &str| name == standing.member;
-        let known = before.iter().find(|fit| is_its(fit.standing.member));
-        let known = known.map(|fit| fit.last).unwrap_or_default();
-        match reports.iter().find(|(member, _)| is_its(member)) {
-            // One that had nothing to do says so with zeros.
-            Some((_, Ok(last))) if *last != FitReport::default() => {
-                MemberFit { standing, last: *last, error: None }
-            }
-            Some((_, Err(error))) => {
-                MemberFit { standing, last: known, error: Some(error.to_string()) }
-            }
-            _ => MemberFit { standing, last: known, error: None },
-        }
-    };
-    standings.into_iter().map(fit).collect()
-}
-
-/// Training steps for the next round, after `steps` took `share` of a tick: fewer at once, more slowly.
-fn steps_within(steps: u32, share: f64, steps_max: u32) -> u32 {
-    if share > LEARN_SHARE_MAX {
-        return ((f64::from(steps) * LEARN_SHARE_MAX / share) as u32)
-            .clamp(1.min(steps_max), steps_max);
-    }
-    (steps + 1).min(steps_max)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn learning_that_takes_too_much_of_a_tick_is_cut_at_once_and_grows_back_slowly() {
-        assert_eq!(steps_within(100, 0.5, 100), 50);
-        assert_eq!(steps_within(50, 0.1, 100), 51);
-        assert_eq!(steps_within(100, 0.1, 100), 100);
-        assert_eq!(steps_within(2, 90.0, 100), 1);
-        assert_eq!(steps_within(0, 90.0, 0), 0);
+/// What planners are told of a forecast made of `seen`.
+fn told(args: &PredictorArgs, forecast: &Arc<Forecast>, seen: &HistoryView) -> Arc<Forecast> {
+    match (&args.outlook, args.board.config.load().mode()) {
+        (Some(outlook), _) => outlook.told(forecast, seen),
+        (None, Mode::Inverted) => Arc::new(invert(forecast)),
+        // In modes off and reactive the planners themselves look at what is measured only.
+        (None, Mode::Off | Mode::Reactive | Mode::Forecast) => Arc::clone(forecast),
     }
 }

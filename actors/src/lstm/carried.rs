@@ -25,7 +25,7 @@ struct Kept {
 }
 
 /// States of as many series as forecasts are made for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Carried {
     kept: HashMap<u64, Kept>,
 }

@@ -264,6 +264,13 @@ impl Member for Lstm {
         })
     }
 
+    fn copy(&self) -> Result<Box<dyn Member>, ForecastError> {
+        let training = self.training.as_ref().map(Training::independent).transpose();
+        let training = training.map_err(|error| numeric(&error))?;
+        let (config, carried) = (self.config.clone(), self.carried.clone());
+        Ok(Box::new(Self { config, training, carried }))
+    }
+
     /// Weights, moments of the optimizer and the progress of training; not the carried states, which
     /// follow from them and the window.
     fn save(&self) -> Result<Vec<u8>, ForecastError> {

@@ -5,14 +5,16 @@ mod control;
 mod plans;
 mod rig;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use foreshard_actors::board::{Role, TickToken};
 use foreshard_actors::loop_handle::{LoopArgs, LoopError, LoopHandle, Ticks};
 use foreshard_actors::monitor::MonitorMessage;
+use foreshard_actors::ports::Outlook;
 use foreshard_actors::state_file::{DiskFile, StateFile};
-use foreshard_policy::history::Succession;
+use foreshard_policy::forecast::Forecast;
+use foreshard_policy::history::{HistoryView, Succession};
 use foreshard_policy::ids::Tick;
 use ractor::ActorRef;
 
@@ -141,8 +143,8 @@ async fn nobody_waits_for_a_member_that_learns_and_a_shutdown_keeps_what_it_lear
     let first = rig.handle.clone();
     let held_up = async move { first.tick().await };
     let meanwhile = async {
-        gate.learning.notified().await;
-        // The forecast is there, calls are taken and ticks closed, while it goes on learning.
+        gate.begun.notified().await;
+        // Calls are taken, ticks closed and forecasts made, while it goes on learning.
         rig.cluster.lose(2);
         let monitor: ActorRef<MonitorMessage> =
             rig.handle.board().cell(Role::Monitor).unwrap().into();
@@ -150,16 +152,61 @@ async fn nobody_waits_for_a_member_that_learns_and_a_shutdown_keeps_what_it_lear
             rig.handle.calls().offer(calls(0, 4));
             monitor.cast(MonitorMessage::TickDue(TickToken::default())).unwrap();
         }
-        while rig.cluster.sent().is_empty() {
+        while rig.cluster.sent().is_empty() || rig.handle.forecast().at < Tick(4) {
             tokio::task::yield_now().await;
         }
-        assert_eq!((rig.handle.last_tick(), rig.handle.forecast().at), (Tick(4), Tick(1)));
+        assert_eq!(rig.handle.last_tick(), Tick(4));
         let stop = rig.handle.shutdown();
         tokio::join!(stop, async { drop(gate.hold) }).0.unwrap();
     };
     tokio::join!(held_up, meanwhile).0.unwrap();
     let kept = String::from_utf8(rig.checkpoint.load().unwrap().unwrap()).unwrap();
     assert!(kept.contains(r#"["slow",["#) && !kept.contains(r#"["slow",[0]]"#), "{kept}");
+}
+
+/// Writes down the ticks of the forecasts that planners are told, and how far each looks ahead.
+#[derive(Debug, Default)]
+struct Noted(Mutex<Vec<(Tick, usize)>>);
+
+impl Outlook for Noted {
+    fn told(&self, forecast: &Arc<Forecast>, _: &HistoryView) -> Arc<Forecast> {
+        let ahead = forecast.series.iter().map(|series| series.calls.len()).max();
+        self.0.lock().unwrap().push((forecast.at, ahead.unwrap_or_default()));
+        Arc::clone(forecast)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn planners_are_told_the_last_forecast_carried_on_as_long_as_the_next_one_takes() {
+    let (members, gate) = rig::member_slow_to_forecast();
+    let noted = Arc::new(Noted::default());
+    let rig = Rig::start(|args| {
+        args.members = members;
+        args.outlook = Some(noted.clone());
+    })
+    .await;
+    rig.handle.calls().offer(calls(0, 4));
+    rig.handle.tick().await.unwrap();
+    let second = rig.handle.clone();
+    let held_up = async move { second.tick().await };
+    let meanwhile = async {
+        gate.begun.notified().await;
+        let monitor: ActorRef<MonitorMessage> =
+            rig.handle.board().cell(Role::Monitor).unwrap().into();
+        for ticks in 2..4 {
+            monitor.cast(MonitorMessage::TickDue(TickToken::default())).unwrap();
+            while noted.0.lock().unwrap().len() < ticks {
+                tokio::task::yield_now().await;
+            }
+        }
+        let horizon = config().horizon_ticks();
+        let told = noted.0.lock().unwrap().clone();
+        assert_eq!(told, [(Tick(1), horizon), (Tick(3), horizon - 2), (Tick(4), horizon - 3)]);
+        assert_eq!(rig.handle.forecast().at, Tick(1), "what was made is what is shown");
+        drop(gate.hold);
+    };
+    tokio::join!(held_up, meanwhile).0.unwrap();
+    rig.handle.shutdown().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

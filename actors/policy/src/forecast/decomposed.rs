@@ -209,6 +209,10 @@ impl Member for Decomposed {
         MemberReport { at, ..MemberReport::default() }
     }
 
+    fn copy(&self) -> Result<Box<dyn Member>, ForecastError> {
+        Ok(Box::new(self.clone()))
+    }
+
     fn save(&self) -> Result<Vec<u8>, ForecastError> {
         serde_json::to_vec(self)
             .map_err(|error| ForecastError::Numeric { member: NAME, reason: error.to_string() })

@@ -179,7 +179,7 @@ impl<R: Regression> Direct<R> {
     }
 }
 
-impl<R: Regression> Member for Direct<R> {
+impl<R: Regression + 'static> Member for Direct<R> {
     fn name(&self) -> &'static str {
         R::NAME
     }
@@ -218,6 +218,10 @@ impl<R: Regression> Member for Direct<R> {
             horizons.iter().filter_map(answer).collect()
         };
         Ok(window.series.iter().map(one).collect())
+    }
+
+    fn copy(&self) -> Result<Box<dyn Member>, ForecastError> {
+        Ok(Box::new(self.clone()))
     }
 
     fn save(&self) -> Result<Vec<u8>, ForecastError> {

@@ -38,7 +38,7 @@ use serde::{Deserialize, Serialize};
 pub use trust::reason;
 pub use window::{Past, Series, Window};
 
-use crate::history::Joined;
+use crate::history::{HistoryView, Joined};
 use crate::ids::{SeriesKey, Tick};
 
 /// Distribution of the calls in one coming tick.
@@ -198,6 +198,40 @@ impl Forecast {
         self.totals.binary_search_by(by).ok().map(|i| &self.totals[i])
     }
 
+    /// The same, seen from the end of a later tick: what was expected of the ticks since is over, and what is
+    /// called now is as `view` has it. `None` if that is no later tick, or nothing of it is still to come.
+    ///
+    /// * `current_ticks`: the last ticks whose mean counts as now.
+    #[must_use]
+    pub fn carried_to(&self, view: &HistoryView, current_ticks: usize) -> Option<Self> {
+        let passed = usize::try_from(view.at.0.checked_sub(self.at.0)?).ok()?;
+        let longest = self.series.iter().map(|series| series.calls.len()).max()?;
+        if passed == 0 || passed >= longest {
+            return None;
+        }
+        let to_come = |calls: &[Quantiles]| calls.get(passed..).unwrap_or_default().to_vec();
+        let series = self.series.iter().map(|series| SeriesForecast {
+            key: series.key.clone(),
+            calls: to_come(&series.calls),
+            calls_now: view
+                .get(&series.key)
+                .map_or(0.0, |seen| seen.calls_now(view.at, current_ticks)),
+            // Nobody plans by them, and there may be very many series.
+            weights: Vec::new(),
+            ..*series
+        });
+        let totals = self.totals.iter();
+        let totals =
+            totals.map(|total| TotalForecast { calls: to_come(&total.calls), ..total.clone() });
+        Some(Self {
+            at: view.at,
+            series: series.collect(),
+            totals: totals.collect(),
+            joined: view.joined.clone(),
+            ..self.clone()
+        })
+    }
+
     /// The forecast of one series.
     #[must_use]
     pub fn get(&self, key: &SeriesKey) -> Option<&SeriesForecast> {
@@ -328,6 +362,12 @@ pub trait Member: Send {
         MemberReport::default()
     }
 
+    /// One that knows the same and shares nothing that changes: it learns beside this one.
+    ///
+    /// # Errors
+    /// [`ForecastError::Numeric`] if the numeric library fails.
+    fn copy(&self) -> Result<Box<dyn Member>, ForecastError>;
+
     /// What must be kept to forecast the same after a restart.
     ///
     /// # Errors
@@ -339,4 +379,63 @@ pub trait Member: Send {
     /// # Errors
     /// [`ForecastError::State`] if it is not one.
     fn load(&mut self, state: &[u8]) -> Result<(), ForecastError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calls::CallRecord;
+    use crate::config::LoopConfig;
+    use crate::history::History;
+    use crate::ids::{ExpressionId, NodeId, PartitionId};
+
+    #[test]
+    fn a_forecast_is_carried_on_until_all_that_it_says_is_over() {
+        let partition = PartitionId::new("events", 0);
+        let key = SeriesKey { function: "score".into(), expression: ExpressionId(1), partition };
+        let config = LoopConfig::default();
+        let mut history = History::new(&config);
+        let mut views = Vec::new();
+        for calls in [1, 1, 6, 6, 6, 6] {
+            (0..calls).for_each(|call| {
+                history.record(&CallRecord::empty(key.clone(), call, NodeId(0), None));
+            });
+            history.close_tick();
+            views.push(history.view());
+        }
+        let series = SeriesForecast {
+            key,
+            calls: [5.0, 6.0, 7.0].map(Quantiles::exactly).to_vec(),
+            ns_per_call: 1e6,
+            ns_per_row: 1e3,
+            bytes_per_row: 8.0,
+            weights: vec![("naive".to_owned(), 1.0)],
+            calls_now: 1.0,
+            calls_season: 9.0,
+            standing: ensemble::Standing::New,
+            announced: true,
+        };
+        let total = TotalForecast {
+            function: "score".into(),
+            table: "events".into(),
+            calls: series.calls.clone(),
+            standing: ensemble::Standing::New,
+        };
+        let (at, trusted) = (views[1].at, true);
+        let made = Forecast {
+            at,
+            trusted,
+            series: vec![series],
+            totals: vec![total],
+            ..Default::default()
+        };
+        assert_eq!(made.carried_to(&views[0], 3), None);
+        assert_eq!(made.carried_to(&views[1], 3), None, "it is of that tick");
+        let carried = made.carried_to(&views[3], 2).unwrap();
+        assert_eq!((carried.at, carried.trusted), (views[3].at, true));
+        let left = [Quantiles::exactly(7.0)];
+        assert_eq!((&*carried.series[0].calls, &*carried.totals[0].calls), (&left[..], &left[..]));
+        assert_eq!((carried.series[0].calls_now, carried.series[0].announced), (6.0, true));
+        assert_eq!(made.carried_to(&views[4], 3), None, "nothing is left of it");
+    }
 }

@@ -119,6 +119,10 @@ impl Member for Sparse {
         Ok(window.series.iter().map(one).collect())
     }
 
+    fn copy(&self) -> Result<Box<dyn Member>, ForecastError> {
+        Ok(Box::new(self.clone()))
+    }
+
     fn save(&self) -> Result<Vec<u8>, ForecastError> {
         Ok(Vec::new())
     }

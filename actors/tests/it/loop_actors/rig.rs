@@ -252,28 +252,48 @@ pub(crate) fn failing_member(panics: bool) -> Members {
 
 /// A member that learns until it is released; its state is how often it learned.
 pub(crate) fn slow_member() -> (Members, Gate) {
+    slow_at(None)
+}
+
+/// A member that makes its second forecast until it is released.
+pub(crate) fn member_slow_to_forecast() -> (Members, Gate) {
+    slow_at(Some(0))
+}
+
+fn slow_at(forecasts: Option<u8>) -> (Members, Gate) {
     let (hold, released) = sync_channel(1);
-    let learning = Arc::new(Notify::new());
-    let gate = Gate { learning: learning.clone(), hold };
+    let begun = Arc::new(Notify::new());
+    let gate = Gate { begun: begun.clone(), hold };
     let released = Arc::new(Mutex::new(released));
     let members: Members = Arc::new(move |_| {
-        let (learning, released) = (learning.clone(), released.clone());
-        Ok(vec![Box::new(Slow { learning, released, learned: 0 }) as Box<dyn Member>])
+        let (begun, released) = (begun.clone(), released.clone());
+        let slow = Slow { begun, released, learned: 0, forecasts };
+        Ok(vec![Box::new(slow) as Box<dyn Member>])
     });
     (members, gate)
 }
 
 pub(crate) struct Gate {
-    /// The member has begun to learn.
-    pub(crate) learning: Arc<Notify>,
+    /// The member has begun with what takes so long.
+    pub(crate) begun: Arc<Notify>,
     /// As long as this is held, it goes on.
     pub(crate) hold: SyncSender<()>,
 }
 
+#[derive(Clone)]
 struct Slow {
-    learning: Arc<Notify>,
+    begun: Arc<Notify>,
     released: Arc<Mutex<Receiver<()>>>,
     learned: u8,
+    /// Forecasts that it made, if these are slow.
+    forecasts: Option<u8>,
+}
+
+impl Slow {
+    fn wait(&self) {
+        self.begun.notify_one();
+        assert!(self.released.lock().unwrap().recv().is_err());
+    }
 }
 
 impl Member for Slow {
@@ -287,8 +307,9 @@ impl Member for Slow {
         _: &[usize],
         _: Effort<'_>,
     ) -> Result<FitReport, ForecastError> {
-        self.learning.notify_one();
-        assert!(self.released.lock().unwrap().recv().is_err());
+        if self.forecasts.is_none() {
+            self.wait();
+        }
         self.learned += 1;
         Ok(FitReport::default())
     }
@@ -298,7 +319,18 @@ impl Member for Slow {
         _: &Window<'_>,
         _: &[usize],
     ) -> Result<Vec<Vec<Quantiles>>, ForecastError> {
+        let forecasts = self.forecasts.as_mut().map(|made| {
+            *made += 1;
+            *made
+        });
+        if forecasts.is_some_and(|made| made > 1) {
+            self.wait();
+        }
         Ok(Vec::new())
+    }
+
+    fn copy(&self) -> Result<Box<dyn Member>, ForecastError> {
+        Ok(Box::new(self.clone()))
     }
 
     fn save(&self) -> Result<Vec<u8>, ForecastError> {
@@ -320,6 +352,7 @@ pub(crate) fn watching_member() -> (Members, Arc<Mutex<Vec<i64>>>) {
     (members, seen)
 }
 
+#[derive(Clone)]
 struct Watching(Arc<Mutex<Vec<i64>>>);
 
 impl Member for Watching {
@@ -345,6 +378,10 @@ impl Member for Watching {
         Ok(Vec::new())
     }
 
+    fn copy(&self) -> Result<Box<dyn Member>, ForecastError> {
+        Ok(Box::new(self.clone()))
+    }
+
     fn save(&self) -> Result<Vec<u8>, ForecastError> {
         Ok(Vec::new())
     }
@@ -365,6 +402,7 @@ pub(crate) fn members_that_fail_on(calls: std::ops::RangeInclusive<usize>) -> Me
     })
 }
 
+#[derive(Clone, Copy)]
 struct Failing {
     panics: bool,
 }
@@ -396,6 +434,10 @@ impl Member for Failing {
         _: &[usize],
     ) -> Result<Vec<Vec<Quantiles>>, ForecastError> {
         self.fail()
+    }
+
+    fn copy(&self) -> Result<Box<dyn Member>, ForecastError> {
+        Ok(Box::new(self.clone()))
     }
 
     fn save(&self) -> Result<Vec<u8>, ForecastError> {

@@ -109,6 +109,18 @@ impl Mixer {
         self.members.iter_mut()
     }
 
+    /// Horizons that are learned for, ascending.
+    pub(super) fn horizons(&self) -> &[usize] {
+        &self.horizons
+    }
+
+    /// Puts `member` in the place of what it is a copy of.
+    pub(super) fn replace(&mut self, place: usize, member: Box<dyn Member>) {
+        if let Some(present) = self.members.get_mut(place) {
+            *present = member;
+        }
+    }
+
     /// Lets the members that learn in steps, or all of them, learn with no more than `effort` each. A member that fails keeps its former state; its error is in the report.
     pub fn fit(
         &mut self,

@@ -9,6 +9,7 @@
 mod band;
 mod gate;
 mod hierarchy;
+mod lesson;
 mod mixer;
 mod pasts;
 mod reports;
@@ -24,6 +25,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use gate::Standing;
+pub use lesson::{Learnt, Lesson};
 pub use mixer::{Mixer, Outlook};
 pub use reports::MemberStanding;
 pub use turn::{invert, repeat_current};
@@ -37,8 +39,8 @@ use super::seasonal::{Profile, SeasonalNaive, Which};
 use super::smoothing::Smoothing;
 use super::sparse::Sparse;
 use super::{
-    Decomposed, Effort, FitReport, Forecast, ForecastError, KernelMember, Member, NewTreesMember,
-    Quantiles, RidgeMember, Series, SeriesForecast, TotalForecast, TreesMember, Window,
+    Decomposed, Forecast, ForecastError, KernelMember, Member, NewTreesMember, Quantiles,
+    RidgeMember, Series, SeriesForecast, TotalForecast, TreesMember, Window,
 };
 use crate::config::LoopConfig;
 use crate::history::{HistoryView, Rolling, SeriesView};
@@ -130,14 +132,21 @@ struct Learned {
     loss_naive: Rolling,
     /// What one call of each series cost.
     cost: Rolling,
-    /// Seasons of all series together.
-    seasons: Vec<usize>,
-    /// Seasons of the busiest series.
-    seasons_of: BTreeMap<u64, Vec<usize>>,
+    /// Ticks after which the load repeats.
+    seasons: Seasons,
     /// The last tick at which members learned at once.
     fitted: u64,
     /// Drifts that were noticed until then.
     drifts: u64,
+}
+
+/// Ticks after which the load repeats, strongest first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Seasons {
+    /// Of all series together.
+    all: Vec<usize>,
+    /// Of the busiest series, by their numbers.
+    of: BTreeMap<u64, Vec<usize>>,
 }
 
 /// What was published for the next tick.
@@ -180,38 +189,14 @@ impl Ensemble {
     /// The season that forecasts go by: the configured one, or the strongest that was found.
     #[must_use]
     pub fn season_ticks(&self) -> Option<usize> {
-        self.config.season_ticks().or(self.learned.seasons.first().copied())
-    }
-
-    /// Lets members learn from the view with no more than `effort` each: those that learn in
-    /// steps at every call, the others when the past has grown or drifted. Seasons are looked for then
-    /// too. A member that fails keeps its former state; its error is in the report.
-    pub fn fit(
-        &mut self,
-        view: &HistoryView,
-        effort: Effort<'_>,
-    ) -> Vec<(&'static str, Result<FitReport, ForecastError>)> {
-        self.pasts.take_in(view);
-        let ticks = self.pasts.longest();
-        let since = view.at.0.abs_diff(self.learned.fitted);
-        let drifts = self.mixer.known.values().map(|known| known.drifts).sum::<u64>();
-        let grown = since as f64 > (GROWN * ticks as f64).max(FIT_TICKS_MIN as f64);
-        let drifted = drifts > self.learned.drifts && since > FIT_TICKS_MIN;
-        let at_once = grown || drifted || self.learned.fitted == 0;
-        if at_once {
-            (self.learned.fitted, self.learned.drifts) = (view.at.0, drifts);
-            self.look_for_seasons(view, effort);
-        }
-        let series = self.pasts.series(&self.configured, &self.learned, view);
-        let window = window(view, self.epoch_ms, &series);
-        self.mixer.fit(&window, effort, at_once)
+        self.config.season_ticks().or(self.learned.seasons.all.first().copied())
     }
 
     /// Scores the forecasts whose ticks are over, which moves weights, intervals and trust.
     /// Call it once per closed tick, before [`forecast`](Self::forecast).
     pub fn observe(&mut self, view: &HistoryView) {
         self.pasts.take_in(view);
-        let series = self.pasts.series(&self.configured, &self.learned, view);
+        let series = self.pasts.series(&self.configured, &self.learned.seasons);
         for heir in &view.heirs {
             self.mixer.inherit(heir.key.id(), heir.of.id());
         }
@@ -254,7 +239,7 @@ impl Ensemble {
         let asked = asked(horizon, view.series.len());
         let scored = costliest(view, SCORED_MAX);
         let due = self.waiting.due(view, &scored);
-        let all = self.pasts.series(&self.configured, &self.learned, view);
+        let all = self.pasts.series(&self.configured, &self.learned.seasons);
         let (parts, sums) = all.split_at(view.series.len());
         let series: Vec<Series<'_>> =
             due.iter().map(|place| parts[*place]).chain(sums.iter().copied()).collect();
@@ -375,13 +360,6 @@ impl Ensemble {
         self.mixer.forget_said();
         self.hierarchy.forget_said();
         self.waiting = Waiting::default();
-    }
-
-    fn look_for_seasons(&mut self, view: &HistoryView, effort: Effort<'_>) {
-        if self.config.season_ticks().is_none() {
-            (self.learned.seasons, self.learned.seasons_of) =
-                self.pasts.seasons(view.tick_ms, effort);
-        }
     }
 }
 

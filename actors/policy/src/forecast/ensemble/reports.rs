@@ -54,6 +54,7 @@ mod tests {
     use crate::ids::{ExpressionId, NodeId, PartitionId, Tick};
 
     /// Knows that four and eight calls come in turn, and has made seven steps.
+    #[derive(Clone, Copy)]
     struct Right;
 
     const REPORT: MemberReport =
@@ -83,6 +84,10 @@ mod tests {
         fn report(&self) -> MemberReport {
             REPORT
         }
+        fn copy(&self) -> Result<Box<dyn Member>, ForecastError> {
+            Ok(Box::new(self.clone()))
+        }
+
         fn save(&self) -> Result<Vec<u8>, ForecastError> {
             Ok(vec![])
         }

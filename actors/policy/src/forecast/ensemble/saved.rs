@@ -11,7 +11,7 @@ use super::{Ensemble, Learned};
 use crate::forecast::ForecastError;
 
 /// Changes whenever the fields below do.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 const NAME: &str = "ensemble";
 

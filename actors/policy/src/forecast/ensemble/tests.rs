@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::calls::CallRecord;
+use crate::forecast::{Effort, FitReport};
 use crate::history::{History, Succession};
 use crate::ids::{ExpressionId, NodeId, PartitionId};
 use proptest::prelude::*;
@@ -182,6 +183,7 @@ fn four_out_of_five_ticks_fall_into_the_interval() {
 }
 
 /// Knows the future, or fails.
+#[derive(Clone, Copy)]
 struct Scripted(&'static str, Option<fn(u64) -> f64>);
 
 impl Member for Scripted {
@@ -212,6 +214,10 @@ impl Member for Scripted {
         let ticks: Vec<_> = ticks.collect();
         Ok(vec![ticks; window.series.len()])
     }
+    fn copy(&self) -> Result<Box<dyn Member>, ForecastError> {
+        Ok(Box::new(self.clone()))
+    }
+
     fn save(&self) -> Result<Vec<u8>, ForecastError> {
         Ok(self.0.as_bytes().to_vec())
     }
