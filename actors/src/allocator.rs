@@ -80,8 +80,8 @@ pub struct AllocatorState {
     waiting: Postponed,
     policy: AllocateState,
     budgets: BTreeMap<NodeId, NodeBudget>,
-    /// Tick of the newest forecast.
-    forecast_at: Tick,
+    /// Tick of the newest forecast; before there is one, the tick before the first that was closed.
+    forecast_at: Option<Tick>,
 }
 
 impl Actor for Allocator {
@@ -101,7 +101,7 @@ impl Actor for Allocator {
             waiting: Postponed::new(By::Limit),
             policy: AllocateState::default(),
             budgets: BTreeMap::new(),
-            forecast_at: args.board.tick(),
+            forecast_at: None,
             args,
         })
     }
@@ -128,12 +128,13 @@ impl Actor for Allocator {
 
 impl AllocatorState {
     fn on_forecast_ready(&mut self, forecast: &Forecast, myself: &ActorRef<AllocatorMessage>) {
-        self.forecast_at = forecast.at;
+        self.forecast_at = Some(forecast.at);
         self.plan(Some(forecast), forecast.at, myself);
     }
 
     fn on_tick_closed(&mut self, tick: Tick, myself: &ActorRef<AllocatorMessage>) {
-        if tick.0 > self.forecast_at.0 + FORECAST_WAIT_TICKS {
+        let since = *self.forecast_at.get_or_insert(Tick(tick.0.saturating_sub(1)));
+        if tick.0 > since.0 + FORECAST_WAIT_TICKS {
             self.plan(None, tick, myself);
         }
     }

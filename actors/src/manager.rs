@@ -105,8 +105,8 @@ pub struct ManagerState {
     traded: BTreeMap<NodeId, Tick>,
     /// Epoch of the newest plan; the cluster may not have reached it yet.
     epoch: Epoch,
-    /// Tick of the newest forecast.
-    forecast_at: Tick,
+    /// Tick of the newest forecast; before there is one, the tick before the first that was closed.
+    forecast_at: Option<Tick>,
 }
 
 impl Actor for Manager {
@@ -131,7 +131,7 @@ impl Actor for Manager {
             reshaped: BTreeMap::new(),
             traded: BTreeMap::new(),
             epoch: Epoch::default(),
-            forecast_at: args.board.tick(),
+            forecast_at: None,
             args,
         })
     }
@@ -161,7 +161,7 @@ impl Actor for Manager {
 
 impl ManagerState {
     fn on_forecast_ready(&mut self, forecast: &Forecast, myself: &ActorRef<ManagerMessage>) {
-        self.forecast_at = forecast.at;
+        self.forecast_at = Some(forecast.at);
         self.plan(Some(forecast), forecast.at, myself);
     }
 
@@ -175,7 +175,8 @@ impl ManagerState {
         self.changed.retain(|_, changed| tick.0 <= changed.0.saturating_add(rests.0));
         self.reshaped.retain(|_, at| tick.0 <= at.0.saturating_add(split_dwell));
         self.traded.retain(|_, traded| tick.0 <= traded.0.saturating_add(rests.1));
-        if tick.0 > self.forecast_at.0 + FORECAST_WAIT_TICKS {
+        let since = *self.forecast_at.get_or_insert(Tick(tick.0.saturating_sub(1)));
+        if tick.0 > since.0 + FORECAST_WAIT_TICKS {
             self.plan(None, tick, myself);
         }
     }

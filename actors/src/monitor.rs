@@ -111,6 +111,8 @@ impl Actor for Monitor {
         if history.now() < open {
             history.advance_to(open); // It was killed after its last save; ticks never go back.
         }
+        // After a restart nobody else knows it before the first tick is closed.
+        args.board.tick_closed(Tick(history.now().0.saturating_sub(1)));
         let config = args.board.config.load_full();
         if args.timed {
             let period = Duration::from_millis(config.tick_ms());

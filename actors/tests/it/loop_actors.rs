@@ -220,6 +220,24 @@ async fn without_forecasts_repairs_go_on_after_two_ticks() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn after_a_restart_forecasts_are_waited_for_as_long_as_at_the_first_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let rig = Rig::start(|args| *args = args.clone().in_folder(folder.path())).await;
+    rig.tick_hot(0, 9).await;
+    rig.handle.shutdown().await.unwrap();
+    let failing = |args: &mut LoopArgs| {
+        *args = args.clone().in_folder(folder.path());
+        args.members = rig::failing_member(true);
+    };
+    let rig = Rig::start(failing).await;
+    rig.cluster.lose(0);
+    rig.tick_hot(0, 2).await;
+    assert_eq!(rig.cluster.sent(), []);
+    rig.tick_hot(0, 1).await;
+    assert!(!rig.cluster.sent().is_empty(), "a lost partition is loaded without a forecast");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_history_survives_the_monitor_by_its_file_and_its_store_and_ticks_never_go_back() {
     let folder = tempfile::tempdir().unwrap();
     let rig = Rig::start(|args| *args = args.clone().in_folder(folder.path())).await;
@@ -301,6 +319,7 @@ async fn a_loop_that_was_shut_down_goes_on_where_it_stopped() {
     assert!(rig.handle.tick().await.is_err());
 
     let rig = Rig::start(|args| *args = args.clone().in_folder(folder.path())).await;
+    assert_eq!(rig.handle.last_tick(), Tick(20), "known before another tick is closed");
     rig.tick_hot(0, 1).await;
     assert_eq!(rig.handle.last_tick(), Tick(21));
     assert_eq!(rig.handle.history().series[0].calls_at(Tick(3)), 8.0);
