@@ -27,6 +27,7 @@ pub mod posts;
 pub mod predicates;
 pub mod program;
 pub mod replay;
+pub mod replay_simulated;
 pub mod replicate;
 pub mod report;
 pub mod reuse;

@@ -26,9 +26,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::program::{Found, Options};
-use crate::replay::functions::{
-    Function, Rows, TABLE, checksum, fingerprint, functions, name, sql,
-};
+use crate::replay::functions::{Function, Rows, checksum, fingerprint, functions, sql};
+use crate::replay::stage::{TABLE, name};
 use crate::report::{Bound, Figure, Row};
 
 const NODES: u32 = 3;
@@ -308,7 +307,14 @@ mod tests {
             .build()
             .unwrap();
         let clock: SharedClock = Arc::new(SystemClock);
-        let options = Options { seed: 5, quick: true, traces: vec![], queries: None, clock };
+        let options = Options {
+            seed: 5,
+            quick: true,
+            traces: vec![],
+            simulation: Default::default(),
+            queries: None,
+            clock,
+        };
         let (rows, figures) =
             runtime.block_on(play(300, Duration::from_millis(400), &options)).unwrap();
         assert_eq!(rows.len(), 2);

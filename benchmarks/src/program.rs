@@ -14,7 +14,8 @@ use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
 use crate::{
     admission, adversarial, dashboard, demo_day, drill_down, exact, forecast, forecast_cost, moves,
-    next_calls, overhead, plan_cost, predicates, replay, replicate, reuse, simulate, slt, stories,
+    next_calls, overhead, plan_cost, predicates, replay, replay_simulated, replicate, reuse,
+    simulate, slt, stories,
 };
 
 /// Exit code if a bound was missed.
@@ -25,7 +26,11 @@ pub const EXIT_USAGE: u8 = 2;
 pub const EXIT_FAILED: u8 = 3;
 
 /// Benchmarks that play files.
-const PLAYERS: [&str; 6] = ["admission", "forecast", "next-calls", "replay", "safe", "simulate"];
+const PLAYERS: [&str; 7] =
+    ["admission", "forecast", "next-calls", "replay", SIMULATED, "safe", "simulate"];
+
+/// The benchmark that simulates another one.
+const SIMULATED: &str = "replay-simulated";
 
 /// Stack of the threads that plan queries; debug builds need more than the system's default.
 const STACK_BYTES: usize = 32 << 20;
@@ -39,10 +44,21 @@ pub struct Options {
     pub quick: bool,
     /// Files to play instead of a load that is made up.
     pub traces: Vec<PathBuf>,
+    /// What a simulation is held against, and what it plays, if that is no trace.
+    pub simulation: Simulation,
     /// Queries to put, where a benchmark puts as many as it is told; its own number if there is none.
     pub queries: Option<u64>,
     /// The time.
     pub clock: SharedClock,
+}
+
+/// What only a simulation is told.
+#[derive(Clone, Debug, Default)]
+pub struct Simulation {
+    /// A report of what it simulates, as it was printed or as JSON.
+    pub real: Option<PathBuf>,
+    /// An exported history to play.
+    pub history: Option<PathBuf>,
 }
 
 /// What a benchmark found.
@@ -60,7 +76,7 @@ pub struct Benchmark {
 }
 
 /// All benchmarks.
-pub const BENCHMARKS: [Benchmark; 20] = [
+pub const BENCHMARKS: [Benchmark; 21] = [
     Benchmark {
         name: "overhead",
         summary: "TPC-H and ClickBench, which call no function, with nothing stored",
@@ -105,6 +121,11 @@ pub const BENCHMARKS: [Benchmark; 20] = [
         name: "replay",
         summary: "a trace compressed in time: forecast, inverted, oracle and simpler ways to be ready",
         run: |options| Box::pin(replay::run(options)),
+    },
+    Benchmark {
+        name: SIMULATED,
+        summary: "the replay in virtual time, held against a report of the real one, or another history",
+        run: |options| Box::pin(replay_simulated::run(options)),
     },
     Benchmark {
         name: "safe",
@@ -191,6 +212,12 @@ enum Command {
         /// Put so many queries instead of the benchmark's own number; only `exact` puts random ones.
         #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         queries: Option<u64>,
+        /// Hold the simulation against this report of the real benchmark; only `replay-simulated` is one.
+        #[arg(long, value_name = "FILE")]
+        real: Option<PathBuf>,
+        /// Simulate this history, which `CALL export_history` wrote; only `replay-simulated` does.
+        #[arg(long, value_name = "FILE", conflicts_with = "real")]
+        history: Option<PathBuf>,
         /// Write the report as JSON to this file, or to standard output if it is `-`.
         #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
         json: Option<PathBuf>,
@@ -224,7 +251,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Command::List => {
             for Benchmark { name, summary, .. } in BENCHMARKS {
-                println!("{name:<11} {summary}");
+                println!("{name:<16} {summary}");
             }
             ExitCode::SUCCESS
         }
@@ -235,8 +262,18 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             eprintln!("error: {} plays no files; --trace is for {players}", name.name);
             ExitCode::from(EXIT_USAGE)
         }
-        Command::Run { name, seed, quick, traces, queries, json } => {
-            let options = Options { seed, quick, traces, queries, clock: Arc::new(SystemClock) };
+        Command::Run { name, real, history, .. }
+            if (real.is_some() || history.is_some()) && name.name != SIMULATED =>
+        {
+            eprintln!(
+                "error: {} simulates nothing; --real and --history are for {SIMULATED}",
+                name.name
+            );
+            ExitCode::from(EXIT_USAGE)
+        }
+        Command::Run { name, seed, quick, traces, queries, real, history, json } => {
+            let (clock, simulation) = (Arc::new(SystemClock), Simulation { real, history });
+            let options = Options { seed, quick, traces, simulation, queries, clock };
             match run(name, options, json.as_deref()) {
                 Ok(report) => ExitCode::from(exit_code(&report)),
                 Err(error) => {
@@ -345,6 +382,10 @@ mod tests {
         );
         assert_eq!(
             code(&["foreshard-benchmarks", "run", "overhead", "--trace", "a.csv"]),
+            ExitCode::from(EXIT_USAGE)
+        );
+        assert_eq!(
+            code(&["foreshard-benchmarks", "run", "replay", "--history", "a.parquet"]),
             ExitCode::from(EXIT_USAGE)
         );
         assert_eq!(code(&["foreshard-benchmarks", "list"]), ExitCode::SUCCESS);

@@ -121,7 +121,14 @@ mod tests {
         let rows: String = (0..300).map(row).collect();
         std::fs::write(&path, "time,value\n".to_owned() + &rows).unwrap();
         let clock = Arc::new(SystemClock);
-        let options = Options { seed: 1, quick: true, traces: vec![path], queries: None, clock };
+        let options = Options {
+            seed: 1,
+            quick: true,
+            traces: vec![path],
+            simulation: Default::default(),
+            queries: None,
+            clock,
+        };
         let traces = traces(&options).unwrap();
         assert_eq!(traces.len(), 1);
         assert_eq!((traces[0].name.as_str(), traces[0].ticks()), ("day", 298));

@@ -15,15 +15,8 @@ use foreshard_actors::partitioning::Partitioning;
 use foreshard_actors::ports::SharedClock;
 use foreshard_udfs::{Card, CostClass, Functions, registered};
 
-use super::load::VARIANTS;
+use super::stage::{TABLE, name, row_ns_wanted};
 use crate::posts::{Column, Posts};
-
-/// The table.
-pub(crate) const TABLE: &str = "events";
-
-/// What a row of the cheapest and of the dearest function costs.
-const COST_MIN_NS: f64 = 20e3;
-const COST_MAX_NS: f64 = 2e6;
 
 /// Words of a text, and of what it is compared with.
 const WORDS: usize = 6;
@@ -76,16 +69,6 @@ impl ScalarUDFImpl for Similar {
         call.arg_fields.push(Arc::new(Field::new("candidates", DataType::Utf8, true)));
         self.inner.invoke_with_args(call)
     }
-}
-
-/// Name of a function in SQL.
-pub(crate) fn name(place: usize) -> String {
-    format!("similar_{place}")
-}
-
-/// Position of the function with this name.
-pub(crate) fn place(name: &str) -> Option<usize> {
-    name.strip_prefix("similar_")?.parse().ok()
 }
 
 /// The rows of the table: each partition gets so many a minute.
@@ -167,11 +150,10 @@ pub(crate) fn functions(count: usize, rows: &Rows, clock: &SharedClock) -> Resul
         Ok((udf, times[TIMES_MEASURED / 2] as f64 / rows.each as f64))
     };
     let per_candidate = measured(0, CANDIDATES_MEASURED)?.1 / CANDIDATES_MEASURED as f64;
-    let costs = count.div_ceil(VARIANTS);
-    let dearer = (COST_MAX_NS / COST_MIN_NS).powf(1.0 / (costs.max(2) - 1) as f64);
-    (0..count)
-        .map(|place| {
-            let wanted = COST_MIN_NS * dearer.powi((place / VARIANTS) as i32);
+    row_ns_wanted(count)
+        .into_iter()
+        .enumerate()
+        .map(|(place, wanted)| {
             let candidates = ((wanted / per_candidate).round() as usize).max(1);
             let (udf, row_ns) = measured(place, candidates)?;
             let card = Card::immutable(
@@ -233,6 +215,7 @@ mod tests {
     use foreshard_actors::ports::SystemClock;
 
     use super::*;
+    use crate::replay::load::VARIANTS;
 
     #[test]
     fn dearer_functions_have_more_candidates_and_other_rows_other_answers() {
@@ -243,7 +226,6 @@ mod tests {
             functions.iter().map(|function| function.card.version.parse().unwrap()).collect();
         assert_eq!(versions[0], versions[VARIANTS - 1]);
         assert!(versions[0] < versions[VARIANTS], "{versions:?}");
-        assert_eq!(place(functions[4].udf.name()), Some(4));
         assert_ne!(rows.minute(0).unwrap(), rows.minute(1).unwrap());
         let texts = rows.minute(5).unwrap();
         let texts: std::collections::HashSet<_> =

@@ -15,7 +15,7 @@ use crate::forecast::Trace;
 const DAY_MS: u64 = 86_400_000;
 
 /// Functions of the same cost: they take turns in being called much.
-pub(super) const VARIANTS: usize = 3;
+pub(crate) const VARIANTS: usize = 3;
 
 /// What a function is called when it is another one's turn, as a share of what it is called in its own.
 const OFF_TURN: f64 = 0.005;
@@ -28,55 +28,55 @@ const TURN_MAX: f64 = 0.25;
 const RANKS_SHIFTED: f64 = 0.3;
 
 /// Minutes of a peak at least, and of less load within one.
-const PEAK_MIN: usize = 8;
+pub(crate) const PEAK_MIN: usize = 8;
 const PEAK_GAP: usize = 4;
 
 /// How large everything is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     /// Days that are learned from and days that are played.
-    pub(super) days: (usize, usize),
+    pub(crate) days: (usize, usize),
     /// Minutes of a day.
-    pub(super) minutes: usize,
+    pub(crate) minutes: usize,
     /// Functions: [`VARIANTS`] of each cost.
-    pub(super) functions: usize,
+    pub(crate) functions: usize,
     /// Partitions of the table.
-    pub(super) partitions: usize,
+    pub(crate) partitions: usize,
     /// Minutes whose rows a call asks for.
-    pub(super) window: usize,
+    pub(crate) window: usize,
 }
 
 impl Shape {
     /// Number of a pair.
-    pub(super) fn pair(&self, function: usize, partition: usize) -> usize {
+    pub(crate) fn pair(&self, function: usize, partition: usize) -> usize {
         function * self.partitions + partition
     }
 
     /// All pairs.
-    pub(super) fn pairs(&self) -> usize {
+    pub(crate) fn pairs(&self) -> usize {
         self.functions * self.partitions
     }
 
     /// Function and partition of a pair.
-    pub(super) fn of_pair(&self, pair: usize) -> (usize, usize) {
+    pub(crate) fn of_pair(&self, pair: usize) -> (usize, usize) {
         (pair / self.partitions, pair % self.partitions)
     }
 }
 
 /// One call.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Call {
+pub(crate) struct Call {
     /// Minute since play begins, and how much of it is over.
-    pub(super) minute: usize,
-    pub(super) at: f64,
-    pub(super) pair: usize,
+    pub(crate) minute: usize,
+    pub(crate) at: f64,
+    pub(crate) pair: usize,
 }
 
 /// All rates.
-pub(super) struct Load {
-    pub(super) shape: Shape,
+pub(crate) struct Load {
+    pub(crate) shape: Shape,
     /// The trace by minute: a mean of one over the days that are played.
-    pub(super) trace: Vec<f64>,
+    pub(crate) trace: Vec<f64>,
     /// Share of the calls of a minute that each pair has, by minute.
     shares: Vec<Vec<f64>>,
 }
@@ -84,7 +84,7 @@ pub(super) struct Load {
 impl Load {
     /// # Errors
     /// A trace without any calls.
-    pub(super) fn new(trace: &Trace, shape: Shape, seed: u64) -> Result<Self> {
+    pub(crate) fn new(trace: &Trace, shape: Shape, seed: u64) -> Result<Self> {
         let mut dice = SplitMix64::new(seed);
         let trace = compressed(trace, shape)?;
         let costs = shape.functions.div_ceil(VARIANTS);
@@ -114,12 +114,12 @@ impl Load {
     }
 
     /// Minutes that are played.
-    pub(super) fn played(&self) -> usize {
+    pub(crate) fn played(&self) -> usize {
         self.shape.days.1 * self.shape.minutes
     }
 
     /// How often each pair was called in each minute that is learned from, with so many calls a minute.
-    pub(super) fn history(&self, calls: f64, seed: u64) -> Vec<Vec<u32>> {
+    pub(crate) fn history(&self, calls: f64, seed: u64) -> Vec<Vec<u32>> {
         let mut dice = SplitMix64::new(seed ^ 0x1EA5);
         let minutes = self.trace.iter().zip(&self.shares).take(self.learned());
         let counts = minutes.map(|(load, shares)| {
@@ -130,7 +130,7 @@ impl Load {
 
     /// The calls that are played, in order, with so many a minute. With fewer a minute some are left out,
     /// and the others stay.
-    pub(super) fn calls(&self, calls: f64, calls_max: f64, seed: u64) -> Vec<Call> {
+    pub(crate) fn calls(&self, calls: f64, calls_max: f64, seed: u64) -> Vec<Call> {
         let mut dice = SplitMix64::new(seed ^ 0xCA115);
         let mut all = Vec::new();
         for minute in 0..self.played() {
@@ -149,32 +149,36 @@ impl Load {
         all
     }
 
-    /// For each minute that is played whether it is in the first tenth of a peak: of a time with more load
-    /// than on average, short gaps in it or not.
-    pub(super) fn peak_begins(&self) -> Vec<bool> {
-        let played = &self.trace[self.learned()..];
-        let mut is_high: Vec<bool> = played.iter().map(|load| *load > 1.0).collect();
-        let mut last = None;
-        for minute in 0..is_high.len() {
-            if !is_high[minute] {
-                continue;
-            }
-            if let Some(last) = last.filter(|last| minute - last <= PEAK_GAP) {
-                is_high[last..minute].fill(true);
-            }
-            last = Some(minute);
-        }
-        let mut begins = vec![false; is_high.len()];
-        let mut minute = 0;
-        while minute < is_high.len() {
-            let length = is_high[minute..].iter().take_while(|high| **high).count();
-            if length >= PEAK_MIN.min(self.shape.minutes / 4) {
-                begins[minute..minute + length.div_ceil(10)].fill(true);
-            }
-            minute += length.max(1);
-        }
-        begins
+    /// For each minute that is played whether it is in the first tenth of a peak.
+    pub(crate) fn peak_begins(&self) -> Vec<bool> {
+        first_tenths(&self.trace[self.learned()..], PEAK_MIN.min(self.shape.minutes / 4))
     }
+}
+
+/// For each minute whether it is in the first tenth of a peak of at least so many minutes: of a time with more
+/// load than one, which is the mean, short gaps in it or not.
+pub(crate) fn first_tenths(loads: &[f64], shortest: usize) -> Vec<bool> {
+    let mut is_high: Vec<bool> = loads.iter().map(|load| *load > 1.0).collect();
+    let mut last = None;
+    for minute in 0..is_high.len() {
+        if !is_high[minute] {
+            continue;
+        }
+        if let Some(last) = last.filter(|last| minute - last <= PEAK_GAP) {
+            is_high[last..minute].fill(true);
+        }
+        last = Some(minute);
+    }
+    let mut begins = vec![false; is_high.len()];
+    let mut minute = 0;
+    while minute < is_high.len() {
+        let length = is_high[minute..].iter().take_while(|high| **high).count();
+        if length >= shortest {
+            begins[minute..minute + length.div_ceil(10)].fill(true);
+        }
+        minute += length.max(1);
+    }
+    begins
 }
 
 /// The trace by minutes of the days that are learned from and played, the latter around its middle. A trace
@@ -253,7 +257,7 @@ fn poisson(mean: f64, dice: &mut SplitMix64) -> u32 {
 ///
 /// * `row_ns`: nanoseconds of one row of each function.
 /// * `rows`: rows that each partition gets a minute.
-pub(super) fn kept_at_first_use(
+pub(crate) fn kept_at_first_use(
     calls: &[Call],
     shape: &Shape,
     minutes: usize,

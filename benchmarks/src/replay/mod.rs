@@ -12,47 +12,32 @@
 //! what one saves who knows the coming calls. A run in which the inverted forecast gains, or in which demand
 //! or use of the permits are not as wanted, is void: its bounds are missed, whatever else it shows.
 
+pub(crate) mod arm;
 pub(crate) mod functions;
-mod load;
-mod outlooks;
-mod player;
+pub(crate) mod load;
+pub(crate) mod outlooks;
+pub(crate) mod player;
 pub mod safe;
-mod score;
+pub(crate) mod score;
+pub(crate) mod stage;
 mod turn_clock;
-mod world;
+pub(crate) mod world;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use foreshard_actors::ports::SharedClock;
 
-use self::load::Shape;
-use self::player::{Arm, Played, Player};
+use self::arm::{Arm, Played};
+use self::player::Player;
 use self::score::{Judged, figures, row};
+use self::stage::{Size, TURN};
 use self::turn_clock::TurnClock;
-use self::world::{Size, World};
+use self::world::World;
 use crate::arms::order;
 use crate::forecast::{Trace, families};
 use crate::loads;
 use crate::program::{Found, Options};
-
-/// Where refreshing everything takes twice the budget.
-const SCARCE: Size = Size {
-    shape: Shape { days: (5, 1), minutes: 48, functions: 12, partitions: 12, window: 4 },
-    tick: Duration::from_millis(1_000),
-    demand: 2.0,
-    calls: None,
-};
-
-/// Where it takes half of it.
-const AMPLE: Size = Size { tick: Duration::from_millis(750), demand: 0.5, ..SCARCE };
-
-/// A look whether all works.
-const QUICK: Shape = Shape { days: (2, 1), minutes: 24, functions: 6, partitions: 6, window: 4 };
-
-/// Minutes that an arm plays before it is another one's turn.
-const TURN: usize = 16;
 
 /// The trace that is played if none is named and it is there.
 const TRACE: &str = "nab_nyc_taxi";
@@ -63,20 +48,16 @@ const TRACE: &str = "nab_nyc_taxi";
 /// A file that is no load, or what an engine says.
 pub async fn run(options: Options) -> Result<Found> {
     let trace = trace(&options)?;
-    let quick = |size: Size| match options.quick {
-        true => Size { shape: QUICK, calls: Some(4.0), tick: size.tick / 4, ..size },
-        false => size,
-    };
-    let scarce = regime(&trace, quick(SCARCE), &Arm::ALL, TURN, &options).await?;
-    let arms = [Arm::Off, Arm::Forecast, Arm::Oracle];
-    let ample = Size { calls: Some(scarce.world.calls_a_minute), ..quick(AMPLE) };
-    let ample = regime(&trace, ample, &arms, TURN, &options).await?;
+    let (scarce, ample) = (Size::SCARCE, Size::AMPLE);
+    let scarce = regime(&trace, scarce.or_quick(options.quick), &Arm::ALL, TURN, &options).await?;
+    let ample = Size { calls: Some(scarce.calls_a_minute), ..ample.or_quick(options.quick) };
+    let ample = regime(&trace, ample, &Arm::EASY, TURN, &options).await?;
     let rows = ["scarce", "ample"].into_iter().zip([&scarce, &ample]);
     let rows = rows.flat_map(|(name, all)| all.arms.iter().map(move |arm| row(name, all, arm)));
     Ok((rows.collect(), figures(&scarce, &ample)))
 }
 
-fn trace(options: &Options) -> Result<Trace> {
+pub(crate) fn trace(options: &Options) -> Result<Trace> {
     if let Some(file) = options.traces.first() {
         return Trace::read(file);
     }
@@ -103,8 +84,8 @@ async fn regime(
     eprintln!(
         "{}: refreshing everything takes {:.2} of the budget; {} calls on {} pairs",
         trace.name,
-        world.demand,
-        world.calls.len(),
+        world.stage.demand,
+        world.stage.calls.len(),
         size.shape.pairs()
     );
     let learned = tempfile::tempdir()?;
@@ -118,7 +99,7 @@ async fn regime(
         let clock = Arc::new(TurnClock::standing_since(Arc::clone(clock), learned_ns));
         players.push(Player::start(&world, *arm, learned.path(), clock).await?);
     }
-    let minutes = world.load.played();
+    let minutes = world.stage.load.played();
     for (round, first) in (0..minutes).step_by(turn).enumerate() {
         for position in order(round, players.len()) {
             let player = &mut players[position];
@@ -131,15 +112,17 @@ async fn regime(
     for player in players {
         played.push((player.arm, player.end().await?));
     }
-    Ok(Judged { world, arms: played })
+    Ok(Judged::new(&world.stage, played))
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use foreshard_actors::ports::SystemClock;
 
+    use super::load::Shape;
     use super::*;
 
     #[test]
@@ -153,6 +136,7 @@ mod tests {
             seed: 3,
             quick: true,
             traces: vec![],
+            simulation: Default::default(),
             queries: None,
             clock: Arc::new(SystemClock),
         };
@@ -166,7 +150,7 @@ mod tests {
         let judged = runtime.block_on(run);
         assert_eq!(judged.arms.len(), 7);
         let (_, off) = &judged.arms[0];
-        assert_eq!(off.answers.len(), judged.world.calls.len());
+        assert_eq!(off.answers.len(), judged.calls);
         assert!(!off.answers.is_empty());
         let stored: u64 = off.minutes.iter().map(|minute| minute.rows_stored).sum();
         assert_eq!((stored, off.background_ns), (0, 0));

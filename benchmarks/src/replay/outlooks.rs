@@ -3,38 +3,33 @@
 //! All of them plan with the policy's own planner; they differ in nothing but what they expect.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use foreshard::Engine;
 use foreshard_actors::ports::Outlook;
+use foreshard_policy::cluster::{ClusterView, OutputView};
 use foreshard_policy::forecast::{Forecast, Quantiles, SeriesForecast};
 use foreshard_policy::history::HistoryView;
-use foreshard_policy::ids::SeriesKey;
+use foreshard_policy::ids::{ExpressionId, PartitionId, SeriesKey};
 use foreshard_policy::random::SplitMix64;
-
-use super::functions::place;
-use super::load::{Call, Shape};
 
 /// The first tick that is closed while calls are played; until it is known there is nothing to
 /// tell.
-pub(super) type First = Arc<OnceLock<u64>>;
+pub(crate) type First = Arc<OnceLock<u64>>;
+
+/// Calls of each minute, by function and partition.
+pub(crate) type Coming = BTreeMap<(Arc<str>, PartitionId), BTreeMap<usize, f64>>;
 
 /// Expects the calls that come, and no other.
 #[derive(Debug)]
-pub(super) struct Oracle {
-    shape: Shape,
-    /// Calls of each minute of each pair.
-    calls: Vec<BTreeMap<usize, f64>>,
+pub(crate) struct Oracle {
+    coming: Coming,
     first: First,
 }
 
 impl Oracle {
-    pub(super) fn new(shape: Shape, calls: &[Call], first: First) -> Self {
-        let mut all = vec![BTreeMap::new(); shape.pairs()];
-        for call in calls {
-            *all[call.pair].entry(call.minute).or_insert(0.0) += 1.0;
-        }
-        Self { shape, calls: all, first }
+    pub(crate) fn new(coming: Coming, first: First) -> Self {
+        Self { coming, first }
     }
 }
 
@@ -45,10 +40,8 @@ impl Outlook for Oracle {
             return told(forecast, |_, _| 0.0);
         };
         told(forecast, |series, ahead| {
-            let Some(function) = place(&series.function) else { return 0.0 };
-            let pair = self.shape.pair(function, series.partition.ordinal as usize);
-            let calls =
-                self.calls.get(pair).and_then(|calls| calls.get(&(minute as usize + ahead)));
+            let coming = self.coming.get(&(Arc::clone(&series.function), series.partition.clone()));
+            let calls = coming.and_then(|minutes| minutes.get(&(minute as usize + ahead)));
             calls.copied().unwrap_or(0.0)
         })
     }
@@ -56,8 +49,8 @@ impl Outlook for Oracle {
 
 /// Expects a call of everything now, in an order by chance.
 #[derive(Debug)]
-pub(super) struct ByChance {
-    pub(super) seed: u64,
+pub(crate) struct ByChance {
+    pub(crate) seed: u64,
 }
 
 impl Outlook for ByChance {
@@ -69,32 +62,41 @@ impl Outlook for ByChance {
     }
 }
 
+/// Looks at the cluster.
+pub(crate) type Look = Box<dyn Fn() -> ClusterView + Send + Sync>;
+
 /// Expects a call of everything that was used in the last day, what waits longest first: refresh on append,
 /// first in, first out.
-#[derive(Debug)]
-pub(super) struct UsedLately {
-    pub(super) ticks: usize,
+pub(crate) struct UsedLately {
+    ticks: usize,
     /// Where it sees what is missing; taken away at the end, or engine and outlook would hold each other.
-    pub(super) engine: Mutex<Option<Engine>>,
-    pub(super) queue: Mutex<VecDeque<SeriesKey>>,
+    look: Mutex<Option<Look>>,
+    queue: Mutex<VecDeque<SeriesKey>>,
+}
+
+impl fmt::Debug for UsedLately {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UsedLately").field("ticks", &self.ticks).finish_non_exhaustive()
+    }
 }
 
 impl UsedLately {
-    pub(super) fn new(ticks: usize) -> Self {
-        Self { ticks, engine: Mutex::default(), queue: Mutex::default() }
+    pub(crate) fn new(ticks: usize) -> Self {
+        Self { ticks, look: Mutex::default(), queue: Mutex::default() }
     }
 
-    /// Tells which engine it is for, or that it is for none any more.
-    pub(super) fn set_engine(&self, engine: Option<Engine>) {
-        *self.engine.lock().unwrap_or_else(PoisonError::into_inner) = engine;
+    /// Tells how it sees its cluster, or that it has none any more.
+    pub(super) fn set_look(&self, look: Option<Look>) {
+        *self.look.lock().unwrap_or_else(PoisonError::into_inner) = look;
     }
-}
 
-impl Outlook for UsedLately {
-    fn told(&self, forecast: &Arc<Forecast>, seen: &HistoryView) -> Arc<Forecast> {
-        let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let Some(engine) = engine else { return now(forecast, |_| None) };
-        let outputs = engine.placement().outputs;
+    /// What the planners are told of a cluster with these outputs.
+    pub(crate) fn told_of(
+        &self,
+        forecast: &Arc<Forecast>,
+        seen: &HistoryView,
+        outputs: &BTreeMap<(ExpressionId, PartitionId), OutputView>,
+    ) -> Arc<Forecast> {
         let is_missing = |key: &SeriesKey| {
             let output = outputs.get(&(key.expression, key.partition.clone()));
             output.is_some_and(|output| output.rows_missing > 0)
@@ -114,6 +116,16 @@ impl Outlook for UsedLately {
             .map(|(place, key)| (key, 1.0 - place as f64 / length))
             .collect();
         now(forecast, |series| order.get(series).copied())
+    }
+}
+
+impl Outlook for UsedLately {
+    fn told(&self, forecast: &Arc<Forecast>, seen: &HistoryView) -> Arc<Forecast> {
+        let view = match &*self.look.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(look) => look(),
+            None => return now(forecast, |_| None),
+        };
+        self.told_of(forecast, seen, &view.outputs)
     }
 }
 
@@ -141,12 +153,9 @@ fn told(forecast: &Arc<Forecast>, calls: impl Fn(&SeriesKey, usize) -> f64) -> A
 #[cfg(test)]
 mod tests {
     use foreshard_policy::forecast::ensemble::Standing;
-    use foreshard_policy::ids::{ExpressionId, PartitionId, Tick};
+    use foreshard_policy::ids::Tick;
 
     use super::*;
-
-    const SHAPE: Shape =
-        Shape { days: (1, 1), minutes: 24, functions: 2, partitions: 2, window: 4 };
 
     fn forecast(at: u64) -> Arc<Forecast> {
         let series = |function: &str, partition: u32| SeriesForecast {
@@ -175,10 +184,14 @@ mod tests {
 
     #[test]
     fn the_oracle_names_the_calls_of_each_coming_minute_and_no_other() {
-        let call = |minute, pair| Call { minute, at: 0.5, pair };
         let first = First::default();
-        let calls_played = [call(0, 3), call(2, 3), call(2, 3), call(3, 0)];
-        let oracle = Oracle::new(SHAPE, &calls_played, first.clone());
+        let pair =
+            |function: &str, partition| (function.into(), PartitionId::new("events", partition));
+        let coming = [
+            (pair("similar_1", 1), [(0, 1.0), (2, 2.0)].into()),
+            (pair("similar_0", 0), [(3, 1.0)].into()),
+        ];
+        let oracle = Oracle::new(coming.into(), first.clone());
         let before = oracle.told(&forecast(9), &HistoryView::default());
         assert_eq!(calls(&before, 1), [0.0; 3], "it does not know yet when play begins");
         first.set(10).unwrap();

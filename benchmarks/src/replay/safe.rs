@@ -7,9 +7,10 @@
 
 use anyhow::Result;
 
-use super::player::{Arm, Played};
+use super::arm::{Arm, Played};
 use super::score::Judged;
-use super::{QUICK, SCARCE, regime, trace};
+use super::stage::Size;
+use super::{regime, trace};
 use crate::program::{Found, Options};
 use crate::report::{Bound, Figure};
 
@@ -23,10 +24,7 @@ const ARMS: [Arm; 4] = [Arm::Off, Arm::Reactive, Arm::Inverted, Arm::Random];
 /// # Errors
 /// A file that is no load, or what an engine says.
 pub async fn run(options: Options) -> Result<Found> {
-    let size = match options.quick {
-        true => super::Size { shape: QUICK, calls: Some(4.0), tick: SCARCE.tick / 4, ..SCARCE },
-        false => SCARCE,
-    };
+    let size = Size::SCARCE.or_quick(options.quick);
     let judged = regime(&trace(&options)?, size, &ARMS, WINDOW, &options).await?;
     Ok((
         judged.arms.iter().map(|arm| super::score::row("wrong", &judged, arm)).collect(),

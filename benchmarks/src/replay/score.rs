@@ -1,15 +1,27 @@
 //! What came of the arms: rows for reading, and what they are judged by.
 
+use std::time::Duration;
+
 use foreshard::demo::measure::quantile;
 
-use super::player::{Arm, Minute, Played};
-use super::world::{NODES, World};
+use super::arm::{Arm, Minute, Played};
+use super::stage::{NODES, Stage};
 use crate::report::{Bound, Figure, Row};
 
 /// What was played, and what came of it.
-pub(super) struct Judged {
-    pub(super) world: World,
-    pub(super) arms: Vec<(Arm, Played)>,
+pub(crate) struct Judged {
+    /// Length of a minute.
+    pub(crate) tick: Duration,
+    /// For each minute whether it is in the first tenth of a peak.
+    pub(crate) begins: Vec<bool>,
+    /// Calls in all, and in a minute on average.
+    pub(crate) calls: usize,
+    pub(crate) calls_a_minute: f64,
+    /// Permits of all nodes.
+    pub(crate) permits: f64,
+    /// What it takes to keep everything fresh, over the background budget.
+    pub(crate) demand: f64,
+    pub(crate) arms: Vec<(Arm, Played)>,
 }
 
 /// What an arm comes down to.
@@ -33,12 +45,24 @@ struct Sums {
 }
 
 impl Judged {
-    pub(super) fn arm(&self, arm: Arm) -> Option<&Played> {
+    pub(crate) fn new(stage: &Stage, arms: Vec<(Arm, Played)>) -> Self {
+        Self {
+            tick: stage.tick,
+            begins: stage.load.peak_begins(),
+            calls: stage.calls.len(),
+            calls_a_minute: stage.calls_a_minute,
+            permits: f64::from(NODES),
+            demand: stage.demand,
+            arms,
+        }
+    }
+
+    pub(crate) fn arm(&self, arm: Arm) -> Option<&Played> {
         self.arms.iter().find(|(other, _)| *other == arm).map(|(_, played)| played)
     }
 
     /// Answers that are not those of the arm that stores nothing.
-    pub(super) fn answers_different(&self) -> usize {
+    pub(crate) fn answers_different(&self) -> usize {
         let Some(plain) = self.arm(Arm::Off) else { return usize::MAX };
         let differ = |played: &Played| {
             let pairs = plain.answers.iter().zip(&played.answers);
@@ -49,7 +73,7 @@ impl Judged {
     }
 
     fn sums(&self, played: &Played) -> Sums {
-        let begins = self.world.load.peak_begins();
+        let begins = &self.begins;
         let ns = |peak_only: bool| -> Vec<u64> {
             let counted = played.answers.iter().filter(|it| !peak_only || begins[it.minute]);
             counted.map(|answer| answer.ns).collect()
@@ -64,12 +88,11 @@ impl Judged {
             whole.ns += minute.ns;
             whole.spared_ns += minute.spared_ns;
         }
-        let in_peaks = played.minutes.iter().zip(&begins).filter(|(_, begins)| **begins);
+        let in_peaks = played.minutes.iter().zip(begins).filter(|(_, begins)| **begins);
         let peak_ns: u64 = in_peaks.map(|(minute, _)| minute.ns).sum();
         let minutes_peak = begins.iter().filter(|begins| **begins).count();
-        let tick_ns = self.world.tick.as_nanos() as f64;
-        let used =
-            |ns: u64, minutes: usize| ns as f64 / (minutes as f64 * f64::from(NODES) * tick_ns);
+        let tick_ns = self.tick.as_nanos() as f64;
+        let used = |ns: u64, minutes: usize| ns as f64 / (minutes as f64 * self.permits * tick_ns);
         let share = |part: u64, whole: u64| part as f64 / whole as f64;
         Sums {
             mean_ms: all.iter().sum::<u64>() as f64 / all.len() as f64 / 1e6,
@@ -87,7 +110,7 @@ impl Judged {
     }
 
     /// Time of an arm's calls in nanoseconds that a share `level` of them does not exceed.
-    pub(super) fn time(&self, arm: Arm, level: f64) -> f64 {
+    pub(crate) fn time(&self, arm: Arm, level: f64) -> f64 {
         let played = self.arm(arm).into_iter().flat_map(|played| &played.answers);
         quantile(&played.map(|answer| answer.ns).collect::<Vec<_>>(), level)
     }
@@ -104,7 +127,7 @@ impl Judged {
     }
 }
 
-pub(super) fn row(regime: &'static str, judged: &Judged, (arm, played): &(Arm, Played)) -> Row {
+pub(crate) fn row(regime: &'static str, judged: &Judged, (arm, played): &(Arm, Played)) -> Row {
     let sums = judged.sums(played);
     Row::default()
         .with("regime", regime)
@@ -127,7 +150,7 @@ pub(super) fn row(regime: &'static str, judged: &Judged, (arm, played): &(Arm, P
         .with("trusted", played.ticks_trusted)
 }
 
-pub(super) fn figures(scarce: &Judged, ample: &Judged) -> Vec<Figure> {
+pub(crate) fn figures(scarce: &Judged, ample: &Judged) -> Vec<Figure> {
     let rivals = |of: &dyn Fn(Arm) -> f64, arms: [Arm; 2]| arms.map(of);
     let gain = |arm| scarce.gain(arm);
     let best_gain = rivals(&gain, [Arm::Eager, Arm::Random]).into_iter().fold(f64::NAN, f64::max);
@@ -146,11 +169,11 @@ pub(super) fn figures(scarce: &Judged, ample: &Judged) -> Vec<Figure> {
         ratio("p95_peak_vs_best_rival", p95(Arm::Forecast) / best_p95, Bound::AtMost(0.33)),
         ratio("fresh_rows_stored", forecast(|sums| sums.fresh_rows_stored), Bound::AtLeast(0.85)),
         ratio("p95_ample_vs_oracle", easy(Arm::Forecast) / easy(Arm::Oracle), Bound::AtMost(1.25)),
-        ratio("demand_at_least", scarce.world.demand, Bound::AtLeast(1.5)),
-        ratio("demand_at_most", scarce.world.demand, Bound::AtMost(3.0)),
+        ratio("demand_at_least", scarce.demand, Bound::AtLeast(1.5)),
+        ratio("demand_at_most", scarce.demand, Bound::AtMost(3.0)),
         ratio("used_at_least", used, Bound::AtLeast(0.2)),
         ratio("used_at_most", used, Bound::AtMost(0.6)),
-        reported("demand_ample", ample.world.demand),
+        reported("demand_ample", ample.demand),
         reported("gain_eager", gain(Arm::Eager)),
         reported("gain_random", gain(Arm::Random)),
         reported("waste", forecast(|sums| sums.waste)),
@@ -162,28 +185,7 @@ pub(super) fn figures(scarce: &Judged, ample: &Judged) -> Vec<Figure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replay::player::Answer;
-    use crate::replay::score::tests::world::world;
-
-    mod world {
-        use std::sync::Arc;
-        use std::time::Duration;
-
-        use foreshard_actors::ports::{SharedClock, SystemClock};
-
-        use crate::forecast::families;
-        use crate::replay::load::Shape;
-        use crate::replay::world::{Size, World};
-
-        pub(super) fn world() -> World {
-            let trace = families::all(1, true).into_iter().find(|it| it.name == "season").unwrap();
-            let shape = Shape { days: (1, 1), minutes: 24, functions: 3, partitions: 2, window: 3 };
-            let tick = Duration::from_millis(10);
-            let clock: SharedClock = Arc::new(SystemClock);
-            let size = Size { shape, tick, demand: 2.0, calls: Some(2.0) };
-            World::new(&trace, size, 1, &clock).unwrap()
-        }
-    }
+    use crate::replay::arm::Answer;
 
     fn played(ms: u64, fresh_stored: u64) -> Played {
         let answer = |minute| Answer { minute, ns: ms * 1_000_000, checksum: 5 };
@@ -212,7 +214,10 @@ mod tests {
             arm(Arm::Inverted, inverted),
             arm(Arm::Oracle, (10, 10)),
         ];
-        Judged { world: world(), arms }
+        let begins = (0..24).map(|minute| minute < 3).collect();
+        let tick = Duration::from_millis(10);
+        let (calls, calls_a_minute, permits, demand) = (24, 1.0, 3.0, 2.0);
+        Judged { tick, begins, calls, calls_a_minute, permits, demand, arms }
     }
 
     fn missed(judged: &Judged) -> Vec<String> {
