@@ -304,6 +304,8 @@ pub(super) async fn compute_segment(
         };
         let mut start = 0;
         while start < left.num_rows() {
+            // Without that, those who have a permit would keep all threads from queries that just come.
+            let_others_go_first().await;
             node.idle().await;
             let rows = slice_rows(expression, waits, Whom::Background).min(left.num_rows() - start);
             let (what, slice) = ((expression, &expression.expr), left.slice(start, rows));

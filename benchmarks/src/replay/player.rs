@@ -139,12 +139,8 @@ impl Player {
                 appended.send_replace(minute + 1);
                 let the_loop = self.engine.control_loop().clone();
                 // A late forecast keeps neither rows nor calls waiting.
-                let first = Arc::clone(&self.first);
-                ticks.spawn(async move {
-                    let closed = the_loop.tick().await?;
-                    first.get_or_init(|| closed.0);
-                    anyhow::Ok(())
-                });
+                self.first.get_or_init(|| the_loop.last_tick().0 + 1);
+                ticks.spawn(async move { the_loop.tick().await });
                 if minute % READ_EVERY == 0 {
                     self.read_decisions();
                     self.played.ticks_trusted += u64::from(self.engine.forecast().trusted);

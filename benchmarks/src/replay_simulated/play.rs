@@ -2,8 +2,7 @@
 //!
 //! A call waits for the rows of its minute, is planned on a thread of the clients, and scans on a thread for
 //! calls: segment by segment, what is missing in slices of 20 ms, each of which takes a permit of the node and
-//! then a thread. A task keeps its thread from one segment to the next, and in the background from one slice to
-//! the next, unless it has to wait. Two calls that miss the same compute it once. Work ahead of calls goes in slices of 2 ms, eight steps
+//! then a thread. A task keeps its thread from one segment to the next, and lets others go first between two slices. Two calls that miss the same compute it once. Work ahead of calls goes in slices of 2 ms, eight steps
 //! at a time, where no call runs on the node. One forecast is made at a time, and learning waits for queries.
 
 mod calls;
@@ -24,7 +23,7 @@ use foreshard_policy::history::HistoryView;
 use foreshard_policy::ids::NodeId;
 use foreshard_policy::random::SplitMix64;
 
-use self::rounds::Round;
+use self::rounds::{Learning, Round};
 use super::ahead::Ahead;
 use super::cores::{Cores, Pool};
 use super::costs::Costs;
@@ -97,6 +96,7 @@ struct Theatre<'a> {
     copies: BTreeMap<u64, Step>,
     round: Option<Round>,
     next_round: Option<HistoryView>,
+    learning: Option<Learning>,
     trusted: bool,
     /// When the turn began, and with which minute.
     turn: (u64, usize),
@@ -146,6 +146,7 @@ pub(super) fn play(
         copies: BTreeMap::new(),
         round: None,
         next_round: None,
+        learning: None,
         trusted: false,
         turn: (0, 0),
         played: Played { minutes: vec![Minute::default(); scene.minutes], ..Played::default() },
@@ -224,7 +225,7 @@ impl Theatre<'_> {
             }
             Due::Call(number) => self.early.push(number),
             Due::Copied(id) => self.on_copied(id),
-            Due::Look => self.learn_on()?,
+            Due::Look => self.learn_on(),
         }
         Ok(())
     }
@@ -236,7 +237,7 @@ impl Theatre<'_> {
             Then::Scanned(number) => self.on_scanned(number),
             Then::Sliced(whom, node, rows) => self.on_sliced(whom, node, rows, ran_ns),
             Then::Forecast => return self.on_forecast(),
-            Then::Learned => return self.learn_on(),
+            Then::Learned => self.learn_on(),
         }
         Ok(())
     }
@@ -256,6 +257,7 @@ impl Theatre<'_> {
         let view = self.view();
         let (seen, reverts) = self.the_loop.close_tick(&view);
         self.carry_out(reverts);
+        self.first.get_or_init(|| seen.at.0);
         match self.round {
             Some(_) => self.next_round = Some(seen),
             None => self.begin_round(seen)?,

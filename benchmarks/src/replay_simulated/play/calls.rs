@@ -152,9 +152,8 @@ impl Theatre<'_> {
         let function = self.scene.pairs[pair].function;
         self.row_ns[function] = measured(self.row_ns[function], rows, ns);
         match whom {
-            // Between two slices a call lets others go first, and work in the background does not.
-            Whom::User(_) if left > 0 => self.ask(whom, node, false),
-            Whom::Background(_) if left > 0 => self.ask(whom, node, true),
+            // Between two slices a task lets others go first.
+            _ if left > 0 => self.ask(whom, node, false),
             Whom::User(number) => self.on_segment(number),
             Whom::Background(work) => self.on_segment_ahead(work),
         }
