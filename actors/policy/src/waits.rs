@@ -288,7 +288,7 @@ impl Watch {
         let more = self.after.0 / (self.before.0 * ticks);
         let is_known = self.before.0 > 0.0 && self.after.0 > 0.0;
         // Twice as much to do has calls wait four times as long, for all that is known.
-        let less_ns = is_known.then(|| self.before.1 * ticks * more * more - self.after.1);
+        let less_ns = is_known.then_some(self.before.1 * ticks * more * more - self.after.1);
         let is_called = self.ticks_busy > 0 && !self.is_held_back;
         Spared { id, measured_ns: is_called.then_some(self.spared_ns), less_ns }
     }
