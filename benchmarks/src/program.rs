@@ -13,8 +13,9 @@ use futures::future::LocalBoxFuture;
 use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
 use crate::{
-    admission, adversarial, dashboard, demo_day, drill_down, exact, forecast, forecast_cost, moves,
-    next_calls, overhead, plan_cost, predicates, replay, replicate, reuse, simulate, slt, stories,
+    admission, adversarial, dashboard, demo_day, drill_down, exact, feedback, forecast,
+    forecast_cost, moves, next_calls, overhead, plan_cost, predicates, replay, replicate, reuse,
+    simulate, slt, stories,
 };
 
 /// Exit code if a bound was missed.
@@ -25,7 +26,8 @@ pub const EXIT_USAGE: u8 = 2;
 pub const EXIT_FAILED: u8 = 3;
 
 /// Benchmarks that play files.
-const PLAYERS: [&str; 6] = ["admission", "forecast", "next-calls", "replay", "safe", "simulate"];
+const PLAYERS: [&str; 7] =
+    ["admission", "feedback", "forecast", "next-calls", "replay", "safe", "simulate"];
 
 /// Stack of the threads that plan queries; debug builds need more than the system's default.
 const STACK_BYTES: usize = 32 << 20;
@@ -60,7 +62,7 @@ pub struct Benchmark {
 }
 
 /// All benchmarks.
-pub const BENCHMARKS: [Benchmark; 20] = [
+pub const BENCHMARKS: [Benchmark; 21] = [
     Benchmark {
         name: "overhead",
         summary: "TPC-H and ClickBench, which call no function, with nothing stored",
@@ -145,6 +147,11 @@ pub const BENCHMARKS: [Benchmark; 20] = [
         name: "replicate",
         summary: "how evenly copies and moves load nodes while popularity drifts, in virtual time",
         run: |options| Box::pin(replicate::run(options)),
+    },
+    Benchmark {
+        name: "feedback",
+        summary: "what steps spare against what was predicted of them, day by day in virtual time",
+        run: |options| Box::pin(feedback::run(options)),
     },
     Benchmark {
         name: "stories",

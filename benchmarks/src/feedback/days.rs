@@ -77,9 +77,9 @@ impl Days {
     /// Predicted and measured nanoseconds of each day that counts.
     pub(crate) fn totals(&self) -> Vec<(f64, f64)> {
         let total = |steps: &Vec<Step>| {
-            steps.iter().fold((0.0, 0.0), |sum, step| {
-                (sum.0 + step.predicted_ns, sum.1 + step.measured_ns)
-            })
+            steps
+                .iter()
+                .fold((0.0, 0.0), |sum, step| (sum.0 + step.predicted_ns, sum.1 + step.measured_ns))
         };
         self.counted().map(total).collect()
     }

@@ -48,7 +48,8 @@ impl Load {
     fn scaled(values: &[f64], held: usize, day_ticks: usize) -> Self {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let peak = sorted[((sorted.len() - 1) as f64 * PEAK_QUANTILE) as usize].max(f64::MIN_POSITIVE);
+        let peak =
+            sorted[((sorted.len() - 1) as f64 * PEAK_QUANTILE) as usize].max(f64::MIN_POSITIVE);
         let share = |value: &f64| (PEAK * value / peak).clamp(NIGHT, PEAK);
         let shares = values.iter().flat_map(|value| std::iter::repeat_n(share(value), held));
         Self { shares: shares.collect(), day_ticks }

@@ -66,8 +66,8 @@ fn serve(calls: &[Call], holders: &[Vec<usize>], cpus: &mut Cpus) -> Did {
         let holders = &holders[call.partition];
         let drawn = |draw: f64| (draw * holders.len() as f64) as usize;
         let first = drawn(call.draws[0]);
-        let second = (first + 1 + (call.draws[1] * (holders.len() as f64 - 1.0)) as usize)
-            % holders.len();
+        let second =
+            (first + 1 + (call.draws[1] * (holders.len() as f64 - 1.0)) as usize) % holders.len();
         let free = |node: usize| cpus[node].iter().copied().fold(f64::INFINITY, f64::min);
         let (first, second) = (holders[first], holders[second]);
         let node = if free(second) < free(first) { second } else { first };

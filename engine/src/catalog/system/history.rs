@@ -152,11 +152,11 @@ pub(super) fn decisions(engine: &Inner) -> Sheet {
             rows().map(|row| row.predicted.map(|predicted| predicted.mean_ns)),
         )
         .number_or_null(
-            "expected_measured_ns_p10",
+            "expected_measured_ns_q10",
             rows().map(|row| row.predicted.map(|predicted| predicted.low_ns)),
         )
         .number_or_null(
-            "expected_measured_ns_p90",
+            "expected_measured_ns_q90",
             rows().map(|row| row.predicted.map(|predicted| predicted.high_ns)),
         )
         .text("outcome", rows().map(DecisionRow::standing))
