@@ -1,6 +1,6 @@
 //! Do steps bring what is predicted of them? Days of at least 200 steps of a kind are played in virtual time, with
 //! the planner and the ledger of the engine: outputs that are computed ahead on one node, and copies and
-//! moves on eight nodes whose CPUs calls queue for.
+//! moves on sixteen nodes whose CPUs calls queue for.
 //!
 //! The forecast knows what was: now, times how yesterday went on from this hour. Of each day the total that steps
 //! spared is compared with what was predicted of them, and each step with its 80 % interval. What copies and

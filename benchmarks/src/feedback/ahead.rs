@@ -37,6 +37,9 @@ const NOISE: f64 = 0.15;
 const CALLS: f64 = 12.0;
 const ZIPF: f64 = 1.0;
 
+/// Calls at night, when a function is of no use, over those of the whole day.
+const NIGHT: f64 = 0.02;
+
 /// Decisions that are kept.
 const ROWS_MAX: usize = 4_000;
 
@@ -100,7 +103,8 @@ pub(crate) fn play(load: &Load, seed: u64, config: &LoopConfig, is_inverted: boo
         node.append(&mut pairs, &mut dice);
         let mut counts = Vec::with_capacity(pairs.len());
         for pair in &mut pairs {
-            let rhythm = 1.0 + 0.8 * (std::f64::consts::TAU * (hour + pair.phase)).sin();
+            let sun = (std::f64::consts::TAU * (hour + pair.phase)).sin().max(0.0);
+            let rhythm = NIGHT + 4.0 * sun * sun;
             let calls = poisson(CALLS * share * rhythm * pair.weight / all, &mut dice);
             counts.push(calls);
             (0..calls).for_each(|_| node.call(pair, tick as u64, &mut dice));

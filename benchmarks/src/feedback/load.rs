@@ -14,7 +14,7 @@ const PEAK: f64 = 0.7;
 const PEAK_QUANTILE: f64 = 0.99;
 
 /// Lowest share of CPUs, so that a night has steps to judge, too.
-const NIGHT: f64 = 0.25;
+const NIGHT: f64 = 0.4;
 
 /// A load over days.
 #[derive(Clone, Debug)]

@@ -1,4 +1,4 @@
-//! Copies and moves on eight nodes in virtual time: calls queue for CPUs, the planner evens loads out, and the
+//! Copies and moves on sixteen nodes in virtual time: calls queue for CPUs, the planner evens loads out, and the
 //! ledger says what that spared. Each step is also left out in a twin of the cluster that gets the same calls.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,9 +16,9 @@ use super::days::Days;
 use super::load::{Load, poisson};
 use super::outlook::{Cost, Outlook};
 
-const NODES: usize = 8;
+const NODES: usize = 16;
 const PERMITS: usize = 2;
-const PARTITIONS: usize = 120;
+const PARTITIONS: usize = 240;
 
 /// What a call takes on average; single ones are as different as can be expected of work at random.
 const CALL_NS: f64 = 8e6;
@@ -28,7 +28,7 @@ const TICK_NS: f64 = 1e9;
 const ZIPF: f64 = 0.8;
 
 /// Deviation of the logarithm of what drifts, and ticks after which a third of it is left.
-const DRIFT: f64 = 0.5;
+const DRIFT: f64 = 0.7;
 const DRIFT_TICKS: f64 = 120.0;
 
 /// By how much a partition is more popular at its own best hour.

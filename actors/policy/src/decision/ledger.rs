@@ -229,9 +229,10 @@ impl Ledger {
         row.measured = spared.measured_ns;
         let is_held_back = row.by == By::Holdback;
         let Some((kind, expected, predicted)) = row.judged() else { return };
-        // Where hardly anybody waits there is nothing to spare, and nothing to learn from it.
+        // Where hardly anybody waits there is nothing to spare, and nothing to learn from it but harm.
         let least = MATERIAL * config.horizon_ticks() as f64 * config.tick_ns();
-        if expected.mean_ns < least {
+        let is_harm = spared.measured_ns.is_some_and(|measured_ns| measured_ns < -least);
+        if expected.mean_ns < least && !is_harm {
             return;
         }
         if let Some(less_ns) = spared.less_ns {
