@@ -1,10 +1,10 @@
 //! Do steps bring what is predicted of them? Days of at least 200 steps of a kind are played in virtual time, with
 //! the planner and the ledger of the engine: outputs that are computed ahead on one node, and copies and
-//! moves on sixteen nodes whose CPUs calls queue for.
+//! moves on 32 nodes whose CPUs calls queue for.
 //!
 //! The forecast knows what was: now, times how yesterday went on from this hour. Of each day the total that steps
 //! spared is compared with what was predicted of them, and each step with its 80 % interval. What copies and
-//! moves spare is also known from twins of the cluster, each of which leaves one step out. With the forecast
+//! moves spare is also known from twins of the cluster, each of which leaves one step of three out. With the forecast
 //! upside down the days must miss, or their bound says nothing.
 
 mod ahead;
@@ -47,9 +47,9 @@ const ACCOUNT: f64 = 0.3;
 pub async fn run(options: Options) -> Result<Found> {
     tokio::task::spawn_blocking(move || {
         let days = if options.quick { DAYS_QUICK } else { DAYS };
-        let config = LoopConfig::default();
         let (mut rows, mut figures) = (Vec::new(), Vec::new());
         for (name, load) in loads(&options, days)? {
+            let config = config(&load)?;
             for is_inverted in [false, true] {
                 let arm = if is_inverted { "inverted" } else { "forecast" };
                 let ahead = ahead::play(&load, options.seed, &config, is_inverted);
@@ -67,6 +67,13 @@ pub async fn run(options: Options) -> Result<Found> {
         Ok((rows, figures))
     })
     .await?
+}
+
+/// The settings of the engine, but that trust is earned by the day.
+fn config(load: &Load) -> Result<LoopConfig> {
+    let config = LoopConfig::default();
+    let feedback = config.feedback().clone().with_window_ticks(load.day_ticks as u64)?;
+    Ok(config.with_feedback(feedback)?)
 }
 
 /// A load that is made up, or those of the files.
@@ -134,8 +141,8 @@ mod tests {
 
     #[test]
     fn what_is_computed_ahead_brings_what_is_predicted_and_by_a_forecast_upside_down_it_does_not() {
-        let config = LoopConfig::default();
         let load = Load::made_up(DAYS_QUICK, 1);
+        let config = config(&load).unwrap();
         let right = ahead::play(&load, 1, &config, false);
         assert!(right.count() > 0 && right.near() == 1.0, "{:?}", right.totals());
         assert!((right.coverage() - COVERAGE).abs() < 0.1, "{}", right.coverage());

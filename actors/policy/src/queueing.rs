@@ -1,7 +1,8 @@
 //! How long work waits on a node, by how busy it is.
 
-/// Share of its CPUs from which on a node's queue grows without end: it is taken to grow evenly from there.
-const FULL: f64 = 0.95;
+/// Share of its CPUs from which on a node's queue is taken to grow evenly: within a tick or a few it cannot
+/// become as long as it would in the end.
+const FULL: f64 = 0.85;
 
 /// Mean number of tasks that wait where tasks keep `busy_cpus` of `permits` CPUs busy: so many nanoseconds
 /// are waited for in each nanosecond. Tasks are taken to come at random, and to last as differently as they

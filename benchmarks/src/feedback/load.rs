@@ -5,16 +5,16 @@ use std::f64::consts::TAU;
 use foreshard_policy::random::SplitMix64;
 
 /// Ticks of a day at least.
-pub(crate) const DAY_TICKS: usize = 960;
+pub(crate) const DAY_TICKS: usize = 1_440;
 
 /// Calls keep so large a share of all CPUs busy in the busiest ticks.
-const PEAK: f64 = 0.7;
+const PEAK: f64 = 0.45;
 
 /// One tick of so many is busier than the peak.
 const PEAK_QUANTILE: f64 = 0.99;
 
 /// Lowest share of CPUs, so that a night has steps to judge, too.
-const NIGHT: f64 = 0.4;
+const NIGHT: f64 = 0.3;
 
 /// A load over days.
 #[derive(Clone, Debug)]
@@ -54,10 +54,6 @@ impl Load {
         let shares = values.iter().flat_map(|value| std::iter::repeat_n(share(value), held));
         Self { shares: shares.collect(), day_ticks }
     }
-
-    pub(crate) fn days(&self) -> usize {
-        self.shares.len() / self.day_ticks
-    }
 }
 
 /// A number of things that come independently of each other, `mean` on average.
@@ -82,9 +78,9 @@ mod tests {
     fn hours_of_a_trace_are_held_flat_and_its_peak_keeps_most_cpus_busy() {
         let hours: Vec<f64> = (0..48).map(|hour| f64::from(hour % 24)).collect();
         let load = Load::of_trace(&hours, 24, 1);
-        assert_eq!((load.day_ticks, load.days(), load.shares.len()), (960, 1, 960));
-        assert_eq!(load.shares[959], PEAK);
-        assert!(load.shares[..40].iter().all(|share| *share == NIGHT));
-        assert_eq!(Load::made_up(3, 1).days(), 3);
+        assert_eq!((load.day_ticks, load.shares.len()), (1_440, 1_440));
+        assert_eq!(load.shares[1_439], PEAK);
+        assert!(load.shares[..60].iter().all(|share| *share == NIGHT));
+        assert_eq!(Load::made_up(3, 1).shares.len(), 3 * 1_440);
     }
 }

@@ -1,5 +1,5 @@
-//! Copies and moves on sixteen nodes in virtual time: calls queue for CPUs, the planner evens loads out, and the
-//! ledger says what that spared. Each step is also left out in a twin of the cluster that gets the same calls.
+//! Copies and moves on 32 nodes in virtual time: calls queue for CPUs, the planner evens loads out, and the
+//! ledger says what that spared. One step of three is also left out in a twin of the cluster that gets the same calls.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,9 +16,9 @@ use super::days::Days;
 use super::load::{Load, poisson};
 use super::outlook::{Cost, Outlook};
 
-const NODES: usize = 16;
+const NODES: usize = 32;
 const PERMITS: usize = 2;
-const PARTITIONS: usize = 240;
+const PARTITIONS: usize = 480;
 
 /// What a call takes on average; single ones are as different as can be expected of work at random.
 const CALL_NS: f64 = 8e6;
@@ -28,8 +28,8 @@ const TICK_NS: f64 = 1e9;
 const ZIPF: f64 = 0.8;
 
 /// Deviation of the logarithm of what drifts, and ticks after which a third of it is left.
-const DRIFT: f64 = 0.7;
-const DRIFT_TICKS: f64 = 120.0;
+const DRIFT: f64 = 0.8;
+const DRIFT_TICKS: f64 = 100.0;
 
 /// By how much a partition is more popular at its own best hour.
 const RHYTHM: f64 = 1.8;
@@ -39,6 +39,9 @@ const COPY_TICKS: u64 = 2;
 
 /// Bytes of a partition.
 const BYTES: u64 = 16 << 20;
+
+/// One step of so many is left out in a twin.
+const TWIN_EVERY: u64 = 3;
 
 /// Decisions that are kept.
 const ROWS_MAX: usize = 4_000;
@@ -295,7 +298,7 @@ impl Cluster {
         self.ledger.follow(id, Tick(tick), horizon);
         if let Some(partition) = step.partition_moved() {
             self.state.changed.insert(partition.clone(), Tick(tick));
-            if !matches!(step, Step::Drop { .. }) {
+            if !matches!(step, Step::Drop { .. }) && id % TWIN_EVERY == 0 {
                 let (partition, until) = (partition.ordinal as usize, tick + horizon);
                 let (cpus, step) = (self.cpus, step.clone());
                 self.twins.insert(id, Twin { step, partition, until, cpus, longer_ns: 0.0 });

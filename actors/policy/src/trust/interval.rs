@@ -15,14 +15,14 @@ const OUTSIDE: f64 = 0.1;
 /// Least half of the width, as a share of what is predicted: no forecast is exact.
 const WIDTH_MIN: f64 = 0.1;
 
-/// How far a bound moves after a miss, in mean misses.
-const STEP: f64 = 0.05;
+/// How far a bound moves after a miss, as a share of itself and of the mean miss.
+const STEP: f64 = 0.1;
 
 /// Steps after which one says half as much as the first.
 const FIRST: f64 = 10.0;
 
-/// A single miss counts as so many mean misses at most.
-const MISS_MAX: f64 = 20.0;
+/// A single miss counts as so many times what the forecast says at most.
+const MISS_MAX: f64 = 4.0;
 
 /// The interval of one kind.
 #[derive(Clone, Copy, Debug)]
@@ -72,9 +72,12 @@ impl Interval {
         // The first steps say more than the thousandth.
         let pace = STEP.max(FIRST / (FIRST + self.steps as f64));
         self.miss += pace * (miss - self.miss);
-        let moved = |misses: bool| pace * self.miss * (f64::from(u8::from(misses)) - OUTSIDE);
-        self.below += moved(is_below);
-        self.above += moved(is_above);
+        // What is far away comes back quickly, and what is near may pass the middle.
+        let moved = |bound: f64, misses: bool| {
+            pace * (bound.abs() + self.miss) * (f64::from(u8::from(misses)) - OUTSIDE)
+        };
+        self.below += moved(self.below, is_below);
+        self.above += moved(self.above, is_above);
     }
 
     /// Share of steps that were within their interval; none before the first.
