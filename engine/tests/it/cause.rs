@@ -99,8 +99,8 @@ fn the_cause_of_a_copy_a_drop_and_what_takes_one_back_is_found_with_one_statemen
     runtime::run(async {
         let mut settings = EAGER.to_vec();
         settings.extend([
-            ("loop.reshape.copy-above", "0.000001"),
             ("loop.reshape.drop-below", "0.0000005"),
+            ("loop.reshape.copy-above", "0.000001"),
         ]);
         let rig = Rig::start_with(2, 2, &settings, vec![]).await;
         let row = only(cause(&rig, "copy", Some("SELECT f(x) FROM t")).await);
