@@ -1,5 +1,5 @@
-//! The cause of any step is found with one statement, the one in the README: for each kind of step that the
-//! loop takes by itself, and for one that people took back.
+//! The cause of steps that the loop takes by itself is found with one statement, the one in the README. That of
+//! copies, and of steps that people approved or took back, is in `control.rs`.
 
 use foreshard_policy::ids::{NodeId, PartitionId};
 
@@ -92,34 +92,6 @@ async fn told(rig: &Rig, id: &str) -> Vec<[String; 5]> {
 fn only(rows: Vec<[String; 5]>) -> [String; 5] {
     let [row] = rows.try_into().unwrap_or_else(|rows| panic!("{rows:?}"));
     row
-}
-
-#[test]
-fn the_cause_of_a_copy_a_drop_and_what_takes_one_back_is_found_with_one_statement() {
-    runtime::run(async {
-        let mut settings = EAGER.to_vec();
-        settings.extend([
-            ("loop.reshape.drop-below", "0.0000005"),
-            ("loop.reshape.copy-above", "0.000001"),
-        ]);
-        let rig = Rig::start_with(2, 2, &settings, vec![]).await;
-        let row = only(cause(&rig, "copy", Some("SELECT f(x) FROM t")).await);
-        assert_eq!(row[..2], ["copy", "loop"]);
-        assert!(row[2].starts_with("hot: ") && row[3].starts_with("holders [n"), "{row:?}");
-        assert!(row[4].ends_with(" ms/s measured"), "{row:?}");
-        // Nobody asks any more.
-        let row = only(cause(&rig, "drop", None).await);
-        assert!(row[2].starts_with("cold: ") && row[4] == "0 ms/s measured", "{row:?}");
-        let id = "SELECT id FROM system.decisions WHERE kind = 'drop' ORDER BY id LIMIT 1";
-        let dropped = cells(&rig, id).await[0][0].clone();
-        let undone = cells(&rig, &format!("CALL undo({dropped})")).await[0][0].clone();
-        rig.engine.control_loop().settled().await;
-        let rows = told(&rig, &undone).await;
-        assert_eq!(rows.len(), 2, "{rows:?}");
-        assert_eq!(rows[0], row);
-        assert_eq!(rows[1][..2], ["copy", "undo"]);
-        assert_eq!(rows[1][2], format!("somebody undid decision {dropped}"));
-    });
 }
 
 #[test]
