@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use foreshard_policy::cluster::{ClusterView, Step};
+use foreshard_policy::cluster::{ClusterView, NodeView, Step};
 use foreshard_policy::config::Mode;
 use foreshard_policy::control::{Control, ControlError, Controls};
 use foreshard_policy::decision::{By, DecisionRow, Outcome as Recorded, Stamp};
@@ -95,6 +95,8 @@ pub struct ManagerState {
     suggestions: Postponed,
     /// Copies that wait because too much was moved within the hour.
     waiting: Postponed,
+    /// Steps that are left out to measure what others like them spare.
+    held_back: Postponed,
     moved: MovedBytes,
     /// What was charged to each holder for a step under way, by number of the decision.
     charged: BTreeMap<u64, (Vec<NodeId>, f64)>,
@@ -124,6 +126,7 @@ impl Actor for Manager {
             steps: Steps::new(args.step_time_max),
             suggestions: Postponed::new(By::Suggestion),
             waiting: Postponed::new(By::Limit),
+            held_back: Postponed::new(By::Holdback),
             moved: MovedBytes::default(),
             charged: BTreeMap::new(),
             budget: BackgroundBudget::default(),
@@ -167,11 +170,12 @@ impl ManagerState {
 
     fn on_tick_closed(&mut self, tick: Tick, myself: &ActorRef<ManagerMessage>) {
         let config = self.args.board.config.load();
-        self.budget.refill(self.args.cluster.view().nodes.into_keys(), &config);
+        let nodes = self.args.cluster.view().nodes;
+        self.budget.refill(nodes.keys().copied(), &config);
         let rests = (config.reshape().dwell_ticks(), config.reshape().blackout_ticks());
         let split_dwell = config.reshape().split_dwell_ticks();
         drop(config);
-        self.judge(tick, myself);
+        self.judge(tick, &nodes, myself);
         self.changed.retain(|_, changed| tick.0 <= changed.0.saturating_add(rests.0));
         self.reshaped.retain(|_, at| tick.0 <= at.0.saturating_add(split_dwell));
         self.traded.retain(|_, traded| tick.0 <= traded.0.saturating_add(rests.1));
@@ -182,9 +186,14 @@ impl ManagerState {
     }
 
     /// Judges earlier steps by what they brought, and takes back those that did harm.
-    fn judge(&mut self, tick: Tick, myself: &ActorRef<ManagerMessage>) {
-        let window_ticks = self.args.board.config.load().feedback().window_ticks();
-        let harms = self.args.board.ledger().close_tick(tick, window_ticks);
+    fn judge(
+        &mut self,
+        tick: Tick,
+        nodes: &BTreeMap<NodeId, NodeView>,
+        myself: &ActorRef<ManagerMessage>,
+    ) {
+        let config = self.args.board.config.load_full();
+        let harms = self.args.board.ledger().close_tick(tick, &config, nodes);
         for harm in harms {
             if let Err(error) = self.revert(harm, myself) {
                 let reason = harmed(harm);
@@ -234,10 +243,13 @@ impl ManagerState {
                 let now = self.args.board.tick();
                 if let Some(partition) = step.partition_moved() {
                     self.changed.insert(partition.clone(), now);
-                    let ticks = self.args.board.config.load().feedback().watch_ticks();
+                    let config = self.args.board.config.load();
+                    let mut ledger = self.args.board.ledger();
+                    let ticks = config.feedback().watch_ticks();
                     if ticks > 0 {
-                        self.args.board.ledger().watch(id, Tick(now.0.saturating_add(ticks)));
+                        ledger.watch(id, Tick(now.0.saturating_add(ticks)));
                     }
+                    ledger.follow(id, now, config.horizon_ticks() as u64);
                 }
                 if let Step::Move { from, to, .. } = step {
                     self.traded.extend([(*from, now), (*to, now)]);
@@ -284,6 +296,7 @@ impl ManagerState {
         let stamp = self.stamp(plan.epoch, config.mode(), now);
         self.suggestions.renew(plan.suggested, &mut self.args.board.ledger(), stamp);
         self.waiting.renew(plan.waiting, &mut self.args.board.ledger(), stamp);
+        self.held_back.renew(plan.held_back, &mut self.args.board.ledger(), stamp);
         self.send(plan.steps, By::Loop, stamp, &view, myself);
         self.show_state();
     }
@@ -301,6 +314,7 @@ impl ManagerState {
             avoided: ledger.avoided(now),
             moved: self.moved.clone(),
             trust: ledger.trust().now(),
+            known: ledger.trust().known(),
         }
     }
 

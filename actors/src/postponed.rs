@@ -1,5 +1,5 @@
-//! Steps that are planned and not begun, as the newest plan has them: somebody must approve them first, or a
-//! limit must allow them.
+//! Steps that are planned and not begun, as the newest plan has them: somebody must approve them first, a
+//! limit must allow them, or they are held back.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +40,11 @@ impl Postponed {
             self.open.insert(id, planned);
         }
         for id in by_step.into_values() {
-            ledger.ended(id, Outcome::Left { reason: "not planned any more".to_owned() });
+            let reason = match self.by {
+                By::Holdback => "not held back any more",
+                _ => "not planned any more",
+            };
+            ledger.ended(id, Outcome::Left { reason: reason.to_owned() });
         }
     }
 

@@ -13,6 +13,7 @@ pub mod dashboard;
 pub mod demo_day;
 pub mod drill_down;
 pub mod exact;
+pub mod feedback;
 pub mod forecast;
 pub mod forecast_cost;
 pub mod hits;

@@ -13,9 +13,9 @@ use futures::future::LocalBoxFuture;
 use crate::machine::Machine;
 use crate::report::{Figure, Report, Row};
 use crate::{
-    admission, adversarial, dashboard, demo_day, drill_down, exact, forecast, forecast_cost, moves,
-    next_calls, overhead, plan_cost, predicates, replay, replay_simulated, replicate, reuse,
-    simulate, slt, stories,
+    admission, adversarial, dashboard, demo_day, drill_down, exact, feedback, forecast,
+    forecast_cost, moves, next_calls, overhead, plan_cost, predicates, replay, replay_simulated,
+    replicate, reuse, simulate, slt, stories,
 };
 
 /// Exit code if a bound was missed.
@@ -26,8 +26,8 @@ pub const EXIT_USAGE: u8 = 2;
 pub const EXIT_FAILED: u8 = 3;
 
 /// Benchmarks that play files.
-const PLAYERS: [&str; 7] =
-    ["admission", "forecast", "next-calls", "replay", SIMULATED, "safe", "simulate"];
+const PLAYERS: [&str; 8] =
+    ["admission", "feedback", "forecast", "next-calls", "replay", SIMULATED, "safe", "simulate"];
 
 /// The benchmark that simulates another one.
 const SIMULATED: &str = "replay-simulated";
@@ -76,7 +76,7 @@ pub struct Benchmark {
 }
 
 /// All benchmarks.
-pub const BENCHMARKS: [Benchmark; 21] = [
+pub const BENCHMARKS: [Benchmark; 22] = [
     Benchmark {
         name: "overhead",
         summary: "TPC-H and ClickBench, which call no function, with nothing stored",
@@ -166,6 +166,11 @@ pub const BENCHMARKS: [Benchmark; 21] = [
         name: "replicate",
         summary: "how evenly copies and moves load nodes while popularity drifts, in virtual time",
         run: |options| Box::pin(replicate::run(options)),
+    },
+    Benchmark {
+        name: "feedback",
+        summary: "what steps spare against what was predicted of them, day by day in virtual time",
+        run: |options| Box::pin(feedback::run(options)),
     },
     Benchmark {
         name: "stories",

@@ -33,6 +33,9 @@ pub struct CallRecord {
     pub rows_fresh_stored: u64,
     /// Nanoseconds spent computing the rows that were not stored.
     pub ns: u64,
+    /// Nanoseconds for which it waited for CPUs of the node to compute them.
+    #[serde(default)]
+    pub waited_ns: u64,
     /// Nanoseconds the whole call would have cost without stored outputs.
     pub would_be_ns: u64,
     /// Bytes of the output for the rows that were computed.
@@ -64,6 +67,7 @@ impl CallRecord {
             rows_fresh: 0,
             rows_fresh_stored: 0,
             ns: 0,
+            waited_ns: 0,
             would_be_ns: 0,
             bytes: 0,
             traceparent,

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::Step;
 use crate::config::Mode;
 use crate::ids::{Epoch, Tick};
-use crate::trust::Expected;
+use crate::trust::{Expected, Predicted};
 pub use ledger::Ledger;
 
 /// How a step ended.
@@ -60,6 +60,8 @@ pub enum By {
     Suggestion,
     /// Nobody yet: it waits until a limit allows it.
     Limit,
+    /// Nobody: it is left out to measure what steps like it are worth.
+    Holdback,
     /// Somebody who approved a suggestion.
     Approval {
         /// The suggestion.
@@ -82,7 +84,7 @@ impl By {
     #[must_use]
     pub fn follows(self) -> Option<u64> {
         match self {
-            Self::Loop | Self::Suggestion | Self::Limit => None,
+            Self::Loop | Self::Suggestion | Self::Limit | Self::Holdback => None,
             Self::Approval { of } | Self::Undo { of } | Self::Revert { of } => Some(of),
         }
     }
@@ -94,6 +96,7 @@ impl fmt::Display for By {
             Self::Loop => "loop",
             Self::Suggestion => "suggestion",
             Self::Limit => "limit",
+            Self::Holdback => "holdback",
             Self::Approval { .. } => "approval",
             Self::Undo { .. } => "undo",
             Self::Revert { .. } => "revert",
@@ -152,6 +155,9 @@ pub struct DecisionRow {
     /// What of the benefit is expected to be measured, if any can be.
     #[serde(default)]
     pub expected: Option<Expected>,
+    /// What that is predicted to be, by what earlier steps of the kind brought.
+    #[serde(default)]
+    pub predicted: Option<Predicted>,
     /// How it ended; none while it is under way.
     pub outcome: Option<Outcome>,
     /// Nanoseconds of waiting that queries were spared so far; none where it is not measured.
@@ -159,6 +165,11 @@ pub struct DecisionRow {
 }
 
 impl DecisionRow {
+    /// Its kind, what is expected of it and what is predicted, if any of it can be measured.
+    pub(crate) fn judged(&self) -> Option<(&'static str, Expected, Predicted)> {
+        Some((self.step.as_ref()?.kind(), self.expected?, self.predicted?))
+    }
+
     /// How it stands, in words.
     #[must_use]
     pub fn standing(&self) -> String {
@@ -166,6 +177,7 @@ impl DecisionRow {
             (Some(outcome), _) => outcome.to_string(),
             (None, By::Suggestion) => "suggested".to_owned(),
             (None, By::Limit) => "waiting".to_owned(),
+            (None, By::Holdback) => "held back".to_owned(),
             (None, _) => "under way".to_owned(),
         }
     }

@@ -263,6 +263,7 @@ mod tests {
             rows_fresh: 0,
             rows_fresh_stored: 0,
             ns: (100.0 * ns_per_row) as u64,
+            waited_ns: 0,
             would_be_ns: (200.0 * ns_per_row) as u64,
             bytes: 0,
             traceparent: None,

@@ -9,6 +9,7 @@
 //! | [`forecast`] | what will be called in the coming ticks |
 //! | [`score`] | what a forecast or a step turned out to be worth |
 //! | [`trust`], [`harm`] | whether steps brought what was expected of them, and which did harm |
+//! | [`waits`], [`queueing`] | what steps that move load spared, and how long work waits on a busy node |
 //! | [`reshape`] | which replicas and outputs to add or drop, and why |
 //! | [`next`] | which call follows, and which keys will be hot |
 //! | [`courtesy`] | how long background work waits for queries |
@@ -40,6 +41,7 @@ pub mod ids;
 pub mod invariant;
 pub mod next;
 pub mod predicates;
+pub mod queueing;
 pub mod random;
 pub mod rate;
 pub mod repeats;
@@ -47,4 +49,5 @@ pub mod reshape;
 pub mod score;
 pub mod trust;
 pub mod undo;
+pub mod waits;
 pub mod what_if;

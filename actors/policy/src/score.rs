@@ -221,6 +221,7 @@ mod tests {
             rows_fresh: 0,
             rows_fresh_stored: 0,
             ns: 10,
+            waited_ns: 0,
             would_be_ns: 10,
             bytes: 80,
             traceparent: None,

@@ -72,6 +72,7 @@ impl WhatIf {
         let steps = by(By::Loop, reshaped.steps)
             .chain(by(By::Suggestion, reshaped.suggested))
             .chain(by(By::Limit, reshaped.waiting))
+            .chain(by(By::Holdback, reshaped.held_back))
             .chain(by(By::Loop, nodes.steps))
             .chain(by(By::Suggestion, nodes.suggested))
             .chain(by(By::Limit, nodes.waiting));

@@ -238,6 +238,7 @@ impl World {
             rows_fresh: fresh.rows,
             rows_fresh_stored: fresh.stored,
             ns: output.rows_missing * ns_per_row,
+            waited_ns: 0,
             would_be_ns: rows * ns_per_row,
             bytes: output.rows_missing * 8,
             traceparent: None,

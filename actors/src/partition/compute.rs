@@ -85,6 +85,8 @@ pub struct Computed {
     pub values: ArrayRef,
     /// Nanoseconds spent in the function.
     pub ns: u64,
+    /// Nanoseconds for which it waited for permits of the node.
+    pub waited_ns: u64,
     /// Rows that it was evaluated on: fewer than values where rows share their arguments.
     pub evaluated: u64,
 }
@@ -126,10 +128,11 @@ async fn evaluate_for(
     let waits = calls_asynchronously(expr);
     let mut pieces: Vec<ArrayRef> = Vec::new();
     let mut done = 0;
-    let mut ns_total = 0;
+    let (mut ns_total, mut waited_ns) = (0, 0);
     while done < rows.num_rows() {
         let slice_rows = slice_rows(expression, waits, whom).min(rows.num_rows() - done);
         let slice = rows.slice(done, slice_rows);
+        let asked = node.clock.monotonic_ns();
         // Who waits for something else needs no core.
         let permit = match whom {
             _ if waits => None,
@@ -137,6 +140,7 @@ async fn evaluate_for(
             Whom::Background => Some(node.permits.acquire_behind(&node.clock).await),
         };
         let start = node.clock.monotonic_ns();
+        waited_ns += start.saturating_sub(asked);
         let values = match waits {
             true => evaluate_later(expr, &slice).await?,
             false => expr.evaluate(&slice)?,
@@ -164,7 +168,7 @@ async fn evaluate_for(
         Some(once) => take(&values, &once.of_row, None).map_err(DataFusionError::from)?,
         None => values,
     };
-    Ok(Computed { values, ns: ns_total, evaluated: done as u64 })
+    Ok(Computed { values, ns: ns_total, waited_ns, evaluated: done as u64 })
 }
 
 /// Gives other tasks a turn. Other than with tokio's `yield_now`, any thread may go on with this one: a call

@@ -134,6 +134,7 @@ mod tests {
             expected_benefit_ns: 4e6,
             expected_cost_ns: 2e6,
             expected: None,
+            predicted: None,
             outcome: Some(Outcome::Done { rows: 80, bytes: 640, ns: 3_000_000 }),
             measured: Some(spared),
         };

@@ -370,6 +370,7 @@ impl Scan {
         record.rows += used.rows;
         record.rows_stored += used.rows_stored;
         record.ns += used.ns;
+        record.waited_ns += used.waited_ns;
         record.bytes += used.bytes;
         record.would_be_ns += used.ns + ns_saved;
         if call.is_fresh {

@@ -11,6 +11,7 @@ mod aggregates;
 mod ahead;
 mod asynchronous;
 mod bad_input;
+mod cause;
 mod changed_files;
 mod cli;
 mod cluster;

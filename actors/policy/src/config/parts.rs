@@ -207,6 +207,11 @@ section! {
         /// Ticks in which a partition whose replicas changed is watched for harm; zero watches none.
         "watch-ticks" watch_ticks with_watch_ticks: u64 = 120,
             "ticks", Bound::Within(0.0, 1e9);
+        /// Share of the time in which copies and moves that even loads out are held back, to measure what others
+        /// spare; zero holds nothing back. Repairs, drains, copies of what is hotter than copy-above and what
+        /// people ask for are never held back.
+        "holdback-share" holdback_share with_holdback_share: f64 = 0.02,
+            "of the time", Bound::Within(0.0, 0.5);
     }
     sections {}
 }

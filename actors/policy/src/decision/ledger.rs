@@ -4,15 +4,23 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{By, DecisionRow, Outcome, Stamp};
 use crate::calls::CallRecord;
-use crate::cluster::{Aim, Step};
+use crate::cluster::{Aim, NodeView, Step};
+use crate::config::LoopConfig;
 use crate::control::ControlError;
 use crate::harm::{Harm, HarmWatch, Verdict};
-use crate::ids::{ExpressionId, PartitionId, Tick};
+use crate::ids::{ExpressionId, NodeId, PartitionId, Tick};
 use crate::reshape::{Planned, Reason};
-use crate::trust::{Expected, TrustBook};
+use crate::trust::{Expected, Predicted, TrustBook};
+use crate::waits::{Spared, Waits};
 
 /// Windows of trust that are closed at the same time.
 const WINDOWS_AT_ONCE_MAX: u64 = 20;
+
+/// Kinds of which is measured what they spare: of other steps of these kinds nothing is learned.
+const MEASURED: [&str; 3] = ["precompute", "copy", "move"];
+
+/// What a step must be expected to spare to be judged by it: so many tasks fewer that wait, on average.
+const MATERIAL: f64 = 0.01;
 
 /// Aims that are remembered as to be avoided; beyond it those are forgotten that are over first.
 const AVOIDED_MAX: usize = 10_000;
@@ -29,6 +37,7 @@ pub struct Ledger {
     avoided: BTreeMap<Aim, Tick>,
     trust: TrustBook,
     harm: HarmWatch,
+    waits: Waits,
     /// Decisions that are judged by what was measured once this tick is closed.
     due: VecDeque<(Tick, u64)>,
     /// The window of trust that is open.
@@ -47,18 +56,20 @@ impl Ledger {
         let id = self.next_id;
         self.next_id += 1;
         if let Step::Precompute { expression, partition, .. } = &planned.step
-            && !matches!(by, By::Suggestion | By::Limit)
+            && !matches!(by, By::Suggestion | By::Limit | By::Holdback)
         {
             self.computed.insert((*expression, partition.clone()), id);
         }
         if matches!(by, By::Loop | By::Approval { .. }) {
             self.trust.begun(planned.step.kind());
         }
-        let expected = match planned.reason {
-            Reason::Needed { expected, .. } => Some(expected),
-            _ => None,
-        };
         let Stamp { epoch, mode, tick, at_ms } = stamp;
+        if let Reason::HeldBack { until, ticks, .. } = planned.reason
+            && tick.0.saturating_add(ticks) <= until.0
+        {
+            self.waits.watch(id, &planned.step, true, tick, ticks);
+        }
+        let expected = planned.reason.expected();
         self.rows.push_back(DecisionRow {
             id,
             tick,
@@ -76,6 +87,7 @@ impl Ledger {
             expected_benefit_ns: planned.worth.benefit_ns,
             expected_cost_ns: planned.worth.cost_ns,
             expected,
+            predicted: expected.map(|of| self.trust.predict(planned.step.kind(), of)),
             outcome: None,
             measured: None,
         });
@@ -111,6 +123,7 @@ impl Ledger {
             expected_benefit_ns: 0.0,
             expected_cost_ns: 0.0,
             expected: None,
+            predicted: None,
             outcome: Some(Outcome::Done { rows: 0, bytes: 0, ns: 0 }),
             measured: None,
         });
@@ -130,6 +143,7 @@ impl Ledger {
     /// computed: what these rows would have cost.
     pub fn credit(&mut self, call: &CallRecord) {
         self.harm.record(call);
+        self.waits.record(call);
         if call.rows_fresh_stored == 0 || call.rows == 0 {
             return;
         }
@@ -141,12 +155,24 @@ impl Ledger {
         }
     }
 
-    /// From here on the decision waits to be judged: what was measured of it by the end of tick `at`
-    /// counts for the trust in its kind, if it was carried out and anything can be measured.
+    /// From here on a computation ahead waits to be judged: what was measured of it by the end of tick `at`
+    /// counts for the trust in its kind, if it was carried out. Steps of other kinds are judged once they
+    /// were [followed](Self::follow).
     pub fn judge_at(&mut self, id: u64, at: Tick) {
-        if self.get(id).is_ok_and(|row| row.expected.is_some()) {
+        let is_ahead = |row: &DecisionRow| matches!(row.step, Some(Step::Precompute { .. }));
+        if self.get(id).is_ok_and(|row| is_ahead(row) && row.expected.is_some()) {
             self.due.push_back((at, id));
         }
+    }
+
+    /// A decision was carried out that moved load: what it spares in the `ticks` ticks after `now` is measured,
+    /// if it was for that.
+    pub fn follow(&mut self, id: u64, now: Tick, ticks: u64) {
+        let Ok(DecisionRow { step: Some(step), expected: Some(_), .. }) = self.get(id) else {
+            return;
+        };
+        let step = step.clone();
+        self.waits.watch(id, &step, false, now, ticks);
     }
 
     /// A decision was carried out that changed the replicas of a partition: it is watched for harm until
@@ -161,20 +187,64 @@ impl Ledger {
     }
 
     /// Ends a tick: judges what is due, and answers which decisions did harm. A window of trust ends every
-    /// `window_ticks`.
-    pub fn close_tick(&mut self, now: Tick, window_ticks: u64) -> Vec<Harm> {
+    /// `feedback.window-ticks`. The live `nodes` say how many tasks may compute on each.
+    pub fn close_tick(
+        &mut self,
+        now: Tick,
+        config: &LoopConfig,
+        nodes: &BTreeMap<NodeId, NodeView>,
+    ) -> Vec<Harm> {
+        self.judge_due(now);
+        let spared = self.waits.close_tick(now, config.tick_ns(), nodes);
+        spared.into_iter().for_each(|spared| self.judge_spared(spared, config));
+        let harms = self.judge_harm(now);
+        let window = now.0 / config.feedback().window_ticks().max(1);
+        // After a long pause everything is forgotten: a few windows do that.
+        for _ in self.window..window.min(self.window.saturating_add(WINDOWS_AT_ONCE_MAX)) {
+            self.trust.close_window();
+        }
+        self.window = self.window.max(window);
+        harms
+    }
+
+    /// Judges computations ahead whose time is over.
+    fn judge_due(&mut self, now: Tick) {
         let due = std::mem::take(&mut self.due);
         for (at, id) in due {
             if now < at {
                 self.due.push_back((at, id));
-            } else if let Ok(DecisionRow { step: Some(step), expected, outcome, measured, .. }) =
-                self.get(id)
-                && let (Some(expected), Some(Outcome::Done { .. })) = (*expected, outcome)
+            } else if let Ok(row) = self.get(id)
+                && let Some((kind, expected, predicted)) = row.judged()
+                && matches!(row.outcome, Some(Outcome::Done { .. }))
             {
-                let (kind, measured) = (step.kind(), measured.unwrap_or(0.0));
-                self.trust.judge(kind, expected, measured);
+                let measured = row.measured.unwrap_or(0.0);
+                self.trust.judge(kind, expected, predicted, measured);
             }
         }
+    }
+
+    /// Judges a step that moved load, or was held back.
+    fn judge_spared(&mut self, spared: Spared, config: &LoopConfig) {
+        let Some(row) = self.row(spared.id) else { return };
+        row.measured = spared.measured_ns;
+        let is_held_back = row.by == By::Holdback;
+        let Some((kind, expected, predicted)) = row.judged() else { return };
+        // Where hardly anybody waits there is nothing to spare, and nothing to learn from it but harm.
+        let least = MATERIAL * config.horizon_ticks() as f64 * config.tick_ns();
+        let is_harm = spared.measured_ns.is_some_and(|measured_ns| measured_ns < -least);
+        if expected.mean_ns < least && !is_harm {
+            return;
+        }
+        if let Some(less_ns) = spared.less_ns {
+            self.trust.tried(kind, expected, is_held_back, less_ns);
+        }
+        if let Some(measured_ns) = spared.measured_ns {
+            self.trust.judge(kind, expected, predicted, measured_ns);
+        }
+    }
+
+    /// Judges steps that are watched for harm.
+    fn judge_harm(&mut self, now: Tick) -> Vec<Harm> {
         let mut harms = Vec::new();
         for verdict in self.harm.close_tick(now) {
             let (id, harmless) = match verdict {
@@ -185,16 +255,20 @@ impl Ledger {
                 Verdict::Harmless { ticks: 0, .. } => continue,
                 Verdict::Harmless { id, .. } => (id, 1.0),
             };
-            if let Some(kind) = self.get(id).ok().and_then(|row| Some(row.step.as_ref()?.kind())) {
-                self.trust.judge(kind, Expected::HARMLESS, harmless);
+            let Ok(row) = self.get(id) else { continue };
+            match (row.judged(), row.step.as_ref().map(Step::kind)) {
+                // What it spares is measured by itself, unless it did harm.
+                (Some(_), _) if harmless > 0.0 => {}
+                (Some((kind, expected, predicted)), _) => {
+                    self.waits.forget(id);
+                    self.trust.judge(kind, expected, predicted, 0.0);
+                }
+                (None, Some(kind)) if !MEASURED.contains(&kind) => {
+                    self.trust.judge(kind, Expected::HARMLESS, Predicted::HARMLESS, harmless);
+                }
+                (None, _) => {}
             }
         }
-        let window = now.0 / window_ticks.max(1);
-        // After a long pause everything is forgotten: a few windows do that.
-        for _ in self.window..window.min(self.window.saturating_add(WINDOWS_AT_ONCE_MAX)) {
-            self.trust.close_window();
-        }
-        self.window = self.window.max(window);
         harms
     }
 

@@ -18,6 +18,7 @@ fn call(function: &str, ordinal: u32, rows: u64, ns_per_row: u64) -> CallRecord 
         rows_fresh: rows,
         rows_fresh_stored: 0,
         ns: rows * ns_per_row,
+        waited_ns: 0,
         would_be_ns: rows * ns_per_row,
         bytes: 8 * rows,
         traceparent: None,

@@ -284,7 +284,9 @@ fn planned(
             Step::Move { partition, from, to }
         }
     };
-    let seconds = situation.config.horizon_ticks() as f64 * situation.config.tick_ns() / 1e9;
+    let mut holders = part.holders().clone();
+    step(&chosen).change_holders(&mut holders);
+    let expected = situation.sparing(chosen.place, &holders);
     let told = |it: &Candidate| {
         let mib = it.bytes / STEP_BYTES;
         format!("{}: spares {:.1} ms/s of waiting for {mib:.1} MiB", step(it), it.spared_ms)
@@ -297,9 +299,10 @@ fn planned(
             mean_ms: mean,
             shed_ms: chosen.shed_ms,
             basis: situation.basis(chosen.place),
+            expected,
         },
         worth: Worth {
-            benefit_ns: chosen.spared_ms * seconds * 1e6,
+            benefit_ns: expected.mean_ns,
             cost_ns: part.view.bytes as f64 * COPY_NS_PER_BYTE,
             bytes: if chosen.is_copy { part.view.bytes as f64 } else { 0.0 },
         },

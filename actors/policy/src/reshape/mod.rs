@@ -4,6 +4,7 @@ mod balance;
 pub mod budget;
 pub mod churn;
 mod colocate;
+mod holdback;
 mod precompute;
 mod reason;
 mod replicate;
@@ -69,6 +70,8 @@ pub struct Plan {
     pub suggested: Vec<Planned>,
     /// Copies that wait because too much was moved within the hour, the hottest first.
     pub waiting: Vec<Planned>,
+    /// Steps that are left out so that what others like them spare can be compared with it.
+    pub held_back: Vec<Planned>,
 }
 
 /// What the manager knows besides the view.
@@ -92,6 +95,8 @@ pub struct PlanState {
     pub avoided: BTreeSet<Aim>,
     /// How far the expectations of each kind of step are trusted; of one that is not named, wholly.
     pub trust: BTreeMap<&'static str, Trusted>,
+    /// Kinds of which so many steps were judged that some may be held back.
+    pub known: BTreeSet<&'static str>,
     /// Bytes that copies moved within the last hour.
     pub moved: MovedBytes,
 }
@@ -134,8 +139,8 @@ pub fn plan(
     };
     let moves = steps.iter().any(|planned| planned.step.changes_placement());
     let epoch = if moves { view.epoch.next() } else { view.epoch };
-    let waiting = situation.waiting;
-    Plan { epoch, steps, suggested, waiting }
+    let (waiting, held_back) = (situation.waiting, situation.held_back);
+    Plan { epoch, steps, suggested, waiting, held_back }
 }
 
 /// At most so many steps that nothing but their worth asks for, on the tables that are planned for.
@@ -144,12 +149,18 @@ fn by_worth(situation: &mut Situation<'_>, by_heat: &[Place], slots: usize) -> V
     let most = if situation.ahead.is_empty() { slots } else { slots.div_ceil(2) };
     let mut replicas = replicate::hot(situation, by_heat, most);
     shards::steps(situation, most, &mut replicas);
-    balance::steps(situation, most, &mut replicas);
+    let until = holdback::until(situation);
+    if until.is_none() {
+        balance::steps(situation, most, &mut replicas);
+    }
     colocate::steps(situation, most, &mut replicas);
     replicate::cold(situation, by_heat, most, &mut replicas);
     let mut steps = precompute::steps(situation);
     steps.truncate(slots - replicas.len());
     steps.extend(replicas);
+    if let Some(until) = until {
+        holdback::steps(situation, most, until); // Last: nothing else counts on them.
+    }
     steps
 }
 
@@ -164,6 +175,9 @@ impl fmt::Display for Plan {
         }
         for Planned { step, reason, .. } in &self.waiting {
             writeln!(f, "  waiting: {step} ({reason})")?;
+        }
+        for Planned { step, reason, .. } in &self.held_back {
+            writeln!(f, "  held back: {step} ({reason})")?;
         }
         Ok(())
     }

@@ -276,7 +276,7 @@ fn planned(situation: &Situation<'_>, candidate: &Candidate<'_>, waiting: &[Stri
             in_ms: *needed_in as f64 * tick_ms,
             rows: output.rows_missing,
             ns_per_row: series.ns_per_row,
-            expected: expected(candidate),
+            expected: expected(candidate, situation.config.precompute().lead_ticks()),
         },
         worth: Worth {
             benefit_ns: candidate.benefit_ns(),
@@ -304,15 +304,20 @@ fn planned(situation: &Situation<'_>, candidate: &Candidate<'_>, waiting: &[Stri
 }
 
 /// What the ledger will measure: the rows that were missing and that the first call of each segment on each
-/// holder finds. Later calls would have found them without the step.
-fn expected(candidate: &Candidate<'_>) -> Expected {
+/// holder finds. Later calls would have found them without the step. How likely a call is depends on how many
+/// the forecast has at least and at most.
+fn expected(candidate: &Candidate<'_>, lead_ticks: usize) -> Expected {
     let Candidate { output, series, holders, calls, cost_ns, .. } = candidate;
     let rows = (output.rows_stored + output.rows_missing) as f64;
     let rows_per_call = series.ns_per_call / series.ns_per_row.max(f64::MIN_POSITIVE);
     let share = (rows_per_call / rows.max(1.0)).min(1.0);
     let holders = holders.len() as f64;
     let most_ns = holders * share * cost_ns;
-    Expected { mean_ns: most_ns * -(-calls / holders).exp_m1(), most_ns }
+    let by = |calls: f64| most_ns * -(-calls / holders).exp_m1();
+    let ahead = || series.calls.iter().take(lead_ticks);
+    let low_ns = by(ahead().map(|calls| calls.q10).sum());
+    let high_ns = by(ahead().map(|calls| calls.q90).sum());
+    Expected { mean_ns: by(*calls), most_ns, low_ns, high_ns }
 }
 
 /// Outputs that nobody is expected to ask for, where memory is short: the biggest first, and no

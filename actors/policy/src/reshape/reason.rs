@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::ids::NodeId;
+use crate::ids::{NodeId, Tick};
 use crate::trust::Expected;
 
 /// What a load figure rests on.
@@ -35,6 +35,8 @@ pub enum Reason {
         limit_ms: f64,
         /// What the load rests on.
         basis: Basis,
+        /// What shall be measured of it.
+        expected: Expected,
     },
     /// One replica fewer would still carry little.
     Cold {
@@ -57,6 +59,8 @@ pub enum Reason {
         shed_ms: f64,
         /// What the load rests on.
         basis: Basis,
+        /// What shall be measured of it.
+        expected: Expected,
     },
     /// Queries join it with what another node holds.
     Joined {
@@ -163,6 +167,17 @@ pub enum Reason {
         /// Bytes that may be copied within an hour.
         most: u64,
     },
+    /// It would be taken for another reason, but is left out so that steps like it can be compared with it.
+    HeldBack {
+        /// The tick after which steps are taken again.
+        until: Tick,
+        /// Ticks for which what becomes of it is followed.
+        ticks: u64,
+        /// Share of the time in which steps are held back.
+        share: f64,
+        /// What it would be expected to spare.
+        expected: Expected,
+    },
     /// What an earlier decision changed got slower since.
     Harmed {
         /// The earlier decision.
@@ -197,10 +212,24 @@ pub enum Reason {
     },
 }
 
+impl Reason {
+    /// What the ledger shall measure of a step that is taken for this reason; none if it can measure nothing.
+    #[must_use]
+    pub fn expected(&self) -> Option<Expected> {
+        match *self {
+            Self::Needed { expected, .. }
+            | Self::Hot { expected, .. }
+            | Self::Uneven { expected, .. }
+            | Self::HeldBack { expected, .. } => Some(expected),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Hot { busy_ms, limit_ms, basis } => write!(
+            Self::Hot { busy_ms, limit_ms, basis, .. } => write!(
                 f,
                 "hot: {busy_ms:.0} ms/s per replica {basis}, more than {limit_ms:.0} ms/s"
             ),
@@ -208,7 +237,7 @@ impl fmt::Display for Reason {
                 f,
                 "cold: {busy_ms:.0} ms/s per remaining replica {basis}, less than {limit_ms:.0} ms/s"
             ),
-            Self::Uneven { node, level_ms, mean_ms, shed_ms, basis } => write!(
+            Self::Uneven { node, level_ms, mean_ms, shed_ms, basis, .. } => write!(
                 f,
                 "uneven: {node} carries {level_ms:.0} ms/s per CPU {basis}, {:.2} times the mean; \
                  this takes {shed_ms:.0} ms/s off it",
@@ -261,6 +290,13 @@ impl fmt::Display for Reason {
                 f,
                 "{bytes:.0} bytes to copy, {left} of the {most} of an hour are left \
                  (reshape.moved-bytes-per-hour-max)"
+            ),
+            Self::HeldBack { until, share, .. } => write!(
+                f,
+                "held back until tick {} to measure what such steps spare: {:.0} % of the time \
+                 (feedback.holdback-share)",
+                until.0,
+                share * 100.0
             ),
             Self::Harmed { id, slower, chance } => write!(
                 f,

@@ -4,6 +4,7 @@ use super::situation::{Part, Place, Situation};
 use super::{Planned, Reason, Worth, churn};
 use crate::cluster::{PartitionView, Step};
 use crate::ids::NodeId;
+use crate::trust::Expected;
 
 /// What copying one byte to another node costs, until it is measured.
 pub(crate) const COPY_NS_PER_BYTE: f64 = 1.0;
@@ -109,8 +110,8 @@ fn hot_step(situation: &Situation<'_>, place: Place) -> Option<Planned> {
         let reason = Reason::TooMany { replicas, most: config.copies_max() };
         return Some(drop_from(situation, place, busiest(situation, place)?, reason));
     }
-    // A kind that did harm must be wanted more.
-    let limit_ms = config.copy_above() / situation.trusted("copy").factor.min(1.0);
+    // A kind that did harm, or brings little, must be wanted more.
+    let limit_ms = config.copy_above() / situation.trusted("copy").eagerness();
     let busy_ms = situation.parts[place].busy_ms / replicas as f64;
     // It rests first even if it is still too hot: were calls slower because of the last copy, they would be
     // taken for more load, and copied on and on.
@@ -119,7 +120,7 @@ fn hot_step(situation: &Situation<'_>, place: Place) -> Option<Planned> {
     }
     let from = calmest(situation, place)?;
     let basis = situation.basis(place);
-    let reason = Reason::Hot { busy_ms, limit_ms, basis };
+    let reason = Reason::Hot { busy_ms, limit_ms, basis, expected: Expected::default() };
     copy(situation, place, Some(from), reason)
 }
 
@@ -176,7 +177,7 @@ fn copy(
     situation: &Situation<'_>,
     place: Place,
     from: Option<NodeId>,
-    reason: Reason,
+    mut reason: Reason,
 ) -> Option<Planned> {
     let Part { id, view, busy_ms, .. } = &situation.parts[place];
     let targets = situation.targets(place, 1 + ALTERNATIVES_MAX);
@@ -185,14 +186,21 @@ fn copy(
         .iter()
         .map(|node| format!("to {node}, which carries {:.0} ms/s", situation.node_busy_ms[node]))
         .collect();
-    // What the new replica takes off the others until the horizon.
-    let share_ms = busy_ms / (situation.staying(place).count() + 1) as f64;
-    let seconds = situation.config.horizon_ticks() as f64 * situation.config.tick_ns() / 1e9;
+    let benefit_ns = if let Reason::Hot { expected, .. } = &mut reason {
+        let mut holders = situation.parts[place].holders().clone();
+        holders.insert(*to);
+        *expected = situation.sparing(place, &holders);
+        expected.mean_ns
+    } else {
+        // What it can serve until the horizon.
+        let share_ms = busy_ms / (situation.staying(place).count() + 1) as f64;
+        share_ms / 1e3 * situation.config.horizon_ticks() as f64 * situation.config.tick_ns()
+    };
     Some(Planned {
         step: Step::Copy { partition: (*id).clone(), from: from.unwrap_or(*to), to: *to },
         reason,
         worth: Worth {
-            benefit_ns: share_ms * seconds * 1e6,
+            benefit_ns,
             cost_ns: view.bytes as f64 * COPY_NS_PER_BYTE,
             bytes: view.bytes as f64,
         },

@@ -5,6 +5,7 @@
 
 mod ahead;
 mod joins;
+mod near;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::ids::{NodeId, PartitionId, Tick};
 use crate::trust::Trusted;
 pub(super) use ahead::{Ahead, Known};
 use joins::Joins;
+use near::Near;
 
 /// A partition by its position in [`Situation::parts`].
 pub(super) type Place = usize;
@@ -32,6 +34,8 @@ pub(super) struct Part<'a> {
     after: Option<BTreeSet<NodeId>>,
     /// Expected or measured load in busy ms per s; zero if nothing is known.
     pub(super) busy_ms: f64,
+    /// The same on average until the horizon.
+    near: Near,
     /// Whether a function is called on it whose load was announced.
     announced: bool,
     /// Whether its replicas are changing right now: then it is left alone.
@@ -60,6 +64,8 @@ pub(super) struct Situation<'a> {
     proven: bool,
     /// Load of each live node in busy ms per s, if its partitions' replicas share evenly.
     pub(super) node_busy_ms: BTreeMap<NodeId, f64>,
+    /// The same on average until the horizon.
+    node_near_ms: BTreeMap<NodeId, f64>,
     /// What is stored, with what is expected of it; nothing if steps must not be taken ahead.
     pub(super) ahead: Ahead<'a>,
     /// Only tables that are controlled like this are planned for; repairs do not ask.
@@ -72,6 +78,8 @@ pub(super) struct Situation<'a> {
     bytes_left: u64,
     /// Copies that found too few of them left, the hottest first.
     pub(super) waiting: Vec<Planned>,
+    /// Steps that are left out to measure what others like them spare.
+    pub(super) held_back: Vec<Planned>,
     /// Partitions that queries join; none unless they are to come to one node.
     pub(super) joins: Joins,
     pub(super) state: &'a PlanState,
@@ -92,6 +100,7 @@ impl<'a> Situation<'a> {
             view,
             after: None,
             busy_ms: 0.0,
+            near: Near::default(),
             announced: false,
             is_moving: false,
             is_ending: false,
@@ -104,12 +113,14 @@ impl<'a> Situation<'a> {
             is_load_known: forecast.is_some(),
             proven: looking.is_some_and(|forecast| forecast.trusted),
             node_busy_ms: view.nodes.keys().map(|node| (*node, 0.0)).collect(),
+            node_near_ms: view.nodes.keys().map(|node| (*node, 0.0)).collect(),
             ahead: Ahead::new(view, looking, &state.in_flight),
             planning_for: Control::Auto,
             tables: &view.tables,
             reshaping: BTreeSet::new(),
             bytes_left: state.moved.left(now, config),
             waiting: Vec::new(),
+            held_back: Vec::new(),
             joins: Joins::default(),
             state,
             config,
@@ -281,10 +292,13 @@ impl<'a> Situation<'a> {
     fn share_load(&mut self, place: Place, sign: f64) {
         let part = &self.parts[place];
         let live = part.holders().iter().filter(|node| self.node_busy_ms.contains_key(node));
-        let share = part.busy_ms * sign / live.count().max(1) as f64;
+        let each = sign / live.count().max(1) as f64;
         for node in part.holders() {
             if let Some(load) = self.node_busy_ms.get_mut(node) {
-                *load += share;
+                *load += each * part.busy_ms;
+            }
+            if let Some(load) = self.node_near_ms.get_mut(node) {
+                *load += each * part.near.mean_ms;
             }
         }
     }
@@ -303,8 +317,10 @@ impl<'a> Situation<'a> {
             let now = series.calls_now * ms_per_s;
             if !(looks_ahead && forecast.may_act_on(series)) {
                 ticks.iter_mut().for_each(|tick| *tick += now);
+                self.parts[place].near.add_now(now);
                 continue;
             }
+            self.parts[place].near.add_ahead(series, ms_per_s, ticks.len() - 1);
             self.parts[place].announced |= series.announced;
             add_ahead(series, (now, ms_per_s), ticks);
         }

@@ -146,7 +146,7 @@ async fn a_copy_since_which_calls_are_slower_is_taken_back_with_the_reason_and_n
     }
     assert_eq!(rig.cluster.holders(0), 1, "{:?}", rig.handle.decisions());
     let copies = rig.handle.trust();
-    assert!(copies[0].kind == "copy" && copies[0].now.factor < 0.8, "{copies:?}");
+    assert!(copies[0].kind == "copy" && copies[0].now.factor < 0.9, "{copies:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,7 +158,9 @@ async fn a_copy_since_which_calls_are_as_before_stays() {
     let rows = rig.handle.decisions();
     assert!(rows.iter().all(|row| !matches!(row.by, By::Revert { .. })), "{rows:?}");
     let copies = rig.handle.trust();
-    assert!(copies[0].kind == "copy" && copies[0].measured_ns >= 1.0, "{copies:?}");
+    // Nobody waited for a CPU, so there was nothing to spare.
+    assert!(copies[0].kind == "copy" && copies[0].steps > 0, "{copies:?}");
+    assert_eq!(copies[0].measured_ns, 0.0);
 }
 
 #[tokio::test(start_paused = true)]

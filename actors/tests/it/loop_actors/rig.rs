@@ -211,6 +211,7 @@ fn records(partition: u32, number: u32, count: usize, ns: u64) -> Vec<CallRecord
         rows_fresh: 0,
         rows_fresh_stored: 0,
         ns,
+        waited_ns: 0,
         would_be_ns: ns,
         bytes: 8 * ROWS,
         traceparent: None,

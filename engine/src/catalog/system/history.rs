@@ -31,6 +31,7 @@ pub(super) fn calls(calls: &[CallRecord]) -> Sheet {
         .count("ns", rows().map(|call| call.ns))
         .count("would_be_ns", rows().map(|call| call.would_be_ns))
         .count("bytes", rows().map(|call| call.bytes))
+        .count_or_null("waited_ns", rows().map(|call| Some(call.waited_ns)))
         .count("calls", rows().map(|_| 1))
         .text("resolution", rows().map(|_| "call"))
 }
@@ -102,16 +103,18 @@ pub(super) fn controls(engine: &Inner) -> Sheet {
 }
 
 /// `system.trust`: what the steps of each kind were expected to bring and brought, and how far the kind is
-/// trusted now. Where nothing is measured but harm, each step counts as one nanosecond that it spares if it
-/// does none.
+/// trusted now. Where nothing is measured but harm (drops), each step counts as one nanosecond that it spares
+/// if it does none.
 pub(super) fn trust(engine: &Inner) -> Sheet {
     let kinds = engine.the_loop.trust();
     let rows = || kinds.iter();
+    let by_trial = |of: fn((f64, f64)) -> f64| kinds.iter().map(move |kind| kind.by_trial.map(of));
     let left = |kind: &KindTrust| kind.now.steps_left.map(|left| left as u64);
     Sheet::default()
         .text("kind", rows().map(|kind| kind.kind))
         .count("steps", rows().map(|kind| kind.steps))
         .number("expected_ns", rows().map(|kind| kind.expected_ns))
+        .number("predicted_ns", rows().map(|kind| kind.predicted_ns))
         .number("measured_ns", rows().map(|kind| kind.measured_ns))
         .number("factor", rows().map(|kind| kind.now.factor))
         .flag("stopped", rows().map(|kind| kind.now.steps_left.is_some()))
@@ -119,6 +122,9 @@ pub(super) fn trust(engine: &Inner) -> Sheet {
         .count("windows", rows().map(|kind| kind.windows as u64))
         .number_or_null("windows_within_30_percent", rows().map(|kind| kind.windows_near))
         .number_or_null("coverage_of_80_percent", rows().map(|kind| kind.coverage))
+        .count("held_back", rows().map(|kind| kind.held_back))
+        .number_or_null("factor_by_holdback", by_trial(|(factor, _)| factor))
+        .number_or_null("factor_by_holdback_error", by_trial(|(_, error)| error))
 }
 
 /// `system.decisions`: every step with its inputs, forecast, reason and outcome.
@@ -143,7 +149,15 @@ pub(super) fn decisions(engine: &Inner) -> Sheet {
         .number("expected_cost_ns", rows().map(|row| row.expected_cost_ns))
         .number_or_null(
             "expected_measured_ns",
-            rows().map(|row| row.expected.map(|expected| expected.mean_ns)),
+            rows().map(|row| row.predicted.map(|predicted| predicted.mean_ns)),
+        )
+        .number_or_null(
+            "expected_measured_ns_q10",
+            rows().map(|row| row.predicted.map(|predicted| predicted.low_ns)),
+        )
+        .number_or_null(
+            "expected_measured_ns_q90",
+            rows().map(|row| row.predicted.map(|predicted| predicted.high_ns)),
         )
         .text("outcome", rows().map(DecisionRow::standing))
         .number_or_null("measured_benefit_ns", rows().map(|row| row.measured))

@@ -61,6 +61,7 @@ pub(super) fn calls(engine: &Inner) -> Result<Arc<dyn TableProvider>> {
     columns.extend(SERIES.map(col));
     columns.push(absent(DataType::Utf8, "node")?);
     columns.extend(SUMS.map(col));
+    columns.push(absent(DataType::UInt64, "waited_ns")?);
     columns.extend(["calls", "resolution"].map(col));
     let plan = scan(engine)?
         .filter(col(START).lt(at(from_ms)))?

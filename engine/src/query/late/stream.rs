@@ -108,6 +108,7 @@ struct Running {
     found: Found,
     used: HashMap<u32, Used>,
     ns: u64,
+    waited_ns: u64,
     bytes: u64,
     /// Whether the session reads stored outputs and offers new ones.
     is_stored: bool,
@@ -149,7 +150,18 @@ impl Running {
         let columns = collect_columns(&call.expr).iter().map(Column::index).collect();
         let is_stored = nodes.own.store_policy().enabled && is_storable(&call.on_table);
         let (call, found, used) = (call.clone(), Found::default(), HashMap::new());
-        Ok(Self { call, expression, here, columns, found, used, ns: 0, bytes: 0, is_stored })
+        Ok(Self {
+            call,
+            expression,
+            here,
+            columns,
+            found,
+            used,
+            ns: 0,
+            waited_ns: 0,
+            bytes: 0,
+            is_stored,
+        })
     }
 
     fn places(&mut self, carried: &CarriedColumn<'_>, rows: usize) -> Places {
@@ -291,6 +303,7 @@ impl Run {
             })?;
             running.expression.measured(done.evaluated, done.ns);
             running.ns += done.ns;
+            running.waited_ns += done.waited_ns;
             running.bytes += done.values.get_array_memory_size() as u64;
             self.time_computing.add_duration(Duration::from_nanos(done.ns));
             new = done.values;
@@ -329,6 +342,7 @@ impl Run {
                 record.rows += used.rows;
                 record.rows_stored += rows_stored;
                 record.ns += share(running.ns);
+                record.waited_ns += share(running.waited_ns);
                 record.bytes += share(running.bytes);
                 record.would_be_ns +=
                     share(running.ns) + rows_stored * running.expression.ns_per_row();

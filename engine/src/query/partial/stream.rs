@@ -362,6 +362,7 @@ impl Run {
                 rows_fresh,
                 rows_fresh_stored: rows_fresh,
                 ns: 0,
+                waited_ns: 0,
                 bytes: 0,
                 ..call.clone()
             }

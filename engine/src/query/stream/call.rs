@@ -92,6 +92,8 @@ pub(super) struct Used {
     pub(super) rows_waited: u64,
     /// Nanoseconds spent computing the others.
     pub(super) ns: u64,
+    /// Nanoseconds for which that waited for CPUs.
+    pub(super) waited_ns: u64,
     /// Bytes of what was computed.
     pub(super) bytes: u64,
 }
@@ -149,6 +151,11 @@ impl SegmentCall {
     /// Takes note that the values of so many rows came from another query that was waited for.
     pub(super) fn waited(&self, rows: usize) {
         self.state().used.rows_waited += rows as u64;
+    }
+
+    /// Takes note that computing waited so long for CPUs.
+    pub(super) fn queued(&self, ns: u64) {
+        self.state().used.waited_ns += ns;
     }
 
     /// Tells other queries what is known of the current batch.

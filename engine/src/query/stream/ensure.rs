@@ -121,6 +121,7 @@ async fn compute(
     })?;
     let missing = rest.of_batch(missing);
     segment.answered(wanted, Some((missing, &computed.values)), computed.ns)?;
+    segment.queued(computed.waited_ns);
     Ok(found.complete(&computed.values)?)
 }
 

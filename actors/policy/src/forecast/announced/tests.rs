@@ -113,6 +113,7 @@ fn history_on(partitions: u32, calls: &[u32]) -> HistoryView {
         rows_fresh: 0,
         rows_fresh_stored: 0,
         ns: 10,
+        waited_ns: 0,
         would_be_ns: 10,
         bytes: 80,
         traceparent: None,

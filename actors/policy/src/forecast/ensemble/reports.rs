@@ -111,6 +111,7 @@ mod tests {
             rows_fresh: 0,
             rows_fresh_stored: 0,
             ns: 1,
+            waited_ns: 0,
             would_be_ns: 1,
             bytes: 8,
             traceparent: None,

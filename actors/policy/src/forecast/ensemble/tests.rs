@@ -20,6 +20,7 @@ fn call(ordinal: u32) -> CallRecord {
         rows_fresh: 0,
         rows_fresh_stored: 0,
         ns: 100_000,
+        waited_ns: 0,
         would_be_ns: 100_000,
         bytes: 800,
         traceparent: None,

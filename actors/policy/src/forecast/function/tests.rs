@@ -107,6 +107,7 @@ fn call(function: &str, table: &str, ordinal: u32) -> CallRecord {
         rows_fresh: 0,
         rows_fresh_stored: 0,
         ns: 0,
+        waited_ns: 0,
         would_be_ns: 250_000_000,
         bytes: 80,
         traceparent: None,

@@ -60,6 +60,53 @@ fn a_partition_that_is_most_of_a_nodes_load_gets_a_copy() {
 }
 
 #[test]
+fn in_some_windows_steps_that_even_loads_out_are_held_back_and_nothing_else_is() {
+    let mut scene = uneven().with(6, &[9], 10.0);
+    scene.state.known = ["move"].into();
+    let with_share = |share: f64| {
+        let mut scene = scene.clone();
+        let feedback = scene.config.feedback().clone().with_holdback_share(share).unwrap();
+        scene.config = scene.config.with_feedback(feedback).unwrap();
+        scene
+    };
+    let some = with_share(0.5);
+    let tick = (0..).step_by(24).find(|tick| !some.plan_at(*tick).held_back.is_empty()).unwrap();
+    assert_eq!(tick, 72);
+    insta::assert_snapshot!(some.plan_at(tick), @"
+    epoch 8
+      copy trades/6 store -> n1 (no live node holds it: load it from the store)
+      held back: move trades/0 n0 -> n1 (held back until tick 95 to measure what such steps spare: 50 % of the time (feedback.holdback-share))
+    ");
+    let taken = with_share(0.0).plan_at(tick);
+    assert_eq!((taken.steps.len(), taken.held_back.len()), (2, 0));
+    let kept: Vec<Step> = some.plan_at(tick).held_back.into_iter().map(|it| it.step).collect();
+    assert!(kept.iter().all(|step| taken.steps.iter().any(|it| it.step == *step)));
+    let mut unknown = some.clone();
+    unknown.state.known.clear();
+    assert_eq!(unknown.plan_at(tick), taken, "a kind of which little is known is not held back");
+}
+
+#[test]
+fn a_step_is_worth_less_the_less_is_certain_to_come() {
+    let mut scene = uneven();
+    for series in &mut scene.forecast.series {
+        for calls in &mut series.calls {
+            (calls.q10, calls.q90) = (0.5 * calls.q50, 1.5 * calls.q50);
+        }
+    }
+    let planned = &scene.plan().steps[0];
+    let expected = planned.reason.expected().unwrap();
+    assert_eq!(expected.mean_ns, planned.worth.benefit_ns);
+    let sure = uneven().plan().steps[0].reason.expected().unwrap();
+    assert!(sure.low_ns == sure.mean_ns && (sure.mean_ns / expected.mean_ns - 1.0).abs() < 1e-9);
+    assert!(expected.low_ns < 0.6 * expected.mean_ns && expected.high_ns > 1.1 * expected.mean_ns);
+    // Less waits on n0 (825 ms/s per CPU are 325), more on n1 (250 are 500): tasks, in 12 s.
+    let wait = crate::queueing::waiting;
+    let spared = wait(1.65, 2.0) - wait(1.15, 2.0) + wait(0.5, 2.0) - wait(1.0, 2.0);
+    assert!((expected.mean_ns / 12e9 - spared).abs() < 1e-9, "{expected:?} {spared}");
+}
+
+#[test]
 fn what_is_even_enough_or_calm_stays_where_it_is() {
     let even = Scene::new(2).with(0, &[0], 590.0).with(1, &[0], 150.0).with(2, &[1], 450.0);
     assert_eq!(even.with(3, &[1], 20.0).plan().steps, []);
