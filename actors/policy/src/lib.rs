@@ -10,6 +10,8 @@
 //! | [`score`] | what a forecast or a step turned out to be worth |
 //! | [`trust`], [`harm`] | whether steps brought what was expected of them, and which did harm |
 //! | [`reshape`] | which replicas and outputs to add or drop, and why |
+//! | [`block_load`], [`key_ranges`] | which rows of a partition are called, and which keys queries ask for |
+//! | [`alike`] | which partitions of several tables hold the same keys |
 //! | [`next`] | which call follows, and which keys will be hot |
 //! | [`courtesy`] | how long background work waits for queries |
 //! | [`predicates`] | in which order a scan evaluates its predicates |
@@ -24,7 +26,9 @@
 //! | [`config`] | what the operator wants |
 
 pub mod admit;
+pub mod alike;
 pub mod allocate;
+pub mod block_load;
 pub mod caches;
 pub mod calls;
 pub mod cluster;
@@ -38,6 +42,7 @@ pub mod harm;
 pub mod history;
 pub mod ids;
 pub mod invariant;
+pub mod key_ranges;
 pub mod next;
 pub mod predicates;
 pub mod random;

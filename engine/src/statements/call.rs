@@ -163,6 +163,7 @@ async fn precompute(
                 bytes += b;
                 ns += n;
             }
+            Outcome::Reshaped { .. } => {}
             Outcome::Failed { code, reason } => {
                 return Err(invalid(format!("{partition}: {reason} ({code})")));
             }

@@ -78,6 +78,7 @@ impl Ledger {
             expected,
             outcome: None,
             measured: None,
+            note: None,
         });
         while self.rows.len() > self.rows_max {
             self.rows.pop_front();
@@ -113,6 +114,7 @@ impl Ledger {
             expected: None,
             outcome: Some(Outcome::Done { rows: 0, bytes: 0, ns: 0 }),
             measured: None,
+            note: None,
         });
         while self.rows.len() > self.rows_max {
             self.rows.pop_front();
@@ -123,6 +125,13 @@ impl Ledger {
     pub fn ended(&mut self, id: u64, outcome: Outcome) {
         if let Some(row) = self.row(id) {
             row.outcome = Some(outcome);
+        }
+    }
+
+    /// Adds to a decision how it was carried out.
+    pub fn note(&mut self, id: u64, how: &str) {
+        if let Some(row) = self.row(id) {
+            row.note = Some(how.to_owned());
         }
     }
 

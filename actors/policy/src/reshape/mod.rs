@@ -4,6 +4,8 @@ mod balance;
 pub mod budget;
 pub mod churn;
 mod colocate;
+pub mod cut;
+mod declared;
 mod precompute;
 mod reason;
 mod replicate;
@@ -144,6 +146,7 @@ fn by_worth(situation: &mut Situation<'_>, by_heat: &[Place], slots: usize) -> V
     let most = if situation.ahead.is_empty() { slots } else { slots.div_ceil(2) };
     let mut replicas = replicate::hot(situation, by_heat, most);
     shards::steps(situation, most, &mut replicas);
+    declared::steps(situation, most, &mut replicas);
     balance::steps(situation, most, &mut replicas);
     colocate::steps(situation, most, &mut replicas);
     replicate::cold(situation, by_heat, most, &mut replicas);
