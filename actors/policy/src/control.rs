@@ -95,6 +95,16 @@ pub enum ControlError {
         /// The table.
         table: Arc<str>,
     },
+    /// Partitions of the tables cannot hold the same keys.
+    #[error("{table} and {other} cannot be kept on one node: {why}")]
+    NotAlike {
+        /// One table.
+        table: Arc<str>,
+        /// The other one.
+        other: Arc<str>,
+        /// What is in the way.
+        why: String,
+    },
     /// Nothing of the table changes.
     #[error("{table} is frozen; CALL unfreeze('{table}') first")]
     Frozen {
@@ -116,6 +126,7 @@ impl ControlError {
             Self::Busy { .. } => "FS-CONTROL-6",
             Self::Frozen { .. } => "FS-CONTROL-7",
             Self::NotAuto { .. } => "FS-CONTROL-8",
+            Self::NotAlike { .. } => "FS-CONTROL-9",
         }
     }
 

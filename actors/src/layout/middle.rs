@@ -259,11 +259,12 @@ fn loads_of(rows: &[Loaded<'_>]) -> Vec<f32> {
     if rows.iter().all(|(_, load)| load.is_none()) {
         return vec![];
     }
-    let of = |(batch, load): &Loaded<'_>| {
-        let load = *load;
-        (0..batch.num_rows()).map(move |row| load.map_or(0.0, |load| load.of(row) as f32))
-    };
-    rows.iter().flat_map(of).collect()
+    let mut loads = vec![];
+    for (batch, load) in rows {
+        let of = |row| load.map_or(0.0, |load| load.of(row) as f32);
+        loads.extend((0..batch.num_rows()).map(of));
+    }
+    loads
 }
 
 /// The rows of each range among `sorted` ones: the first one, the one behind the last, and how often they are
@@ -276,7 +277,7 @@ fn spans(
 ) -> Result<Vec<(usize, usize, f64)>, PartitioningError> {
     let mut spans = vec![];
     for (range, weight) in ranges {
-        let mut row_of = |edge: &Option<Edge>, open: usize| -> Result<_, PartitioningError> {
+        let row_of = |edge: &Option<Edge>, open: usize| -> Result<_, PartitioningError> {
             let Some(edge) = edge else { return Ok(Some(open)) };
             let key = std::slice::from_ref(&edge.key);
             let Ok(bound) = typed(column, key, &batch.schema()) else { return Ok(None) };

@@ -95,11 +95,7 @@ mod tests {
         let half: BooleanBuffer = (0..1_024).map(|row| row % 2 == 0).collect();
         let none: BooleanBuffer = (0..1_024).map(|_| false).collect();
         let new = SegmentLoad::new(1_536);
-        let from = [
-            (one.clone(), half.clone()),
-            (one, none),
-            (two, BooleanBuffer::new_set(1_024)),
-        ];
+        let from = [(one.clone(), half.clone()), (one, none), (two, BooleanBuffer::new_set(1_024))];
         new.follow(5, &from);
         let by_row = new.now(5).by_row;
         assert_eq!(by_row, [(512.0 + 512.0 * 3.0) / 1_024.0, 3.0]);

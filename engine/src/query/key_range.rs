@@ -60,8 +60,7 @@ pub(crate) fn asked(filters: &[Expr], column: &str, data_type: &DataType) -> Key
 }
 
 fn add(range: &mut Range, filter: &Expr, column: &str, data_type: &DataType) {
-    let is_key =
-        |expr: &Expr| matches!(expr, Expr::Column(found) if found.name == column);
+    let is_key = |expr: &Expr| matches!(expr, Expr::Column(found) if found.name == column);
     let key = |expr: &Expr| match expr {
         Expr::Literal(value, _) if !value.is_null() => value.cast_to(data_type).ok(),
         _ => None,

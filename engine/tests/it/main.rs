@@ -14,6 +14,7 @@ mod bad_input;
 mod changed_files;
 mod cli;
 mod cluster;
+mod colocate;
 mod config_doc;
 mod constants;
 mod control;

@@ -153,9 +153,8 @@ impl Members {
                 used.loads.entry(*segment).or_default().add(held.load.now(now_ns));
             }
         }
-        let uncounted = (!uncounted.is_empty()).then(|| {
-            format!("calls on {} are not counted here", uncounted.join(", "))
-        });
+        let uncounted = (!uncounted.is_empty())
+            .then(|| format!("calls on {} are not counted here", uncounted.join(", ")));
         (used, uncounted)
     }
 }

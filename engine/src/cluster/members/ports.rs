@@ -14,8 +14,8 @@ use foreshard_policy::cluster::{
 use foreshard_policy::ids::{Epoch, ExpressionId, FragmentId, NodeId, PartitionId};
 
 use super::{MemberError, Members, failed};
-use crate::cluster::key_kind;
 use crate::cluster::place::HeldPartial;
+use crate::query::in_place::key_kind;
 
 #[async_trait]
 impl Cluster for Members {
