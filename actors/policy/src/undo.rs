@@ -35,7 +35,9 @@ pub fn undo(
     }
     let inverse = inverse(step, view);
     let undone = step;
-    let step = inverse.map_err(|reason| ControlError::Irreversible { id, reason })?;
+    let mut step = inverse.map_err(|reason| ControlError::Irreversible { id, reason })?;
+    let mut left = left_as_it_is(undone, view);
+    left.extend(leave_frozen(&mut step, controls));
     let ended = step.partitions_ended();
     let is_open = |partition: &PartitionId| {
         let touches = |open: &Step| {
@@ -63,7 +65,7 @@ pub fn undo(
         worth: Worth { bytes, cost_ns, ..Worth::default() },
         forecast: row.forecast.clone(),
         alternatives: std::iter::once(format!("leave decision {id} as it is: {}", row.reason))
-            .chain(left_as_it_is(undone, view))
+            .chain(left)
             .collect(),
     })
 }
@@ -207,6 +209,24 @@ fn left_as_it_is(step: &Step, view: &ClusterView) -> Vec<String> {
             .collect(),
         _ => vec![],
     }
+}
+
+/// Takes partitions of frozen tables out of what is split or merged alike, and names them.
+fn leave_frozen(step: &mut Step, controls: &Controls) -> Vec<String> {
+    let mut left = vec![];
+    let mut stays = |partition: &PartitionId| {
+        let is_frozen = controls.is_frozen(&partition.table);
+        if is_frozen {
+            left.push(format!("{partition} is not taken back: its table is frozen"));
+        }
+        is_frozen
+    };
+    match step {
+        Step::Split { alike, .. } => alike.retain(|twin| !stays(&twin.partition)),
+        Step::Merge { alike, .. } => alike.retain(|twin| !stays(&twin.partition)),
+        _ => {}
+    }
+    left
 }
 
 fn reshapable<'a>(view: &'a ClusterView, partition: &PartitionId) -> Result<&'a TableView, String> {
@@ -359,6 +379,12 @@ mod tests {
         assert_eq!(planned.step.to_string(), "merge t/1, 2 -> 3; u/1, 2 -> 3");
         let named = planned.alternatives.last().unwrap();
         assert_eq!(named, "w/0 is not taken back: w/1 and 2 are not neighbours any more");
+        let mut frozen = Controls::default();
+        frozen.freeze("u");
+        let alone = undo(&row, &after, &[], &frozen, reason).unwrap();
+        assert_eq!(alone.step.to_string(), "merge t/1, 2 -> 3");
+        let named = alone.alternatives.last().unwrap();
+        assert_eq!(named, "u/1 is not taken back: its table is frozen");
         after.apply(&planned.step);
         let again = undone(planned.step, &after).unwrap();
         assert_eq!(again.to_string(), "split t/3 -> 4, 5; u/3 -> 4, 5");

@@ -244,10 +244,16 @@ fn moved(
         situation.parts[*place].busy_ms / situation.staying(*place).count().max(1) as f64
     };
     let share: f64 = unit.iter().map(share_of).sum();
-    let moves: Vec<(Place, NodeId)> = unit.iter().map(|place| (*place, giver.node)).collect();
-    let spared_ms = spared_ms(giver, -share)
-        + spared_ms(taker, share)
-        + joins_spared_ms(situation, &moves, taker.node);
+    let joins_spared_ms = if unit.len() == 1 {
+        let mut holders = situation.parts[place].holders().clone();
+        holders.remove(&giver.node);
+        holders.insert(taker.node);
+        situation.joins_spared_ms(place, &holders)
+    } else {
+        let moves: Vec<(Place, NodeId)> = unit.iter().map(|one| (*one, giver.node)).collect();
+        joins_spared_ms(situation, &moves, taker.node)
+    };
+    let spared_ms = spared_ms(giver, -share) + spared_ms(taker, share) + joins_spared_ms;
     let bytes = all_bytes as f64 + STEP_BYTES * unit.len() as f64;
     let candidate = Candidate { place, from, to, is_copy: false, spared_ms, shed_ms: share, bytes };
     candidate.checked(situation, carriers, share)
