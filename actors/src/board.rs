@@ -299,6 +299,7 @@ impl<M: ractor::Message> Seat<M> {
 pub(crate) fn recorded(outcome: &Outcome) -> Recorded {
     match outcome {
         Outcome::Done { rows, bytes, ns } => Recorded::Done { rows: *rows, bytes: *bytes, ns: *ns },
+        Outcome::Reshaped { bytes, .. } => Recorded::Done { rows: 0, bytes: *bytes, ns: 0 },
         Outcome::Failed { code, reason } => {
             Recorded::Failed { code: (*code).into(), reason: reason.clone() }
         }

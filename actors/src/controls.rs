@@ -100,9 +100,11 @@ mod tests {
         assert_eq!(first.change(|all| all.set("t", Some(Control::Suggest))), Ok(true));
         assert_eq!(first.change(|all| all.freeze("u")), Ok(true));
         assert_eq!(first.change(|all| all.freeze("u")), Ok(false), "it is nothing new");
+        assert_eq!(first.change(|all| all.colocate(&["t".into(), "u".into()])), Ok(true));
         let second = KeptControls::kept(file);
         assert_eq!(second.all(), first.all());
         assert!(second.all().is_frozen("u"));
+        assert!(second.all().group_of("t").is_some_and(|group| group.contains("u")));
     }
 
     #[test]

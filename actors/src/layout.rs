@@ -15,14 +15,18 @@ mod stored;
 mod together;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::ScalarValue;
+use foreshard_policy::cluster::fingerprint;
 
 pub(crate) use self::hash::canonical_type;
 use self::hash::{SEED, hash_column};
+pub(crate) use self::middle::Loaded;
+pub use self::middle::{KeyUse, RowLoad};
 pub use self::together::SharedRange;
 use crate::partitioning::{PARTITIONS_MAX, Partitioning, PartitioningError, typed};
 
@@ -44,6 +48,15 @@ enum Key {
     Hash { columns: Vec<String>, cuts: Vec<u64> },
     Range { column: String, bounds: Vec<String> },
     Files,
+}
+
+impl fmt::Display for Cut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hash(hash) => write!(f, "hash {hash:016x}"),
+            Self::Value(value) => write!(f, "{value:?}"),
+        }
+    }
 }
 
 /// The partitions of one version of a table.
@@ -151,6 +164,26 @@ impl Layout {
         match &self.key {
             Key::Hash { columns, .. } => columns.iter().map(String::as_str).collect(),
             Key::Range { column, .. } => vec![column],
+            Key::Files => vec![],
+        }
+    }
+
+    /// By what rows are dealt out: `hash`, `range` or `files`.
+    #[must_use]
+    pub fn strategy(&self) -> &'static str {
+        match self.key {
+            Key::Hash { .. } => "hash",
+            Key::Range { .. } => "range",
+            Key::Files => "files",
+        }
+    }
+
+    /// A number for each place between one partition and the next, the same in all tables that are cut there.
+    #[must_use]
+    pub fn cut_marks(&self) -> Vec<u64> {
+        match &self.key {
+            Key::Hash { cuts, .. } => cuts.clone(),
+            Key::Range { bounds, .. } => bounds.iter().map(|bound| fingerprint(bound)).collect(),
             Key::Files => vec![],
         }
     }

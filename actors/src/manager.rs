@@ -256,7 +256,12 @@ impl ManagerState {
                 }
             }
         }
-        self.args.board.ledger().ended(id, recorded(outcome));
+        let mut ledger = self.args.board.ledger();
+        ledger.ended(id, recorded(outcome));
+        if let Outcome::Reshaped { how, .. } = outcome {
+            ledger.note(id, how);
+        }
+        drop(ledger);
         self.show_state();
         self.args.board.show_open_steps(Role::Manager, self.steps.len());
     }
@@ -265,8 +270,11 @@ impl ManagerState {
     /// tried again soon.
     fn note_reshaped(&mut self, step: &Step, outcome: &Outcome) {
         let now = self.args.board.tick();
-        let Some(ended) = step.partitions_ended().pop() else { return };
-        self.reshaped.insert(ended.table, now);
+        let ended = step.partitions_ended();
+        if ended.is_empty() {
+            return;
+        }
+        self.reshaped.extend(ended.into_iter().map(|partition| (partition.table, now)));
         if matches!(outcome, Outcome::Failed { .. }) {
             let ticks = self.args.board.config.load().reshape().undone_ticks();
             self.args.board.ledger().avoid(step.aim(), Tick(now.0.saturating_add(ticks)));

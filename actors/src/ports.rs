@@ -51,6 +51,13 @@ pub enum Outcome {
         /// Nanoseconds that it took.
         ns: u64,
     },
+    /// Partitions were split or merged.
+    Reshaped {
+        /// Bytes that were written anew.
+        bytes: u64,
+        /// Where they were cut and why there, and what became of those of other tables.
+        how: String,
+    },
     /// It was not carried out; the text says why.
     Failed {
         /// Stable code of the error.

@@ -229,7 +229,7 @@ mod tests {
             .iter()
             .map(|outcome| match outcome {
                 Outcome::Failed { code, .. } => *code,
-                Outcome::Done { .. } => "done",
+                Outcome::Done { .. } | Outcome::Reshaped { .. } => "done",
             })
             .collect();
         assert_eq!(codes, [CODE_PANIC, CODE_LATE]);

@@ -338,6 +338,7 @@ impl Session {
         let mut in_flight = InFlight::default();
         count_nodes(&plan, query, &mut in_flight);
         self.inner.members.joined(query.take_joined());
+        self.inner.members.asked_for(query.take_ranges());
         let stream = self.execute_plan(state, plan)?;
         let inner = Arc::clone(&self.inner);
         let running =

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::calls::CallRecord;
 use crate::ids::{Epoch, ExpressionId, NodeId, PartitionId};
+use crate::reshape::cut::Even;
 
 /// One node as the loop sees it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -47,6 +48,23 @@ pub struct TableView {
     pub next: u32,
     /// Number of partitions that people want at least: those it was made with, and what they split and merged.
     pub made: u32,
+    /// What kind of key it is laid out by; tables with the same one may be cut alike. None if no other table
+    /// can be.
+    #[serde(default)]
+    pub key: Option<u64>,
+    /// What stands for each place between one partition and the next: one fewer than there are partitions.
+    /// Two tables with the same key have a cut in common if they have the same number here.
+    #[serde(default)]
+    pub cuts: Vec<u64>,
+}
+
+impl TableView {
+    /// The cuts on both sides of a partition; none at an end of the table, or if the partition is not there.
+    pub(crate) fn ends(&self, ordinal: u32) -> Option<(Option<u64>, Option<u64>)> {
+        let at = self.order.iter().position(|own| *own == ordinal)?;
+        let before = at.checked_sub(1).and_then(|before| self.cuts.get(before));
+        Some((before.copied(), self.cuts.get(at).copied()))
+    }
 }
 
 /// How much of one function expression over one partition is stored, or of the partial aggregates of one
@@ -95,8 +113,18 @@ impl ClusterView {
                     step.change_holders(&mut view.holders);
                 }
             }
-            Step::Split { partition, into } => self.divide(partition, *into),
-            Step::Merge { partition, other, into } => self.unite(partition, *other, *into),
+            Step::Split { partition, into, alike, .. } => {
+                // Where it is cut is not known before it is done, but it is the same place for all.
+                let cut = fingerprint(&partition.to_string());
+                self.divide(partition, *into, cut);
+                alike.iter().for_each(|twin| self.divide(&twin.partition, twin.into, cut));
+            }
+            Step::Merge { partition, other, into, alike } => {
+                self.unite(partition, *other, *into);
+                for twin in alike {
+                    self.unite(&twin.partition, twin.other, twin.into);
+                }
+            }
             Step::Precompute { expression, partition, .. }
             | Step::DropOutput { expression, partition, .. } => {
                 if let Some(view) = self.outputs.get_mut(&(*expression, partition.clone())) {
@@ -114,10 +142,10 @@ impl ClusterView {
     }
 
     /// Takes a split as done, in the middle of the rows. What is stored is known once it is looked at.
-    fn divide(&mut self, partition: &PartitionId, into: [u32; 2]) {
+    fn divide(&mut self, partition: &PartitionId, into: [u32; 2], cut: u64) {
         let Some(old) = self.partitions.remove(partition) else { return };
         self.outputs.retain(|(_, of), _| of != partition);
-        self.replace(&partition.table, &[partition.ordinal], &into);
+        self.replace(&partition.table, &[partition.ordinal], &into, Some(cut));
         let (rows, bytes) = (old.rows / 2, old.bytes / 2);
         let right = PartitionView { holders: old.holders.clone(), rows, bytes };
         let left = PartitionView { rows: old.rows - rows, bytes: old.bytes - bytes, ..old };
@@ -132,20 +160,52 @@ impl ClusterView {
         let Some(one) = self.partitions.remove(partition) else { return };
         let two = self.partitions.remove(&other).unwrap_or_default();
         self.outputs.retain(|(_, of), _| of != partition && *of != other);
-        self.replace(&partition.table, &[partition.ordinal, other.ordinal], &[into]);
+        self.replace(&partition.table, &[partition.ordinal, other.ordinal], &[into], None);
         let (rows, bytes) = (one.rows + two.rows, one.bytes + two.bytes);
         let holders = if one.rows >= two.rows { one.holders } else { two.holders };
         let new = PartitionId::new(Arc::clone(&partition.table), into);
         self.partitions.insert(new, PartitionView { holders, rows, bytes });
     }
 
-    fn replace(&mut self, table: &Arc<str>, gone: &[u32], new: &[u32]) {
+    fn replace(&mut self, table: &Arc<str>, gone: &[u32], new: &[u32], cut: Option<u64>) {
         let Some(table) = self.tables.get_mut(table) else { return };
         if let Some(at) = table.order.iter().position(|ordinal| gone.first() == Some(ordinal)) {
-            table.order.splice(at..at + gone.len(), new.iter().copied());
+            let end = (at + gone.len()).min(table.order.len());
+            table.order.splice(at..end, new.iter().copied());
+            let to = (at + gone.len() - 1).min(table.cuts.len());
+            table.cuts.splice(at.min(to)..to, cut);
         }
         table.next = table.next.max(new.iter().max().map_or(0, |last| last + 1));
     }
+}
+
+/// A number that stands for a text, the same in all processes and versions.
+#[must_use]
+pub fn fingerprint(text: &str) -> u64 {
+    // FNV-1a: two texts that are mistaken for each other cost a useless step, and no answer.
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// A partition of another table that is split at the same place.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SplitAlike {
+    /// What is split.
+    pub partition: PartitionId,
+    /// Ordinals of the left and the right part: the next ones of its table.
+    pub into: [u32; 2],
+}
+
+/// Neighbours in another table that are merged as well.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct MergeAlike {
+    /// The left one.
+    pub partition: PartitionId,
+    /// Ordinal of the right one.
+    pub other: u32,
+    /// Ordinal of both together: the next one of its table.
+    pub into: u32,
 }
 
 /// One change, specific enough that carrying it out leaves nothing to choose.
@@ -178,12 +238,18 @@ pub enum Step {
         /// The node that gives it up.
         from: NodeId,
     },
-    /// Make two partitions of one, in the middle of its rows.
+    /// Make two partitions of one.
     Split {
         /// What is split.
         partition: PartitionId,
         /// Ordinals of the left and the right part: the next ones of the table.
         into: [u32; 2],
+        /// What both parts are to have half of.
+        #[serde(default)]
+        even: Even,
+        /// Partitions of other tables with the same keys. What fails of them stays as it is.
+        #[serde(default)]
+        alike: Vec<SplitAlike>,
     },
     /// Make one partition of two neighbours.
     Merge {
@@ -193,6 +259,9 @@ pub enum Step {
         other: u32,
         /// Ordinal of both together: the next one of the table.
         into: u32,
+        /// Neighbours in other tables with the same keys. What fails of them stays as it is.
+        #[serde(default)]
+        alike: Vec<MergeAlike>,
     },
     /// Compute and store the missing outputs of `expression` over `partition` on each holder.
     Precompute {
@@ -278,9 +347,16 @@ impl Step {
     #[must_use]
     pub fn partitions_ended(&self) -> Vec<PartitionId> {
         match self {
-            Self::Split { partition, .. } => vec![partition.clone()],
-            Self::Merge { partition, other, .. } => {
-                vec![partition.clone(), PartitionId::new(Arc::clone(&partition.table), *other)]
+            Self::Split { partition, alike, .. } => {
+                let alike = alike.iter().map(|twin| &twin.partition);
+                [partition].into_iter().chain(alike).cloned().collect()
+            }
+            Self::Merge { partition, other, alike, .. } => {
+                let alike = alike.iter().map(|twin| (&twin.partition, twin.other));
+                let both = |(one, other): (&PartitionId, u32)| {
+                    [one.clone(), PartitionId::new(Arc::clone(&one.table), other)]
+                };
+                [(partition, *other)].into_iter().chain(alike).flat_map(both).collect()
             }
             _ => vec![],
         }
@@ -327,9 +403,10 @@ impl Step {
         match self {
             Self::Copy { partition, .. }
             | Self::Move { partition, .. }
-            | Self::Drop { partition, .. }
-            | Self::Split { partition, .. } => call.partition == *partition,
-            Self::Merge { .. } => self.partitions_ended().contains(&call.partition),
+            | Self::Drop { partition, .. } => call.partition == *partition,
+            Self::Split { .. } | Self::Merge { .. } => {
+                self.partitions_ended().contains(&call.partition)
+            }
             Self::Precompute { expression, partition, .. }
             | Self::DropOutput { expression, partition, .. } => {
                 call.expression == *expression && call.partition == *partition
@@ -364,11 +441,17 @@ impl fmt::Display for Step {
             Self::Copy { partition, from, to } => write!(f, "copy {partition} {from} -> {to}"),
             Self::Move { partition, from, to } => write!(f, "move {partition} {from} -> {to}"),
             Self::Drop { partition, from } => write!(f, "drop {partition} {from}"),
-            Self::Split { partition, into: [left, right] } => {
-                write!(f, "split {partition} -> {left}, {right}")
+            Self::Split { partition, into: [left, right], alike, .. } => {
+                write!(f, "split {partition} -> {left}, {right}")?;
+                alike.iter().try_for_each(|SplitAlike { partition, into: [left, right] }| {
+                    write!(f, "; {partition} -> {left}, {right}")
+                })
             }
-            Self::Merge { partition, other, into } => {
-                write!(f, "merge {partition}, {other} -> {into}")
+            Self::Merge { partition, other, into, alike } => {
+                write!(f, "merge {partition}, {other} -> {into}")?;
+                alike.iter().try_for_each(|MergeAlike { partition, other, into }| {
+                    write!(f, "; {partition}, {other} -> {into}")
+                })
             }
             Self::Precompute { function, partition, .. } => {
                 write!(f, "precompute {function} on {partition}")

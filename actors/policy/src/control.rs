@@ -95,6 +95,16 @@ pub enum ControlError {
         /// The table.
         table: Arc<str>,
     },
+    /// Partitions of the tables cannot hold the same keys.
+    #[error("{table} and {other} cannot be kept on one node: {why}")]
+    NotAlike {
+        /// One table.
+        table: Arc<str>,
+        /// The other one.
+        other: Arc<str>,
+        /// What is in the way.
+        why: String,
+    },
     /// Nothing of the table changes.
     #[error("{table} is frozen; CALL unfreeze('{table}') first")]
     Frozen {
@@ -116,6 +126,7 @@ impl ControlError {
             Self::Busy { .. } => "FS-CONTROL-6",
             Self::Frozen { .. } => "FS-CONTROL-7",
             Self::NotAuto { .. } => "FS-CONTROL-8",
+            Self::NotAlike { .. } => "FS-CONTROL-9",
         }
     }
 
@@ -135,6 +146,8 @@ impl ControlError {
 pub struct Controls {
     tables: BTreeMap<Arc<str>, Control>,
     frozen: BTreeSet<Arc<str>>,
+    /// Tables whose partitions with the same keys belong on one node; each table is in one group at most.
+    groups: BTreeSet<BTreeSet<Arc<str>>>,
 }
 
 impl Controls {
@@ -157,9 +170,49 @@ impl Controls {
         self.frozen.remove(table)
     }
 
+    /// Partitions of these tables with the same keys belong on one node from now on; groups that they were in
+    /// become one. Answers whether that is new.
+    pub fn colocate(&mut self, tables: &[Arc<str>]) -> bool {
+        let mut group: BTreeSet<Arc<str>> = tables.iter().cloned().collect();
+        if group.len() < 2 || self.groups.iter().any(|known| known.is_superset(&group)) {
+            return false;
+        }
+        self.groups.retain(|known| {
+            let is_apart = known.is_disjoint(&group);
+            if !is_apart {
+                group.extend(known.iter().cloned());
+            }
+            is_apart
+        });
+        self.groups.insert(group)
+    }
+
+    /// A table belongs to no group from now on; nor does the last one of its group. Answers whether that is new.
+    pub fn colocate_end(&mut self, table: &str) -> bool {
+        let Some(mut group) = self.group_of(table).cloned() else { return false };
+        self.groups.remove(&group);
+        group.remove(table);
+        if group.len() > 1 {
+            self.groups.insert(group);
+        }
+        true
+    }
+
+    /// Groups of tables whose partitions with the same keys belong on one node.
+    #[must_use]
+    pub fn groups(&self) -> &BTreeSet<BTreeSet<Arc<str>>> {
+        &self.groups
+    }
+
+    /// The group that a table is in, with it.
+    #[must_use]
+    pub fn group_of(&self, table: &str) -> Option<&BTreeSet<Arc<str>>> {
+        self.groups.iter().find(|group| group.contains(table))
+    }
+
     /// Forgets a table that is gone. Answers whether anything was said of it.
     pub fn forget(&mut self, table: &str) -> bool {
-        self.tables.remove(table).is_some() | self.frozen.remove(table)
+        self.tables.remove(table).is_some() | self.frozen.remove(table) | self.colocate_end(table)
     }
 
     /// The way of its own in which a table is controlled.
@@ -212,6 +265,27 @@ mod tests {
         assert!(controls.unfreeze("t") && !controls.unfreeze("t"));
         assert_eq!(controls.of("t", Control::Auto), Control::Suggest);
         assert!(controls.forget("t") && !controls.forget("t"));
+        assert_eq!(controls, Controls::default());
+    }
+
+    #[test]
+    fn a_table_is_in_one_group_until_it_or_all_others_of_it_are_gone() {
+        let mut controls = Controls::default();
+        let names = |text: &str| text.split(' ').map(Arc::from).collect::<Vec<Arc<str>>>();
+        let groups = |controls: &Controls| -> Vec<String> {
+            let group =
+                |group: &BTreeSet<Arc<str>>| Vec::from_iter(group.iter().cloned()).join(" ");
+            controls.groups().iter().map(group).collect()
+        };
+        assert!(controls.colocate(&names("a b")) && controls.colocate(&names("c d")));
+        assert!(!controls.colocate(&names("b a")) && !controls.colocate(&names("e e")));
+        assert_eq!(groups(&controls), ["a b", "c d"]);
+        assert!(controls.colocate(&names("b c")));
+        assert_eq!(groups(&controls), ["a b c d"]);
+        assert!(controls.colocate_end("a") && !controls.colocate_end("a"));
+        assert!(controls.forget("b"));
+        assert_eq!(groups(&controls), ["c d"]);
+        assert!(controls.colocate_end("d") && !controls.colocate_end("c"));
         assert_eq!(controls, Controls::default());
     }
 

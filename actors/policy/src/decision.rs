@@ -162,6 +162,9 @@ pub struct DecisionRow {
     pub outcome: Option<Outcome>,
     /// Nanoseconds of waiting that queries were spared so far; none where it is not measured.
     pub measured: Option<f64>,
+    /// How it was carried out, where the step does not say it: where a partition was cut, and why there.
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
 impl DecisionRow {
@@ -174,7 +177,10 @@ impl DecisionRow {
     #[must_use]
     pub fn standing(&self) -> String {
         match (&self.outcome, self.by) {
-            (Some(outcome), _) => outcome.to_string(),
+            (Some(outcome), _) => match &self.note {
+                Some(note) if !note.is_empty() => format!("{outcome}; {note}"),
+                _ => outcome.to_string(),
+            },
             (None, By::Suggestion) => "suggested".to_owned(),
             (None, By::Limit) => "waiting".to_owned(),
             (None, By::Holdback) => "held back".to_owned(),

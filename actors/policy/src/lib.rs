@@ -11,6 +11,8 @@
 //! | [`trust`], [`harm`] | whether steps brought what was expected of them, and which did harm |
 //! | [`waits`], [`queueing`] | what steps that move load spared, and how long work waits on a busy node |
 //! | [`reshape`] | which replicas and outputs to add or drop, and why |
+//! | [`block_load`], [`key_ranges`] | which rows of a partition are called, and which keys queries ask for |
+//! | [`alike`] | which partitions of several tables hold the same keys |
 //! | [`next`] | which call follows, and which keys will be hot |
 //! | [`courtesy`] | how long background work waits for queries |
 //! | [`predicates`] | in which order a scan evaluates its predicates |
@@ -25,7 +27,9 @@
 //! | [`config`] | what the operator wants |
 
 pub mod admit;
+pub mod alike;
 pub mod allocate;
+pub mod block_load;
 pub mod caches;
 pub mod calls;
 pub mod cluster;
@@ -39,6 +43,7 @@ pub mod harm;
 pub mod history;
 pub mod ids;
 pub mod invariant;
+pub mod key_ranges;
 pub mod next;
 pub mod predicates;
 pub mod queueing;

@@ -1,9 +1,12 @@
 //! What takes a step back: the inverse of one that was carried out, as the cluster now is.
 
-use crate::cluster::{ClusterView, PartitionView, Step, TableView};
+use std::sync::Arc;
+
+use crate::cluster::{ClusterView, MergeAlike, PartitionView, SplitAlike, Step, TableView};
 use crate::control::{ControlError, Controls};
 use crate::decision::{DecisionRow, Outcome};
 use crate::ids::{NodeId, PartitionId};
+use crate::reshape::cut::Even;
 use crate::reshape::{COPY_NS_PER_BYTE, Planned, Reason, Worth};
 
 /// The step that takes `row`'s step back, with `reason`. Copies are dropped and what was dropped is copied
@@ -32,7 +35,9 @@ pub fn undo(
     }
     let inverse = inverse(step, view);
     let undone = step;
-    let step = inverse.map_err(|reason| ControlError::Irreversible { id, reason })?;
+    let mut step = inverse.map_err(|reason| ControlError::Irreversible { id, reason })?;
+    let mut left = left_as_it_is(undone, view);
+    left.extend(leave_frozen(&mut step, controls));
     let ended = step.partitions_ended();
     let is_open = |partition: &PartitionId| {
         let touches = |open: &Step| {
@@ -59,7 +64,9 @@ pub fn undo(
         reason,
         worth: Worth { bytes, cost_ns, ..Worth::default() },
         forecast: row.forecast.clone(),
-        alternatives: vec![format!("leave decision {id} as it is: {}", row.reason)],
+        alternatives: std::iter::once(format!("leave decision {id} as it is: {}", row.reason))
+            .chain(left)
+            .collect(),
     })
 }
 
@@ -125,29 +132,101 @@ fn inverse(step: &Step, view: &ClusterView) -> Result<Step, String> {
                 partition: partition.clone(),
             })
         }
-        Step::Split { partition, into: [left, right] } => {
-            let table = reshapable(view, partition)?;
-            let at = table.order.iter().position(|ordinal| ordinal == left);
-            let follows = at.and_then(|at| table.order.get(at + 1)) == Some(right);
-            let left = PartitionId::new(partition.table.clone(), *left);
-            match follows {
-                true => Ok(Step::Merge { partition: left, other: *right, into: table.next }),
-                false => Err(format!("{left} and {right} are not neighbours any more")),
-            }
+        Step::Split { partition, into, alike, .. } => {
+            let Merged { partition, other, into } = merged(view, partition, *into)?;
+            let twins = alike.iter().filter_map(|twin| {
+                let merged = merged(view, &twin.partition, twin.into).ok()?;
+                let Merged { partition, other, into } = merged;
+                Some(MergeAlike { partition, other, into })
+            });
+            Ok(Step::Merge { partition, other, into, alike: twins.collect() })
         }
-        Step::Merge { partition, into, .. } => {
-            let table = reshapable(view, partition)?;
-            let whole = PartitionId::new(partition.table.clone(), *into);
-            match table.order.contains(into) {
-                true => Ok(Step::Split { partition: whole, into: [table.next, table.next + 1] }),
-                false => Err(format!("{whole} is gone")),
-            }
+        Step::Merge { partition, into, alike, .. } => {
+            let (partition, into) = split(view, &partition.table, *into)?;
+            let twins = alike.iter().filter_map(|twin| {
+                let (partition, into) = split(view, &twin.partition.table, twin.into).ok()?;
+                Some(SplitAlike { partition, into })
+            });
+            Ok(Step::Split { partition, into, even: Even::Rows, alike: twins.collect() })
         }
         Step::AddNode { .. } | Step::RemoveNode { .. } => {
             Err("nodes follow the load; set loop.allocate.nodes-min and nodes-max, or loop.control"
                 .to_owned())
         }
     }
+}
+
+/// A merge of one table.
+struct Merged {
+    partition: PartitionId,
+    other: u32,
+    into: u32,
+}
+
+/// What makes one partition again of the parts of one that was split.
+fn merged(
+    view: &ClusterView,
+    partition: &PartitionId,
+    [left, right]: [u32; 2],
+) -> Result<Merged, String> {
+    let table = reshapable(view, partition)?;
+    let at = table.order.iter().position(|ordinal| *ordinal == left);
+    let follows = at.and_then(|at| table.order.get(at + 1)) == Some(&right);
+    let left = PartitionId::new(partition.table.clone(), left);
+    match follows {
+        true => Ok(Merged { partition: left, other: right, into: table.next }),
+        false => Err(format!("{left} and {right} are not neighbours any more")),
+    }
+}
+
+/// What makes two partitions again of those that were merged.
+fn split(
+    view: &ClusterView,
+    table: &Arc<str>,
+    whole: u32,
+) -> Result<(PartitionId, [u32; 2]), String> {
+    let whole = PartitionId::new(Arc::clone(table), whole);
+    let table = reshapable(view, &whole)?;
+    match table.order.contains(&whole.ordinal) {
+        true => Ok((whole, [table.next, table.next + 1])),
+        false => Err(format!("{whole} is gone")),
+    }
+}
+
+/// What of a split or merge is not taken back, and why.
+fn left_as_it_is(step: &Step, view: &ClusterView) -> Vec<String> {
+    let stays = |partition: &PartitionId, error: Option<String>| {
+        error.map(|why| format!("{partition} is not taken back: {why}"))
+    };
+    match step {
+        Step::Split { alike, .. } => alike
+            .iter()
+            .filter_map(|it| stays(&it.partition, merged(view, &it.partition, it.into).err()))
+            .collect(),
+        Step::Merge { alike, .. } => alike
+            .iter()
+            .filter_map(|it| stays(&it.partition, split(view, &it.partition.table, it.into).err()))
+            .collect(),
+        _ => vec![],
+    }
+}
+
+/// Takes partitions of frozen tables out of what is split or merged alike, and names them.
+fn leave_frozen(step: &mut Step, controls: &Controls) -> Vec<String> {
+    let mut left = vec![];
+    let mut stays = |partition: &PartitionId| {
+        let is_frozen = controls.is_frozen(&partition.table);
+        if is_frozen {
+            left.push(format!("{partition} is not taken back: its table is frozen"));
+        }
+        is_frozen
+    };
+    match step {
+        Step::Split { alike, .. } => alike.retain(|twin| !stays(&twin.partition)),
+        Step::Merge { alike, .. } => alike.retain(|twin| !stays(&twin.partition)),
+        _ => {}
+    }
+    left
 }
 
 fn reshapable<'a>(view: &'a ClusterView, partition: &PartitionId) -> Result<&'a TableView, String> {
@@ -197,7 +276,11 @@ mod tests {
             nodes: (0..3).map(|id| (NodeId(id), NodeView::default())).collect(),
             partitions: [(part(), PartitionView { holders, rows: 10, bytes: 640 })].into(),
             outputs: [((ExpressionId(1), part()), output)].into(),
-            tables: [("t".into(), TableView { order: vec![0], next: 1, made: 1 })].into(),
+            tables: [(
+                "t".into(),
+                TableView { order: vec![0], next: 1, made: 1, ..TableView::default() },
+            )]
+            .into(),
         }
     }
 
@@ -256,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_split_is_taken_back_by_a_merge_and_a_merge_by_a_split() {
-        let split = Step::Split { partition: part(), into: [1, 2] };
+        let split = split_of(vec![]);
         let mut after = view(&[0, 1]);
         after.apply(&split);
         let merge = undone(split.clone(), &after).unwrap();
@@ -272,6 +355,39 @@ mod tests {
         assert!(gone.ends_with("t/1 and 2 are not neighbours any more"), "{gone}");
         let again = undone(merge, &after).unwrap();
         assert_eq!(again.to_string(), "split t/3 -> 4, 5");
+    }
+
+    fn split_of(alike: Vec<SplitAlike>) -> Step {
+        Step::Split { partition: part(), into: [1, 2], even: Even::Rows, alike }
+    }
+
+    #[test]
+    fn what_was_split_alike_is_merged_alike_and_what_is_not_is_named() {
+        let mut after = view(&[0, 1]);
+        let twin = |table: &str| SplitAlike { partition: PartitionId::new(table, 0), into: [1, 2] };
+        for table in ["u", "w"] {
+            let whole = after.partitions[&part()].clone();
+            after.partitions.insert(PartitionId::new(table, 0), whole);
+            after.tables.insert(table.into(), after.tables["t"].clone());
+        }
+        let split = split_of(vec![twin("u"), twin("w")]);
+        // Of one the split failed.
+        after.apply(&split_of(vec![twin("u")]));
+        let row = done(split);
+        let reason = Reason::Undone { id: 1 };
+        let planned = undo(&row, &after, &[], &Controls::default(), reason).unwrap();
+        assert_eq!(planned.step.to_string(), "merge t/1, 2 -> 3; u/1, 2 -> 3");
+        let named = planned.alternatives.last().unwrap();
+        assert_eq!(named, "w/0 is not taken back: w/1 and 2 are not neighbours any more");
+        let mut frozen = Controls::default();
+        frozen.freeze("u");
+        let alone = undo(&row, &after, &[], &frozen, reason).unwrap();
+        assert_eq!(alone.step.to_string(), "merge t/1, 2 -> 3");
+        let named = alone.alternatives.last().unwrap();
+        assert_eq!(named, "u/1 is not taken back: its table is frozen");
+        after.apply(&planned.step);
+        let again = undone(planned.step, &after).unwrap();
+        assert_eq!(again.to_string(), "split t/3 -> 4, 5; u/3 -> 4, 5");
     }
 
     #[test]

@@ -6,6 +6,9 @@ use arrow::array::{AsArray, Float64Array, Int64Array, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use proptest::prelude::*;
 
+use foreshard_policy::key_ranges::{Edge, KeyRange};
+use foreshard_policy::reshape::cut::Even;
+
 use super::*;
 
 const ROWS: i64 = 300;
@@ -283,4 +286,86 @@ proptest! {
             layout = done.to;
         }
     }
+}
+
+/// Rows of which the first 1,024 are called much more than the others, by the value of `id`.
+fn loaded() -> (RecordBatch, RowLoad) {
+    let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
+    let ids = Int64Array::from_iter_values(0..3_072);
+    let rows = RecordBatch::try_new(schema, vec![Arc::new(ids)]).unwrap();
+    (rows, RowLoad { block_rows: 1_024, by_row: vec![98.0, 1.0, 1.0] })
+}
+
+fn best(even: Even, ranges: &[(i64, i64)]) -> (String, String) {
+    let (rows, load) = loaded();
+    let edge = |key: i64| Some(Edge { key: key.to_string(), is_after: false });
+    let range = |(from, to): &(i64, i64)| (KeyRange { from: edge(*from), to: edge(*to) }, 1.0);
+    let ranges = ranges.iter().map(range).collect();
+    let used = KeyUse { even, ranges, ..KeyUse::default() };
+    let layout = Layout::new(&Partitioning::Range { column: "id".into(), bounds: vec![] });
+    let (cut, why) = layout.best_cut(0, &[(&rows, Some(&load))], &used).unwrap();
+    (cut.to_string(), why)
+}
+
+#[test]
+fn a_cut_halves_the_load_or_the_rows_and_keeps_off_the_ranges_that_queries_ask_for() {
+    assert_eq!(best(Even::Load, &[]).0, "\"522\"");
+    assert_eq!(best(Even::Rows, &[]).0, "\"1536\"");
+    let (cut, why) = best(Even::Load, &[(500, 600), (505, 700), (0, 530)]);
+    assert_eq!(cut, "\"500\"", "{why}");
+    assert!(why.ends_with("; 33 % of the ranges that queries ask for span it, 100 % the middle"));
+    assert_eq!(best(Even::Rows, &[(1_500, 1_600)]).0, "\"1500\"");
+    // What is asked for elsewhere, or of another type, is no reason.
+    let (rows, _) = loaded();
+    let edge = |key: &str| Some(Edge { key: key.to_owned(), is_after: true });
+    let odd = [(edge("x"), edge("y")), (edge("9000"), None), (None, edge("-1"))];
+    let ranges = odd.map(|(from, to)| (KeyRange { from, to }, 9.0)).to_vec();
+    let used = KeyUse { ranges, ..KeyUse::default() };
+    let layout = Layout::new(&Partitioning::Range { column: "id".into(), bounds: vec![] });
+    let (cut, why) = layout.best_cut(0, &[(&rows, None)], &used).unwrap();
+    assert_eq!(
+        (cut.to_string(), why.as_str()),
+        ("\"1536\"".into(), "50 % of the rows are left of it")
+    );
+}
+
+#[test]
+fn hashes_are_cut_by_the_load_of_their_keys_and_one_hot_key_is_not_divided() {
+    let (rows, load) = loaded();
+    let used = KeyUse { even: Even::Load, ..KeyUse::default() };
+    let one = hash("id", 1);
+    let (Cut::Hash(cut), why) = one.best_cut(0, &[(&rows, Some(&load))], &used).unwrap() else {
+        panic!("hashes are cut between hashes")
+    };
+    let split = one.split(&rows.schema(), 0, &Cut::Hash(cut)).unwrap().to;
+    let left = split.owners(&rows).unwrap().into_iter().zip(0..);
+    let left: f64 =
+        left.filter(|(owner, _)| *owner == 1).map(|(_, row)| load.by_row[row / 1_024]).sum();
+    assert!((left / (1_024.0 * 100.0) - 0.5).abs() < 0.01, "{left}: {why}");
+    let hot =
+        RowLoad { block_rows: 1, by_row: (0..3_072).map(|row| f64::from(row == 7)).collect() };
+    for layout in [one, Layout::new(&Partitioning::Range { column: "id".into(), bounds: vec![] })] {
+        let error = layout.best_cut(0, &[(&rows, Some(&hot))], &used).unwrap_err();
+        assert!(error.to_string().contains("most of it is on one key"), "{error}");
+    }
+}
+
+#[test]
+fn of_many_keys_those_near_the_middle_and_at_the_ends_of_ranges_are_weighed() {
+    let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)]));
+    let ids = Int64Array::from_iter_values(0..20_000);
+    let rows = RecordBatch::try_new(schema, vec![Arc::new(ids)]).unwrap();
+    let edge = |key: &str| Some(Edge { key: key.to_owned(), is_after: false });
+    let ranges = vec![(KeyRange { from: edge("8007"), to: edge("11993") }, 1.0)];
+    let used = KeyUse { ranges, ..KeyUse::default() };
+    let layout = Layout::new(&Partitioning::Range { column: "id".into(), bounds: vec![] });
+    let (cut, _) = layout.best_cut(0, &[(&rows, None)], &used).unwrap();
+    assert!(["\"8007\"", "\"11993\""].contains(&cut.to_string().as_str()), "{cut}");
+}
+
+#[test]
+fn tables_that_are_cut_at_the_same_places_have_the_same_marks() {
+    assert_eq!(hash("id", 4).cut_marks(), hash("name", 4).cut_marks());
+    assert_eq!(range(&["10", "50"]).cut_marks()[1], range(&["50"]).cut_marks()[0]);
+    assert_ne!(range(&["10"]).cut_marks(), range(&["11"]).cut_marks());
 }

@@ -376,8 +376,9 @@ impl PartitionState {
         };
         let rewritten: Vec<Rewritten> =
             committed.rewritten.iter().filter(is_own).cloned().collect();
-        let kept = self.kept(&rewritten);
+        let (kept, loads) = (self.kept(&rewritten), self.loads_kept(&rewritten));
         self.catch_up(&committed.snapshot, &committed.added);
+        self.follow_loads(&loads);
         self.follow(kept);
     }
 

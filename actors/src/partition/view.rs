@@ -12,6 +12,7 @@ use foreshard_policy::calls::CallRecord;
 use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId, ShapeId};
 
 use crate::partition::ahead::{Recipe, Sign};
+use crate::partition::load::SegmentLoad;
 use crate::partition::output::OutputValues;
 use crate::segment::{Rows, Segment};
 use crate::spill::SpillFile;
@@ -103,6 +104,8 @@ pub struct Held {
     pub spilled: HashMap<ExpressionId, Arc<SpillFile>>,
     /// Stored partial aggregates.
     pub partials: HashMap<FragmentId, StoredPartial>,
+    /// What calls on its rows cost or would have cost.
+    pub load: SegmentLoad,
     /// Expressions that a query asked for on this segment before.
     asked: Arc<Mutex<HashSet<ExpressionId>>>,
 }
@@ -128,6 +131,7 @@ impl Held {
     pub fn new(segment: Arc<Segment>) -> Self {
         let rows = segment.pinned.clone().map(|rows| Resident { rows, charge: None });
         Self {
+            load: SegmentLoad::new(segment.rows),
             segment,
             rows,
             outputs: HashMap::new(),

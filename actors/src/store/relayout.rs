@@ -18,7 +18,7 @@ use foreshard_policy::ids::SegmentId;
 use futures::TryStreamExt;
 
 use super::error::StoreError;
-use crate::layout::{Layout, Relayout};
+use crate::layout::{Cut, KeyUse, Layout, Loaded, Relayout};
 use crate::segment::{Rows, Segment};
 use crate::table::{Change, NewLayout, Operation, Rewritten, Snapshot, TableKind, TableStore};
 
@@ -26,7 +26,7 @@ use crate::table::{Change, NewLayout, Operation, Rewritten, Snapshot, TableKind,
 const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// What is to become of partitions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Reshape<'a> {
     /// One becomes two.
     Split {
@@ -35,6 +35,20 @@ pub enum Reshape<'a> {
         /// The key at which the right one begins; `None` for the middle of the rows.
         at: Option<&'a str>,
     },
+    /// One becomes two, where few queries span the cut.
+    SplitByUse {
+        /// The partition.
+        ordinal: u32,
+        /// What is known of the queries.
+        used: &'a KeyUse,
+    },
+    /// One becomes two, at the same place as one of another table.
+    SplitAt {
+        /// The partition.
+        ordinal: u32,
+        /// The place.
+        cut: &'a Cut,
+    },
     /// Two neighbours become one.
     Merge {
         /// One of them.
@@ -42,6 +56,19 @@ pub enum Reshape<'a> {
         /// The other one.
         other: u32,
     },
+}
+
+impl Reshape<'_> {
+    /// The partition that ends, or one of the two.
+    #[must_use]
+    pub fn ordinal(&self) -> u32 {
+        match self {
+            Self::Split { ordinal, .. }
+            | Self::SplitByUse { ordinal, .. }
+            | Self::SplitAt { ordinal, .. }
+            | Self::Merge { one: ordinal, .. } => *ordinal,
+        }
+    }
 }
 
 /// A commit that is ready to be made.
@@ -53,6 +80,8 @@ pub struct Prepared {
     pub gone: Vec<u32>,
     /// Partitions that begin with it, in the order of their keys, with their rows.
     pub new: Vec<(u32, u64)>,
+    /// Where a partition is cut, and why there; none if two are merged.
+    pub cut: Option<(Cut, String)>,
     /// Where each of the added entries has its rows from.
     origins: Vec<Vec<(SegmentId, BooleanBuffer)>>,
 }
@@ -100,22 +129,20 @@ pub async fn prepare(store: &dyn TableStore, reshape: Reshape<'_>) -> Result<Pre
     let snapshot = store.snapshot();
     let layout = &snapshot.layout;
     match reshape {
-        Reshape::Split { ordinal, at } => {
-            // Before anything is read.
-            let cut = at.map(|value| layout.cut_at(ordinal, value)).transpose()?;
-            if let Some(cut) = &cut {
-                layout.split(&table.schema, ordinal, cut)?;
-            }
-            let held = read(store, &snapshot, &[ordinal]).await?;
-            let cut = match cut {
-                Some(cut) => cut,
-                None => {
-                    let all = held.iter().map(|(_, rows)| rows.clone());
-                    layout.middle(ordinal, &all.collect::<Vec<_>>())?
-                }
-            };
-            let relayout = layout.split(&table.schema, ordinal, &cut)?;
-            deal_out(store, &snapshot, relayout, held)
+        Reshape::Split { ordinal, at: Some(key) } => {
+            let cut = layout.cut_at(ordinal, key)?;
+            let why = "that is where people wanted it".to_owned();
+            split(store, &snapshot, ordinal, (cut, why)).await
+        }
+        Reshape::SplitAt { ordinal, cut } => {
+            let why = "another table with the same keys is cut there".to_owned();
+            split(store, &snapshot, ordinal, (cut.clone(), why)).await
+        }
+        Reshape::Split { ordinal, at: None } => {
+            split_by_use(store, &snapshot, ordinal, &KeyUse::default()).await
+        }
+        Reshape::SplitByUse { ordinal, used } => {
+            split_by_use(store, &snapshot, ordinal, used).await
         }
         Reshape::Merge { one, other } => {
             let relayout = layout.merge(one, other)?;
@@ -123,6 +150,32 @@ pub async fn prepare(store: &dyn TableStore, reshape: Reshape<'_>) -> Result<Pre
             deal_out(store, &snapshot, relayout, held)
         }
     }
+}
+
+async fn split(
+    store: &dyn TableStore,
+    snapshot: &Snapshot,
+    ordinal: u32,
+    (cut, why): (Cut, String),
+) -> Result<Prepared, StoreError> {
+    // Before anything is read.
+    let relayout = snapshot.layout.split(&store.table().schema, ordinal, &cut)?;
+    let held = read(store, snapshot, &[ordinal]).await?;
+    Ok(Prepared { cut: Some((cut, why)), ..deal_out(store, snapshot, relayout, held)? })
+}
+
+async fn split_by_use(
+    store: &dyn TableStore,
+    snapshot: &Snapshot,
+    ordinal: u32,
+    used: &KeyUse,
+) -> Result<Prepared, StoreError> {
+    let held = read(store, snapshot, &[ordinal]).await?;
+    let rows = held.iter().map(|(segment, rows)| (rows, used.loads.get(&segment.id)));
+    let rows: Vec<Loaded<'_>> = rows.collect();
+    let (cut, why) = snapshot.layout.best_cut(ordinal, &rows, used)?;
+    let relayout = snapshot.layout.split(&store.table().schema, ordinal, &cut)?;
+    Ok(Prepared { cut: Some((cut, why)), ..deal_out(store, snapshot, relayout, held)? })
 }
 
 async fn read(
@@ -201,6 +254,7 @@ fn deal_out(
     Ok(Prepared {
         new: new.collect(),
         gone: relayout.gone,
+        cut: None,
         change: Change {
             operation: Operation::Rewrite,
             removed,

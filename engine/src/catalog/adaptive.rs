@@ -22,6 +22,7 @@ use foreshard_policy::ids::{NodeId, PartitionId};
 
 use crate::catalog::Declared;
 use crate::query::context::QueryContext;
+use crate::query::key_range::asked;
 use crate::query::prune::prune;
 use crate::query::scan::{PartitionScanExec, Placed, ScanSegment, ScanTable};
 
@@ -117,6 +118,12 @@ impl TableProvider for AdaptiveTable {
         let table = &snapshot.table;
         let filters = args.filters().unwrap_or_default();
         let segments = prune(session, &snapshot, filters)?;
+        if let ("range", [key]) =
+            (snapshot.layout.strategy(), snapshot.layout.key_columns().as_slice())
+        {
+            let field = table.schema.field_with_name(key)?;
+            query.asks_for(&table.name, asked(filters, key, field.data_type()));
+        }
         let limit = args.limit().filter(|_| filters.is_empty());
         let columns: Vec<usize> = match args.projection() {
             Some(projection) => projection.to_vec(),

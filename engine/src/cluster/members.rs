@@ -2,6 +2,7 @@
 //!
 //! Every change of the placement goes through one lock and makes a new epoch. Queries never take it.
 
+mod alike;
 mod error;
 mod leave;
 mod nodes;
@@ -24,8 +25,10 @@ use foreshard_actors::ports::{Outcome, SharedClock};
 use foreshard_actors::spill::Spill;
 use foreshard_actors::table::{Committed, TableStore};
 use foreshard_policy::ids::{NodeId, PartitionId};
+use foreshard_policy::key_ranges::KeyRanges;
 use url::Url;
 
+pub use self::alike::ReshapedAlike;
 pub use self::error::MemberError;
 use self::rates::Rates;
 pub use self::reshape::Reshaped;
@@ -81,6 +84,8 @@ pub struct Members {
     /// Placements before that one on which queries may still run.
     former: Mutex<Vec<Weak<Placement>>>,
     rates: Rates,
+    /// Which keys queries ask for, by table that is partitioned by ranges.
+    key_ranges: Mutex<BTreeMap<Arc<str>, KeyRanges>>,
     change: tokio::sync::Mutex<()>,
 }
 
@@ -116,6 +121,7 @@ impl Members {
             placement: ArcSwap::default(),
             former: Mutex::default(),
             rates: Rates::default(),
+            key_ranges: Mutex::default(),
             change: tokio::sync::Mutex::default(),
         }
     }
@@ -256,6 +262,7 @@ impl Members {
 
     /// Gives up all replicas of a table.
     pub async fn table_dropped(&self, table: &str) {
+        self.forget_ranges(table);
         let _changing = self.change.lock().await;
         let gone: Vec<(PartitionId, BTreeSet<NodeId>)> = self
             .placement()

@@ -19,7 +19,7 @@ pub(crate) use arrivals::{Arrivals, Leaving};
 pub use endpoint::Endpoint;
 pub(crate) use endpoint::{incoming, url_of};
 pub use local::LocalNode;
-pub use members::{MemberError, Members, NodeBudget, Reshaped};
+pub use members::{MemberError, Members, NodeBudget, Reshaped, ReshapedAlike};
 pub use place::{HeldOutput, HeldPartial, Place, PlaceError};
 pub use provider::ProviderError;
 pub(crate) use provider::provider;

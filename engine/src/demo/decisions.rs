@@ -137,6 +137,7 @@ mod tests {
             predicted: None,
             outcome: Some(Outcome::Done { rows: 80, bytes: 640, ns: 3_000_000 }),
             measured: Some(spared),
+            note: None,
         };
         Decided { round: 32, row }
     }

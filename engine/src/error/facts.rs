@@ -138,6 +138,7 @@ facts! {
         "FS-CONTROL-6"    409   Aborted            "55006"   true,
         "FS-CONTROL-7"    409   FailedPrecondition "55000"   false,
         "FS-CONTROL-8"    409   FailedPrecondition "55000"   false,
+        "FS-CONTROL-9"    409   FailedPrecondition "55000"   false,
         "FS-ANNOUNCE-1"   400   InvalidArgument    "22003"   false,
         "FS-ANNOUNCE-2"   400   InvalidArgument    "22007"   false,
         "FS-ANNOUNCE-3"   400   InvalidArgument    "22007"   false,

@@ -9,11 +9,15 @@ use foreshard_actors::node::NodeState;
 use foreshard_actors::segment::Segment;
 use foreshard_actors::table::{Snapshot, TableStore};
 use foreshard_policy::ids::{NodeId, PartitionId, SegmentId};
+use foreshard_policy::key_ranges::KeyRange;
 use foreshard_udfs::Caller;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Placement;
 use crate::query::memory::share;
+
+/// Ranges of keys that are noted of one query.
+const RANGES_MAX: usize = 64;
 
 /// One query. Every scan of it reads the snapshots that are pinned here.
 #[derive(Debug)]
@@ -29,6 +33,7 @@ pub struct QueryContext {
     runtime: OnceLock<Arc<RuntimeEnv>>,
     snapshots: Mutex<HashMap<String, Arc<Snapshot>>>,
     joined: Mutex<Vec<(PartitionId, PartitionId)>>,
+    ranges: Mutex<Vec<(Arc<str>, KeyRange)>>,
 }
 
 impl QueryContext {
@@ -37,7 +42,8 @@ impl QueryContext {
     pub fn new(id: u64, placement: Arc<Placement>, traceparent: Option<String>) -> Self {
         let cancel = CancellationToken::new();
         let (runtime, snapshots, joined) = (OnceLock::new(), Mutex::default(), Mutex::default());
-        Self { id, cancel, placement, traceparent, runtime, snapshots, joined }
+        let ranges = Mutex::default();
+        Self { id, cancel, placement, traceparent, runtime, snapshots, joined, ranges }
     }
 
     /// What all tasks of the query in this process run in: `node`'s, of whose memory they may take
@@ -73,6 +79,20 @@ impl QueryContext {
     /// What was noted so far; it is not noted any more.
     pub(crate) fn take_joined(&self) -> Vec<(PartitionId, PartitionId)> {
         self.joined.lock().map(|mut joined| std::mem::take(&mut *joined)).unwrap_or_default()
+    }
+
+    /// Notes which keys of a table the query asks for.
+    pub(crate) fn asks_for(&self, table: &Arc<str>, range: KeyRange) {
+        if let Ok(mut ranges) = self.ranges.lock()
+            && ranges.len() < RANGES_MAX
+        {
+            ranges.push((Arc::clone(table), range));
+        }
+    }
+
+    /// What was noted of it so far; it is not noted any more.
+    pub(crate) fn take_ranges(&self) -> Vec<(Arc<str>, KeyRange)> {
+        self.ranges.lock().map(|mut ranges| std::mem::take(&mut *ranges)).unwrap_or_default()
     }
 
     /// A segment of a pinned snapshot: keeps rows of a memory table readable after a commit

@@ -20,6 +20,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use arrow::datatypes::{DataType, Field, Schema};
 use datafusion::common::{JoinType, Result};
 use datafusion::config::ConfigOptions;
 use datafusion::physical_expr::expressions::Column;
@@ -36,7 +37,7 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
-use foreshard_actors::layout::SharedRange;
+use foreshard_actors::layout::{Layout, SharedRange};
 use foreshard_policy::ids::{NodeId, PartitionId};
 
 use crate::cluster::Placement;
@@ -335,6 +336,17 @@ fn ranges(left: &Side<'_>, right: &Side<'_>) -> Option<Vec<SharedRange>> {
         }
     }
     left.placed.layout.ranges_shared_with(&right.placed.layout)
+}
+
+/// What kind of key a table is partitioned by, in words: partitions of two tables may be joined in place only if
+/// it is the same. None if keys are files, or of a type that has more than one order.
+pub(crate) fn key_kind(layout: &Layout, schema: &Schema) -> Option<String> {
+    let columns = layout.key_columns();
+    let data_type = |name: &&str| schema.field_with_name(name).ok().map(Field::data_type);
+    let types: Vec<&DataType> = columns.iter().map(data_type).collect::<Option<_>>()?;
+    let are_ordered = !types.is_empty() && types.iter().all(|data_type| has_one_order(data_type));
+    let types: Vec<String> = types.iter().map(ToString::to_string).collect();
+    are_ordered.then(|| format!("{} of {}", layout.strategy(), types.join(", ")))
 }
 
 fn partition(side: &Side<'_>, ordinal: u32) -> PartitionId {

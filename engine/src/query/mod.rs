@@ -14,6 +14,7 @@ mod float_keys;
 pub mod functions;
 pub mod groups;
 pub mod in_place;
+pub(crate) mod key_range;
 pub(crate) mod large_stack;
 pub mod late;
 mod memory;

@@ -345,6 +345,10 @@ impl Scan {
     /// Ends a batch: counts what its calls were used for.
     fn account_all(&mut self, open: &OpenSegment) {
         let ns_per_row_min = open.node.store_policy().ns_per_row_min;
+        if !self.is_ahead && !open.calls.is_empty() {
+            let now_ns = open.node.clock.monotonic_ns();
+            open.calls.iter().for_each(|call| call.count(now_ns));
+        }
         for i in 0..open.calls.len() {
             let used = open.calls[i].end(ns_per_row_min);
             self.account(open, i, used);

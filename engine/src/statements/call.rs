@@ -4,7 +4,7 @@
 //! export_history('file'[, 'from', 'to'])`, `CALL import_history('file')`: see `history`. What they let the
 //! loop do: `CALL control('table', 'suggest')`, `CALL freeze('table')`, `CALL approve(12)`, `CALL undo(12)`: see
 //! `control`. And `CALL split_partition('table', 0[, 'key'])`, `CALL merge_partitions('table', 0, 1)`: see
-//! `partitions`.
+//! `partitions`. And `CALL colocate('a', 'b')`, `CALL colocate_end('a')`: see `colocate`.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ use crate::error::EngineError;
 use crate::query::functions::{describe, is_storable};
 use crate::query_stream::QueryStream;
 use crate::session::Session;
-use crate::statements::{announce, control, history, parse_one, partitions};
+use crate::statements::{announce, colocate, control, history, parse_one, partitions};
 
 /// A call with its arguments, numbers among them as their text.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,8 +47,9 @@ const USAGE: &str = "CALL precompute('table', 'expression'), CALL drop_stored('t
                      CALL control('table', 'auto' or 'suggest' or 'observe' or 'default'), \
                      CALL freeze('table'), CALL unfreeze('table'), CALL approve(decision), \
                      CALL undo(decision), CALL split_partition('table', partition), \
-                     CALL split_partition('table', partition, 'key'), or \
-                     CALL merge_partitions('table', partition, partition)";
+                     CALL split_partition('table', partition, 'key'), \
+                     CALL merge_partitions('table', partition, partition), \
+                     CALL colocate('table', 'table', ..), or CALL colocate_end('table')";
 
 /// The call that `sql` is; `None` if it is another statement.
 pub(crate) fn parse(state: &SessionState, sql: &str) -> Result<Option<Call>, EngineError> {
@@ -134,6 +135,8 @@ pub(crate) async fn run(
         ("freeze", [table]) => control::freeze(session, table, true).await,
         ("unfreeze", [table]) => control::freeze(session, table, false).await,
         ("approve", [decision]) => control::approve(session, decision).await,
+        ("colocate", tables) if tables.len() > 1 => colocate::colocate(session, tables).await,
+        ("colocate_end", [table]) => colocate::end(session, table).await,
         ("undo", [decision]) => control::undo(session, decision).await,
         (name, arguments) => {
             let given = arguments.len();
@@ -163,6 +166,7 @@ async fn precompute(
                 bytes += b;
                 ns += n;
             }
+            Outcome::Reshaped { .. } => {}
             Outcome::Failed { code, reason } => {
                 return Err(invalid(format!("{partition}: {reason} ({code})")));
             }

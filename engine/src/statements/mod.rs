@@ -2,6 +2,7 @@
 
 mod announce;
 pub(crate) mod call;
+mod colocate;
 mod control;
 mod create;
 mod dml;

@@ -15,6 +15,7 @@ mod cause;
 mod changed_files;
 mod cli;
 mod cluster;
+mod colocate;
 mod config_doc;
 mod constants;
 mod control;

@@ -100,12 +100,18 @@ fn a_step_that_was_planned_before_another_split_changes_nothing() {
     runtime::run(async {
         use foreshard_actors::ports::{Cluster, Outcome};
         use foreshard_policy::cluster::Step;
+        use foreshard_policy::reshape::cut::Even;
         let rig = Rig::start(1, 2).await;
         let members = rig.engine.members();
         let view = members.view();
         assert_eq!((view.tables["t"].next, view.tables["t"].made), (2, 2));
         members.split(&PartitionId::new("t", 0), None).await.unwrap();
-        let late = Step::Split { partition: PartitionId::new("t", 1), into: [2, 3] };
+        let late = Step::Split {
+            partition: PartitionId::new("t", 1),
+            into: [2, 3],
+            even: Even::Rows,
+            alike: vec![],
+        };
         let outcome = members.carry_out(view.epoch, late).await;
         assert!(matches!(&outcome, Outcome::Failed { code: "FS-CLUSTER-13", .. }), "{outcome:?}");
         assert_eq!(ordinals(&rig), [2, 3, 1]);

@@ -90,6 +90,7 @@ impl Ledger {
             predicted: expected.map(|of| self.trust.predict(planned.step.kind(), of)),
             outcome: None,
             measured: None,
+            note: None,
         });
         while self.rows.len() > self.rows_max {
             self.rows.pop_front();
@@ -126,6 +127,7 @@ impl Ledger {
             predicted: None,
             outcome: Some(Outcome::Done { rows: 0, bytes: 0, ns: 0 }),
             measured: None,
+            note: None,
         });
         while self.rows.len() > self.rows_max {
             self.rows.pop_front();
@@ -136,6 +138,13 @@ impl Ledger {
     pub fn ended(&mut self, id: u64, outcome: Outcome) {
         if let Some(row) = self.row(id) {
             row.outcome = Some(outcome);
+        }
+    }
+
+    /// Adds to a decision how it was carried out.
+    pub fn note(&mut self, id: u64, how: &str) {
+        if let Some(row) = self.row(id) {
+            row.note = Some(how.to_owned());
         }
     }
 

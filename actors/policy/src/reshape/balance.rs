@@ -11,6 +11,7 @@
 //! one is the rule of the Citus rebalancer. That arrivals see a node as busy as it is on average is PASTA
 //! (Wolff, Operations Research 30, 1982).
 
+use super::colocate::joins_spared_ms;
 use super::replicate::{COPY_NS_PER_BYTE, inputs, load, may_take, rests};
 use super::situation::{Place, Situation};
 use super::{Planned, Reason, Worth};
@@ -100,17 +101,41 @@ pub(super) fn steps(situation: &mut Situation<'_>, slots: usize, steps: &mut Vec
             carriers[from].is_done = true;
             continue;
         };
-        let planned = planned(situation, &carriers, *chosen, &found[1..], mean);
-        if !may_take(situation, &planned, steps) || !situation.may_copy(&planned) {
+        let unit = unit(situation, &carriers, *chosen);
+        let share = unit.len() as f64;
+        let each = Candidate {
+            spared_ms: chosen.spared_ms / share,
+            shed_ms: chosen.shed_ms / share,
+            ..*chosen
+        };
+        let planned: Vec<Planned> = unit
+            .iter()
+            .map(|place| {
+                let one = Candidate { place: *place, ..each };
+                planned(situation, &carriers, one, &found[1..], mean)
+            })
+            .collect();
+        let fits = steps.len() + planned.len() <= slots
+            && planned.iter().all(|planned| may_take(situation, planned, steps))
+            && planned.iter().all(|planned| situation.may_copy(planned));
+        if !fits {
             let left_out = chosen.place;
             carriers
                 .iter_mut()
                 .for_each(|carrier| carrier.parts.retain(|place| *place != left_out));
             continue;
         }
-        take(situation, &mut carriers, *chosen, &planned.step);
-        steps.push(planned);
+        for (place, planned) in unit.into_iter().zip(planned) {
+            take(situation, &mut carriers, Candidate { place, ..each }, &planned.step);
+            steps.push(planned);
+        }
     }
+}
+
+/// What goes with a candidate: a copy alone, and what is moved with all that people want together with it.
+fn unit(situation: &Situation<'_>, carriers: &[Carrier], chosen: Candidate) -> Vec<Place> {
+    let (from, to) = (carriers[chosen.from].node, carriers[chosen.to].node);
+    if chosen.is_copy { vec![chosen.place] } else { situation.unit(chosen.place, from, to) }
 }
 
 fn carriers(situation: &Situation<'_>) -> Vec<Carrier> {
@@ -203,15 +228,33 @@ fn moved(
     carriers: &[Carrier],
     (place, from, to): (Place, usize, usize),
 ) -> Option<Candidate> {
-    let part = &situation.parts[place];
-    let share = part.busy_ms / situation.staying(place).count().max(1) as f64;
-    let mut holders = part.holders().clone();
-    holders.remove(&carriers[from].node);
-    holders.insert(carriers[to].node);
-    let spared_ms = spared_ms(&carriers[from], -share)
-        + spared_ms(&carriers[to], share)
-        + situation.joins_spared_ms(place, &holders);
-    let bytes = part.view.bytes as f64 + STEP_BYTES;
+    let (giver, taker) = (&carriers[from], &carriers[to]);
+    let unit = situation.unit(place, giver.node, taker.node);
+    let may_go = |place: &Place| {
+        let part = &situation.parts[*place];
+        let holders = part.holders();
+        let is_still = !part.is_moving && situation.plans_for(*place) && !rests(situation, *place);
+        is_still && holders.contains(&giver.node) && !holders.contains(&taker.node)
+    };
+    let all_bytes: u64 = unit.iter().map(|place| situation.parts[*place].view.bytes).sum();
+    if unit.len() > 1 && !(unit.iter().all(may_go) && taker.room >= all_bytes) {
+        return None;
+    }
+    let share_of = |place: &Place| {
+        situation.parts[*place].busy_ms / situation.staying(*place).count().max(1) as f64
+    };
+    let share: f64 = unit.iter().map(share_of).sum();
+    let joins_spared_ms = if unit.len() == 1 {
+        let mut holders = situation.parts[place].holders().clone();
+        holders.remove(&giver.node);
+        holders.insert(taker.node);
+        situation.joins_spared_ms(place, &holders)
+    } else {
+        let moves: Vec<(Place, NodeId)> = unit.iter().map(|one| (*one, giver.node)).collect();
+        joins_spared_ms(situation, &moves, taker.node)
+    };
+    let spared_ms = spared_ms(giver, -share) + spared_ms(taker, share) + joins_spared_ms;
+    let bytes = all_bytes as f64 + STEP_BYTES * unit.len() as f64;
     let candidate = Candidate { place, from, to, is_copy: false, spared_ms, shed_ms: share, bytes };
     candidate.checked(situation, carriers, share)
 }

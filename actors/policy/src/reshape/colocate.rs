@@ -123,7 +123,10 @@ fn giver(situation: &Situation<'_>, place: Place, to: NodeId) -> Option<NodeId> 
         return None;
     }
     let load = &situation.node_busy_ms;
-    situation.staying(place).max_by(|a, b| load[a].total_cmp(&load[b]).then(a.cmp(b)))
+    let givers = situation.staying(place);
+    let from = givers.max_by(|a, b| load[a].total_cmp(&load[b]).then(a.cmp(b)))?;
+    // What people want together goes before what queries join.
+    (!situation.takes_apart(place, from, Some(to))).then_some(from)
 }
 
 /// The partition outside of the clump and of its node that has most to copy for joins with the clump.
@@ -170,7 +173,11 @@ fn spared_ms(
 }
 
 /// Copying for joins that is spared if all of the clump is on a node, in ms per s.
-fn joins_spared_ms(situation: &Situation<'_>, grown: &[(Place, NodeId)], to: NodeId) -> f64 {
+pub(super) fn joins_spared_ms(
+    situation: &Situation<'_>,
+    grown: &[(Place, NodeId)],
+    to: NodeId,
+) -> f64 {
     let moved: BTreeMap<Place, BTreeSet<NodeId>> = grown
         .iter()
         .map(|(place, from)| {

@@ -4,6 +4,8 @@ mod balance;
 pub mod budget;
 pub mod churn;
 mod colocate;
+pub mod cut;
+mod declared;
 mod holdback;
 mod precompute;
 mod reason;
@@ -149,6 +151,7 @@ fn by_worth(situation: &mut Situation<'_>, by_heat: &[Place], slots: usize) -> V
     let most = if situation.ahead.is_empty() { slots } else { slots.div_ceil(2) };
     let mut replicas = replicate::hot(situation, by_heat, most);
     shards::steps(situation, most, &mut replicas);
+    declared::steps(situation, most, &mut replicas);
     let until = holdback::until(situation);
     if until.is_none() {
         balance::steps(situation, most, &mut replicas);

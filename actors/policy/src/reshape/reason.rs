@@ -71,6 +71,13 @@ pub enum Reason {
         /// Copying that it spares all of them, in ms per s.
         spared_ms: f64,
     },
+    /// People said that its table belongs together with others.
+    Declared {
+        /// Where all partitions with the same keys come together.
+        node: NodeId,
+        /// How many they are.
+        partitions: usize,
+    },
     /// There are more replicas than `reshape.copies-max`.
     TooMany {
         /// Replicas that exist.
@@ -247,6 +254,11 @@ impl fmt::Display for Reason {
                 f,
                 "joined: {queries:.1} queries a tick join it with what {node} holds; \
                  this spares {spared_ms:.0} ms/s of copying"
+            ),
+            Self::Declared { node, partitions } => write!(
+                f,
+                "declared: people want its {partitions} partitions with the same keys on one node \
+                 (CALL colocate), and {node} has room for them"
             ),
             Self::TooMany { replicas, most } => {
                 write!(f, "{replicas} replicas, at most {most} are allowed")

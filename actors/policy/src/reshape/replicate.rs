@@ -108,7 +108,7 @@ fn hot_step(situation: &Situation<'_>, place: Place) -> Option<Planned> {
     let most = config.copies_max() as usize;
     if replicas > most {
         let reason = Reason::TooMany { replicas, most: config.copies_max() };
-        return Some(drop_from(situation, place, busiest(situation, place)?, reason));
+        return Some(drop_from(situation, place, dispensable(situation, place)?, reason));
     }
     // A kind that did harm, or brings little, must be wanted more.
     let limit_ms = config.copy_above() / situation.trusted("copy").eagerness();
@@ -132,7 +132,7 @@ fn cold_step(situation: &Situation<'_>, place: Place, mean: f64) -> Option<Plann
     if replicas < 2 || busy_ms >= limit_ms || rests(situation, place) {
         return None;
     }
-    let from = busiest(situation, place)?;
+    let from = dispensable(situation, place)?;
     let mut holders = situation.parts[place].holders().clone();
     holders.remove(&from);
     let parts_joins = situation.joins_spared_ms(place, &holders) < 0.0;
@@ -167,9 +167,11 @@ fn calmest(situation: &Situation<'_>, place: Place) -> Option<NodeId> {
     situation.staying(place).min_by(|a, b| load[a].total_cmp(&load[b]).then(a.cmp(b)))
 }
 
-fn busiest(situation: &Situation<'_>, place: Place) -> Option<NodeId> {
+/// The busiest holder without which what people want together is still on one node.
+fn dispensable(situation: &Situation<'_>, place: Place) -> Option<NodeId> {
     let load = &situation.node_busy_ms;
-    situation.staying(place).max_by(|a, b| load[a].total_cmp(&load[b]).then(a.cmp(b)))
+    let may_go = situation.staying(place).filter(|node| !situation.takes_apart(place, *node, None));
+    may_go.max_by(|a, b| load[a].total_cmp(&load[b]).then(a.cmp(b)))
 }
 
 /// A copy to the best node that stays; without `from` it is loaded from the store.

@@ -4,6 +4,7 @@
 //! together is found by walking sorted lists side by side.
 
 mod ahead;
+mod declared;
 mod joins;
 mod near;
 
@@ -15,9 +16,11 @@ use crate::cluster::{ClusterView, NodeView, PartitionView, Step, TableView};
 use crate::config::LoopConfig;
 use crate::control::Control;
 use crate::forecast::{Forecast, SeriesForecast};
+use crate::history::Joined;
 use crate::ids::{NodeId, PartitionId, Tick};
 use crate::trust::Trusted;
 pub(super) use ahead::{Ahead, Known};
+use declared::Declared;
 use joins::Joins;
 use near::Near;
 
@@ -82,6 +85,12 @@ pub(super) struct Situation<'a> {
     pub(super) held_back: Vec<Planned>,
     /// Partitions that queries join; none unless they are to come to one node.
     pub(super) joins: Joins,
+    /// Partitions that people want on one node.
+    pub(super) declared: Declared,
+    /// The view as it was handed in.
+    pub(super) view: &'a ClusterView,
+    /// What queries join, as the history has it.
+    pub(super) joined: &'a [Joined],
     pub(super) state: &'a PlanState,
     pub(super) config: &'a LoopConfig,
     pub(super) now: Tick,
@@ -122,6 +131,9 @@ impl<'a> Situation<'a> {
             waiting: Vec::new(),
             held_back: Vec::new(),
             joins: Joins::default(),
+            declared: Declared::default(),
+            view,
+            joined: forecast.map_or(&[], |forecast| forecast.joined.as_slice()),
             state,
             config,
             now,
@@ -135,6 +147,7 @@ impl<'a> Situation<'a> {
                 situation.joins = Joins::new(&situation, &forecast.joined);
             }
         }
+        situation.declared = Declared::new(&situation, view);
         for place in 0..situation.parts.len() {
             situation.share_load(place, 1.0);
         }

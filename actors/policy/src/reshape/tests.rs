@@ -13,6 +13,7 @@ mod announced;
 mod balance;
 mod colocate;
 mod control;
+mod declared;
 mod exact;
 mod outputs;
 mod shards;

@@ -21,12 +21,16 @@ use foreshard_policy::ids::{ExpressionId, SegmentId};
 use crate::expressions::FunctionExpression;
 use crate::node::NodeState;
 use crate::partition::actor::{Offer, PartitionMessage, PartitionState};
+use crate::partition::load::SegmentLoad;
 use crate::partition::output::OutputValues;
 use crate::partition::storing::Coming;
 use crate::partition::view::{Held, ReplicaView, StoredOutput};
 use crate::partition::worth::Stored;
 use crate::spill::SpillFile;
 use crate::table::Rewritten;
+
+/// A new segment, and the counts of the removed ones that it has rows of.
+pub(in crate::partition) type LoadsKept = (SegmentId, Vec<(SegmentLoad, BooleanBuffer)>);
 
 /// What is stored of one expression over rows that were kept.
 #[derive(Debug)]
@@ -129,6 +133,30 @@ impl PartitionState {
             }
         }
         kept
+    }
+
+    /// What was counted of the rows that a commit kept, by new segment.
+    pub(in crate::partition) fn loads_kept(&self, rewritten: &[Rewritten]) -> Vec<LoadsKept> {
+        let views = self.views_of(rewritten);
+        let find = |segment: &SegmentId| views.iter().find_map(|view| view.segments.get(segment));
+        let load = |(from, kept): &(SegmentId, BooleanBuffer)| {
+            Some((find(from)?.load.clone(), kept.clone()))
+        };
+        // Rows behind some of which nothing is known would be taken for others.
+        let of = |it: &Rewritten| {
+            Some((it.segment, it.kept.iter().map(load).collect::<Option<Vec<_>>>()?))
+        };
+        rewritten.iter().filter_map(of).collect()
+    }
+
+    /// Counts of the segments that are there now go on with those of their rows.
+    pub(in crate::partition) fn follow_loads(&self, loads: &[LoadsKept]) {
+        let (view, now_ns) = (self.args.replica.view(), self.args.node.clock.monotonic_ns());
+        for (segment, from) in loads {
+            if let Some(held) = view.segments.get(segment) {
+                held.load.follow(now_ns, from);
+            }
+        }
     }
 
     /// The replicas on this node that hold removed segments: this one, or those of partitions that were split

@@ -1,9 +1,13 @@
 //! System tables about what was called, and what was decided.
 
+use std::collections::BTreeSet;
+
+use foreshard_actors::ports::Cluster;
+use foreshard_policy::alike;
 use foreshard_policy::calls::CallRecord;
 use foreshard_policy::decision::DecisionRow;
 use foreshard_policy::history::SeriesStats;
-use foreshard_policy::ids::PartitionId;
+use foreshard_policy::ids::{NodeId, PartitionId};
 use foreshard_policy::trust::KindTrust;
 
 use crate::catalog::system::sheet::Sheet;
@@ -100,6 +104,32 @@ pub(super) fn controls(engine: &Inner) -> Sheet {
         .text("control", rows().map(|table| controls.own(table).unwrap_or(usual)))
         .flag("is_default", rows().map(|table| controls.own(table).is_none()))
         .flag("frozen", rows().map(|table| controls.is_frozen(table)))
+}
+
+/// `system.colocated`: tables that people said belong together, by number of their group, with the ranges of
+/// keys that all of the group are cut into, and how many of those are on one node with all of their partitions.
+pub(super) fn colocated(engine: &Inner) -> Sheet {
+    let (controls, view) = (engine.the_loop.controls(), engine.members.view());
+    let holders = |id: &PartitionId| {
+        let held = view.partitions.get(id).into_iter().flat_map(|it| &it.holders).copied();
+        held.filter(|node| view.nodes.contains_key(node)).collect::<BTreeSet<NodeId>>()
+    };
+    let is_together = |set: &&Vec<PartitionId>| {
+        let common = set.iter().map(holders).reduce(|a, b| &a & &b);
+        common.is_some_and(|common| !common.is_empty())
+    };
+    let mut all = vec![];
+    for (number, group) in (1..).zip(controls.groups()) {
+        let sets = alike::sets(&view, group);
+        let together = sets.iter().filter(is_together).count() as u64;
+        all.extend(group.iter().map(|table| (number, table, sets.len() as u64, together)));
+    }
+    let rows = || all.iter();
+    Sheet::default()
+        .count("colocation", rows().map(|row| row.0))
+        .text("table_name", rows().map(|row| row.1))
+        .count("ranges", rows().map(|row| row.2))
+        .count("ranges_on_one_node", rows().map(|row| row.3))
 }
 
 /// `system.trust`: what the steps of each kind were expected to bring and brought, and how far the kind is

@@ -8,14 +8,14 @@ use foreshard_actors::node::Tables;
 use foreshard_actors::partition::{Fragment, Sign};
 use foreshard_actors::ports::{Cluster, NodeProvider, Outcome};
 use foreshard_actors::segment::Segment;
-use foreshard_actors::store::Reshape;
 use foreshard_policy::cluster::{
-    ClusterView, NodeView, OutputView, PartitionView, Step, TableView,
+    ClusterView, NodeView, OutputView, PartitionView, Step, TableView, fingerprint,
 };
 use foreshard_policy::ids::{Epoch, ExpressionId, FragmentId, NodeId, PartitionId};
 
 use super::{MemberError, Members, failed};
 use crate::cluster::place::HeldPartial;
+use crate::query::in_place::key_kind;
 
 #[async_trait]
 impl Cluster for Members {
@@ -108,13 +108,11 @@ impl Members {
                 self.drop_replica(&partition, from).await?;
                 done(0)
             }
-            Step::Split { partition, into } => {
-                let split = Reshape::Split { ordinal: partition.ordinal, at: None };
-                done(self.reshape_as_planned(&partition.table, split, &into).await?.bytes)
+            Step::Split { partition, into, even, alike } => {
+                self.split_as_planned(&partition, into, even, &alike).await?
             }
-            Step::Merge { partition, other, into } => {
-                let merge = Reshape::Merge { one: partition.ordinal, other };
-                done(self.reshape_as_planned(&partition.table, merge, &[into]).await?.bytes)
+            Step::Merge { partition, other, into, alike } => {
+                self.merge_as_planned(&partition, (other, into), &alike).await?
             }
             Step::Precompute { expression, partition, .. } => {
                 self.precompute(expression, &partition).await
@@ -151,9 +149,15 @@ impl Members {
     ) -> BTreeMap<Arc<str>, TableView> {
         let names: BTreeSet<&Arc<str>> = holders.keys().map(|id| &id.table).collect();
         let table = |name: &Arc<str>| {
-            let layout = &self.catalog.store(name)?.snapshot().layout;
-            let order = layout.ordinals().to_vec();
-            let view = TableView { order, next: layout.places(), made: layout.made() };
+            let store = self.catalog.store(name)?;
+            let layout = &store.snapshot().layout;
+            let view = TableView {
+                order: layout.ordinals().to_vec(),
+                next: layout.places(),
+                made: layout.made(),
+                key: key_kind(layout, &store.table().schema).map(|kind| fingerprint(&kind)),
+                cuts: layout.cut_marks(),
+            };
             (!layout.key_columns().is_empty()).then(|| (Arc::clone(name), view))
         };
         names.into_iter().filter_map(table).collect()

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use foreshard_actors::layout::Cut;
 use foreshard_actors::node::Tables;
 use foreshard_actors::store::{Prepared, Reshape, StoreError, prepare};
 use foreshard_actors::table::{Committed, TableStore};
@@ -30,6 +31,8 @@ pub struct Reshaped {
     pub new: Vec<(u32, u64)>,
     /// Resident bytes of the rows that were written anew.
     pub bytes: u64,
+    /// Where a partition was cut, and why there; none if two were merged.
+    pub cut: Option<(Cut, String)>,
 }
 
 /// Replicas of partitions, by node.
@@ -79,7 +82,7 @@ impl Members {
         self.reshape(table, reshape, Some(into)).await
     }
 
-    async fn reshape(
+    pub(super) async fn reshape(
         &self,
         table: &Arc<str>,
         reshape: Reshape<'_>,
@@ -87,8 +90,8 @@ impl Members {
     ) -> Result<Reshaped, MemberError> {
         let _changing = self.change.lock().await;
         let none = || {
-            let (Reshape::Split { ordinal, .. } | Reshape::Merge { one: ordinal, .. }) = reshape;
-            MemberError::NoPartition { partition: PartitionId::new(Arc::clone(table), ordinal) }
+            let partition = PartitionId::new(Arc::clone(table), reshape.ordinal());
+            MemberError::NoPartition { partition }
         };
         let store = self.catalog.store(table).ok_or_else(none)?;
         self.close_ended(&*store).await;
@@ -289,5 +292,5 @@ impl Members {
 fn reshaped(prepared: Prepared) -> Reshaped {
     let rows = prepared.change.added.iter().flat_map(|(_, batches)| batches);
     let bytes = rows.map(|batch| batch.get_array_memory_size() as u64).sum();
-    Reshaped { gone: prepared.gone, new: prepared.new, bytes }
+    Reshaped { gone: prepared.gone, new: prepared.new, bytes, cut: prepared.cut }
 }

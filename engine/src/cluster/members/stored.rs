@@ -84,7 +84,7 @@ impl Members {
                     bytes += b;
                     ns += n;
                 }
-                outcome @ Outcome::Failed { .. } => return outcome,
+                outcome => return outcome,
             }
         }
         Outcome::Done { rows, bytes, ns }

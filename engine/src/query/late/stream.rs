@@ -330,6 +330,7 @@ impl Run {
                 let Some(segment) = running.segment(number) else { continue };
                 let table = Arc::clone(&running.call.source.table);
                 let partition = PartitionId::new(table, segment.segment.partition);
+                let replica = self.nodes.node(segment.node).replica(&partition);
                 let record = of_partition.entry(partition).or_insert_with_key(|partition| {
                     let function = Arc::clone(&running.expression.function);
                     let (expression, partition) = (running.expression.id, partition.clone());
@@ -344,8 +345,15 @@ impl Run {
                 record.ns += share(running.ns);
                 record.waited_ns += share(running.waited_ns);
                 record.bytes += share(running.bytes);
-                record.would_be_ns +=
-                    share(running.ns) + rows_stored * running.expression.ns_per_row();
+                let would_be_ns = share(running.ns) + rows_stored * running.expression.ns_per_row();
+                record.would_be_ns += would_be_ns;
+                let view = replica.map(|replica| replica.view());
+                let load =
+                    view.and_then(|it| Some(it.segments.get(&segment.segment.id)?.load.clone()));
+                if let Some(load) = load {
+                    // Which rows these were is not known any more.
+                    load.count_evenly(own.clock.monotonic_ns(), would_be_ns as f64);
+                }
             }
             records.extend(of_partition.into_values());
         }

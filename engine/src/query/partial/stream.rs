@@ -341,7 +341,7 @@ impl Run {
         self.segments_stored.add(1);
         self.rows_stored.add(segment.segment.rows as usize);
         self.time_saved.add_duration(Duration::from_nanos(stored.ns));
-        let would_be_ns = stored.calls.iter().map(|call| call.would_be_ns).sum();
+        let would_be_ns: u64 = stored.calls.iter().map(|call| call.would_be_ns).sum();
         let ns_alone = stored.ns.saturating_sub(would_be_ns);
         self.count(node, segment, |record, rows| {
             record.rows_stored += rows.all;
@@ -351,6 +351,9 @@ impl Run {
         let at_ms = node.clock.now_ms();
         let view = node.replica(&self.partition_of(segment)).map(|replica| replica.view());
         let held = view.as_ref().and_then(|view| view.segments.get(&segment.segment.id));
+        if let Some(held) = held {
+            held.load.count_evenly(node.clock.monotonic_ns(), (would_be_ns + ns_alone) as f64);
+        }
         let calls = stored.calls.iter().map(|call| {
             let is_fresh = held.is_some_and(|held| held.is_first_ask(call.expression));
             let rows_fresh = if is_fresh { call.rows } else { 0 };

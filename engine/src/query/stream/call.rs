@@ -9,7 +9,9 @@ use arrow::compute::concat;
 use arrow::datatypes::DataType;
 use datafusion::common::Result;
 use foreshard_actors::expressions::FunctionExpression;
-use foreshard_actors::partition::{Flight, Held, OutputValues, Selected, StoredOutput, Turn};
+use foreshard_actors::partition::{
+    Flight, Held, OutputValues, SegmentLoad, Selected, StoredOutput, Turn,
+};
 
 /// What costs less than so many times the bound is kept when it is asked for again, not at once: keeping
 /// costs something too, and much is asked for once.
@@ -40,7 +42,7 @@ impl Asked {
         let is_fresh = held.is_some_and(|held| held.is_first_ask(id));
         let is_from_disk = stored.is_none() && from_disk.is_some();
         let call = SegmentCall::new(self, stored.cloned().or(from_disk), is_fresh);
-        Arc::new(SegmentCall { is_from_disk, ..call })
+        Arc::new(SegmentCall { is_from_disk, load: held.map(|held| held.load.clone()), ..call })
     }
 }
 
@@ -53,6 +55,8 @@ pub(super) struct SegmentCall {
     data_type: DataType,
     /// Whether what is stored is on disk, where nothing is added to it.
     is_from_disk: bool,
+    /// Where it is counted what it costs by block of rows.
+    load: Option<SegmentLoad>,
     state: Mutex<State>,
 }
 
@@ -106,7 +110,8 @@ impl SegmentCall {
         let flight = flight.filter(|_| !is_whole);
         let collected = flight.is_some().then(Collected::default);
         let state = Mutex::new(State { collected, ..State::default() });
-        Self { expression, stored, is_fresh, flight, data_type, is_from_disk: false, state }
+        let (is_from_disk, load) = (false, None);
+        Self { expression, stored, is_fresh, flight, data_type, is_from_disk, load, state }
     }
 
     /// Whether the values of all rows are stored.
@@ -213,6 +218,18 @@ impl SegmentCall {
             state.has_new = true;
         }
         Ok(())
+    }
+
+    /// Counts what the batch cost or would have cost on the rows that were asked for, before it ends.
+    pub(super) fn count(&self, now_ns: u64) {
+        let state = self.state();
+        let Used { rows, rows_stored, ns, .. } = state.used;
+        if let (Some(load), Some(asked)) = (&self.load, &state.asked)
+            && rows > 0
+        {
+            let would_be_ns = ns + rows_stored * self.expression.ns_per_row();
+            load.count(now_ns, state.start, asked, would_be_ns as f64 / rows as f64);
+        }
     }
 
     /// Ends the batch; returns what the call was asked for in it. What is cheaper than `ns_per_row_min`,

@@ -223,6 +223,7 @@ impl Node for Service {
             Ok(Outcome::Done { rows, bytes, ns }) => {
                 Computed { rows, bytes, ns, ..Computed::default() }
             }
+            Ok(Outcome::Reshaped { bytes, .. }) => Computed { bytes, ..Computed::default() },
             Ok(Outcome::Failed { code, reason }) => {
                 Computed { code: code.to_owned(), reason, ..Computed::default() }
             }

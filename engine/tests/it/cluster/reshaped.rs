@@ -1,5 +1,9 @@
 //! Partitions of another process are split and merged.
 
+use foreshard_actors::ports::Cluster as _;
+use foreshard_policy::cluster::Step;
+use foreshard_policy::reshape::cut::Even;
+
 use super::*;
 
 #[test]
@@ -33,6 +37,16 @@ fn partitions_are_split_and_merged_in_another_process_with_what_is_stored_of_the
                 let stored = stored_of(engine, other, before, ROWS as u64).await;
                 assert_eq!(stored, ROWS as u64, "{change}: nothing is computed again");
             }
+            // By load: its calls are counted over there, so that rows stand for them here.
+            let partition = PartitionId::new(table, 3);
+            let (into, even) = ([7, 8], Even::Load);
+            let split = Step::Split { partition, into, even, alike: vec![] };
+            let epoch = engine.members().placement().epoch;
+            let outcome = engine.members().carry_out(epoch, split).await;
+            let Outcome::Reshaped { how, .. } = outcome else { panic!("{outcome:?}") };
+            let told = format!("no load is counted; calls on {other} are not counted here");
+            assert!(how.ends_with(&told), "{how}");
+            assert_eq!(ask(engine, &sql).await, right);
             engine.append(table, vec![batch(ROWS..ROWS + 10)]).await.unwrap();
             let count = ask(engine, &format!("SELECT count(*) AS n, sum(k) FROM {table}")).await;
             assert!(count.contains("| 4010 "), "{count}");

@@ -8,7 +8,26 @@ impl Scene {
     fn made_with(mut self, made: u32) -> Self {
         let order: Vec<u32> = self.view.partitions.keys().map(|id| id.ordinal).collect();
         let next = order.last().map_or(0, |last| last + 1);
-        self.view.tables.insert("trades".into(), TableView { order, next, made });
+        let cuts = (1..order.len()).map(|cut| cut as u64).collect();
+        let table = TableView { order, next, made, key: Some(1), cuts };
+        self.view.tables.insert("trades".into(), table);
+        self
+    }
+
+    /// A table that is laid out as `trades` is, with partitions of such a size on node 0.
+    fn with_twin(mut self, name: &str, bytes: u64) -> Self {
+        let trades = self.view.tables["trades"].clone();
+        for ordinal in &trades.order {
+            let holders = [NodeId(0)].into();
+            let view = PartitionView { holders, rows: 1_000, bytes };
+            self.view.partitions.insert(PartitionId::new(name, *ordinal), view);
+        }
+        self.view.tables.insert(name.into(), trades);
+        self
+    }
+
+    fn declared(mut self, tables: &[&str]) -> Self {
+        self.state.controls.colocate(&tables.iter().map(|it| (*it).into()).collect::<Vec<_>>());
         self
     }
 
@@ -50,6 +69,65 @@ fn a_partition_is_split_once_copies_are_no_help_any_more() {
     assert_eq!(most.reshape(two_copies).shards().len(), 1);
     let warm = Scene::new(3).with(0, &[0, 1], 1_700.0).made_with(1);
     assert_eq!(warm.reshape(two_copies).shards(), [] as [String; 0]);
+}
+
+#[test]
+fn what_is_too_hot_is_cut_by_its_load_and_what_is_too_large_by_its_rows() {
+    let even = |scene: &Scene| -> Vec<cut::Even> {
+        let of = |planned: &Planned| match planned.step {
+            Step::Split { even, .. } => Some(even),
+            _ => None,
+        };
+        scene.plan().steps.iter().filter_map(of).collect()
+    };
+    let one_copy = |config: ReshapeConfig| config.with_copies_max(1).unwrap();
+    let hot = Scene::new(3).with(0, &[0], 1_000.0).with(1, &[1], 300.0).made_with(2);
+    assert_eq!(even(&hot.reshape(one_copy)), [cut::Even::Load]);
+    let large = Scene::new(1).with(0, &[0], 0.0).bytes(0, 2 << 30).made_with(1);
+    assert_eq!(even(&large), [cut::Even::Rows]);
+}
+
+#[test]
+fn partitions_with_the_same_keys_are_split_alike_if_they_are_declared_or_joined_in_place() {
+    let large = || {
+        let scene = Scene::new(2).with(0, &[0], 0.0).with(1, &[0], 0.0).bytes(1, 2 << 30);
+        scene.made_with(2).with_twin("lines", MIB)
+    };
+    let split = |scene: &Scene| -> String {
+        let steps = scene.plan().steps;
+        steps.iter().map(|it| it.step.to_string()).collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(split(&large()), "split trades/1 -> 2, 3");
+    let declared = large().declared(&["trades", "lines"]);
+    assert_eq!(split(&declared), "split trades/1 -> 2, 3; lines/1 -> 2, 3");
+    let mut joined = large();
+    let (line, trade) = (PartitionId::new("lines", 1), part(1));
+    joined.forecast.joined = vec![crate::history::Joined { a: line, b: trade, queries: 1.0 }];
+    assert_eq!(split(&joined), "split trades/1 -> 2, 3; lines/1 -> 2, 3");
+    joined.view.partitions.get_mut(&part(1)).unwrap().holders = [NodeId(1)].into();
+    assert!(!split(&joined).contains("lines/1 -> "), "it is on another node");
+
+    let mut frozen = declared.clone();
+    frozen.state.controls.freeze("lines");
+    assert_eq!(split(&frozen), "split trades/1 -> 2, 3");
+    let told = frozen.plan().steps[0].alternatives.clone();
+    assert_eq!(told[1], "lines/1 is not left to the loop, and stays as it is");
+    let mut busy = declared;
+    busy.state.reshaped.insert("lines".into(), Tick(99));
+    assert_eq!(split(&busy), "", "it waits until the other table may be split");
+}
+
+#[test]
+fn neighbours_are_merged_alike_and_only_if_all_of_them_are_small_and_cold() {
+    let small = |bytes| {
+        let scene = Scene::new(1).with(0, &[0], 0.0).with(1, &[0], 0.0).made_with(1);
+        scene.with_twin("lines", bytes).declared(&["trades", "lines"])
+    };
+    // Each table would be the first one; both are merged at once.
+    let plan = small(MIB).plan();
+    assert_eq!(plan.steps.len(), 1, "{plan}");
+    assert_eq!(plan.steps[0].step.to_string(), "merge lines/0, 1 -> 2; trades/0, 1 -> 2");
+    assert_eq!(small(300 * MIB).plan().steps, []);
 }
 
 #[test]
@@ -95,7 +173,7 @@ fn a_table_rests_after_a_split_and_while_one_is_under_way() {
     };
     assert_eq!(scene(rests(71)).shards(), [] as [String; 0]);
     assert_eq!(scene(rests(70)).shards().len(), 1);
-    let open = Step::Merge { partition: part(1), other: 7, into: 8 };
+    let open = Step::Merge { partition: part(1), other: 7, into: 8, alike: vec![] };
     let open = PlanState { in_flight: vec![open], ..PlanState::default() };
     assert_eq!(scene(open).shards(), [] as [String; 0]);
 }
