@@ -158,7 +158,7 @@ impl TheLoop {
         self.budget.refill(view.nodes.keys().copied(), &self.config);
         let reverts: Vec<(u64, Step)> = self
             .ledger
-            .close_tick(self.tick, self.config.feedback().window_ticks())
+            .close_tick(self.tick, &self.config, &view.nodes)
             .into_iter()
             // What cannot be taken back any more stays.
             .filter_map(|harm| self.revert(harm, view).ok())
