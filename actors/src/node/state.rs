@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use datafusion::execution::memory_pool::MemoryReservation;
+use foreshard_policy::disk::ReadCost;
 use foreshard_policy::ids::{NodeId, PartitionId};
 use tokio::sync::watch;
 
@@ -68,9 +69,12 @@ pub struct NodeState {
     pub background_ns: AtomicU64,
     /// Offers that were dropped because too many were waiting.
     pub offers_dropped: AtomicU64,
+    /// Bytes of rows that were read from files into memory so far.
+    pub rows_fetched: AtomicU64,
     /// What queries compute at present.
     pub flights: Flights,
     lookups: AtomicU64,
+    reading: Mutex<ReadCost>,
 }
 
 impl fmt::Debug for NodeState {
@@ -133,8 +137,10 @@ impl NodeState {
             active: watch::Sender::new(0),
             background_ns: AtomicU64::new(0),
             offers_dropped: AtomicU64::new(0),
+            rows_fetched: AtomicU64::new(0),
             flights: Flights::default(),
             lookups: AtomicU64::new(0),
+            reading: Mutex::default(),
         }
     }
 
@@ -207,6 +213,18 @@ impl NodeState {
     #[must_use]
     pub(crate) fn bytes_lacking(&self, more: u64, leaving: u64) -> u64 {
         self.memory.lacking(more, leaving)
+    }
+
+    /// Takes note of how long reading a segment from its file took.
+    pub(crate) fn read_took(&self, bytes: u64, ns: u64) {
+        // Every change leaves it whole.
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner).measured(bytes, ns);
+    }
+
+    /// What reading a segment from its file takes, as measured so far.
+    #[must_use]
+    pub fn read_cost(&self) -> ReadCost {
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes charged now.

@@ -7,6 +7,7 @@ mod distinct;
 mod flight;
 mod keep;
 mod output;
+mod rows;
 mod storing;
 mod view;
 mod worth;

@@ -10,7 +10,7 @@ use foreshard_actors::partition::{
 };
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot};
-use foreshard_policy::cluster::NodeView;
+use foreshard_policy::cluster::{NodeView, RowsView};
 use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
 
 use crate::cluster::place::{HeldOutput, HeldPartial, Place, PlaceError};
@@ -179,6 +179,33 @@ impl Place for LocalNode {
         let Some(actor) = handle.and_then(|handle| handle.actor.actor()) else { return Ok(0) };
         ractor::call_t!(actor, PartitionMessage::DropOutputs, LOAD_MS_MAX, which)
             .map_err(|_no_answer| self.gone("drop outputs"))
+    }
+
+    fn rows(&self, partition: &PartitionId) -> Option<RowsView> {
+        let state = &self.handle.state;
+        state.replica(partition)?.rows(state.read_cost(), state.clock.monotonic_ns())
+    }
+
+    async fn prefetch(&self, partition: &PartitionId) -> Outcome {
+        let failed = |reason: &str| Outcome::Failed {
+            code: "FS-CLUSTER-2",
+            reason: format!("rows of {partition}: {reason}"),
+        };
+        let handle = self.handle.state.handle(partition);
+        let Some(actor) = handle.and_then(|handle| handle.actor.actor()) else {
+            return failed("the node holds no replica");
+        };
+        match actor.call(PartitionMessage::Prefetch, None).await {
+            Ok(ractor::rpc::CallResult::Success(outcome)) => outcome,
+            _ => failed("the partition actor gave no answer"),
+        }
+    }
+
+    async fn release(&self, partition: &PartitionId) -> Result<u64, PlaceError> {
+        let handle = self.handle.state.handle(partition);
+        let Some(actor) = handle.and_then(|handle| handle.actor.actor()) else { return Ok(0) };
+        ractor::call_t!(actor, PartitionMessage::Release, LOAD_MS_MAX)
+            .map_err(|_no_answer| self.gone("release"))
     }
 
     fn replica(&self, partition: &PartitionId) -> Option<Arc<ReplicaView>> {

@@ -299,6 +299,22 @@ impl Members {
         self.copy_now(partition, to).await
     }
 
+    /// Reads rows of a replica into memory as soon as the bytes that come to its node may be more.
+    ///
+    /// # Errors
+    /// [`MemberError`] if there is no such node, or its turn would not come for too long.
+    async fn prefetch(
+        &self,
+        partition: &PartitionId,
+        node: NodeId,
+    ) -> Result<Outcome, MemberError> {
+        let place = self.place(node)?;
+        let bytes = place.rows(partition).map_or(0, |rows| rows.bytes_missing);
+        let limit = (self.budget.load().io_bytes_per_s, self.clock.monotonic_ns());
+        self.rates.turn(node, bytes, limit).await?;
+        Ok(place.prefetch(partition).await)
+    }
+
     /// Bytes of the newest rows of a partition.
     fn bytes_of(&self, partition: &PartitionId) -> u64 {
         let snapshot = self.catalog.store(&partition.table).map(|store| store.snapshot());

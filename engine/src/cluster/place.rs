@@ -11,7 +11,7 @@ use foreshard_actors::partition::{
 };
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot, Table};
-use foreshard_policy::cluster::NodeView;
+use foreshard_policy::cluster::{NodeView, RowsView};
 use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
 
 /// A node did not do what it was told.
@@ -224,6 +224,15 @@ pub trait Place: Debug + Send + Sync {
             (view.segments.len() as u64, resident as u64)
         })
     }
+
+    /// What the replica of a partition has of rows that are in files; `None` if none are. No I/O.
+    fn rows(&self, partition: &PartitionId) -> Option<RowsView>;
+
+    /// Reads rows of files into memory that are not there, as far as they find room.
+    async fn prefetch(&self, partition: &PartitionId) -> Outcome;
+
+    /// Lets rows of files go from memory; answers their bytes.
+    async fn release(&self, partition: &PartitionId) -> Result<u64, PlaceError>;
 
     /// Makes a table readable on the node. Nodes of this process share its catalog.
     async fn table_created(&self, _table: &Arc<Table>) -> Result<(), PlaceError> {

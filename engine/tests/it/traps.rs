@@ -17,7 +17,7 @@ use foreshard_actors::node::StorePolicy;
 use foreshard_actors::partition::{OutputValues, PartialOffer, ReplicaView, Wanted};
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot};
-use foreshard_policy::cluster::NodeView;
+use foreshard_policy::cluster::{NodeView, RowsView};
 use foreshard_policy::ids::{ExpressionId, FragmentId, NodeId, PartitionId, SegmentId};
 use foreshard_udfs::{Card, CostClass};
 use futures::StreamExt;
@@ -405,6 +405,18 @@ impl Place for Hung {
 
     async fn precompute(&self, _partition: &PartitionId, _wanted: &Wanted) -> Outcome {
         Outcome::Done { rows: 0, bytes: 0, ns: 0 }
+    }
+
+    fn rows(&self, _partition: &PartitionId) -> Option<RowsView> {
+        None
+    }
+
+    async fn prefetch(&self, _partition: &PartitionId) -> Outcome {
+        Outcome::Done { rows: 0, bytes: 0, ns: 0 }
+    }
+
+    async fn release(&self, _partition: &PartitionId) -> Result<u64, PlaceError> {
+        Ok(0)
     }
 
     async fn output(

@@ -125,6 +125,26 @@ pub enum Reason {
         /// What the ledger shall measure of it.
         expected: Expected,
     },
+    /// Calls are expected, and rows are read from files each time.
+    Awaited {
+        /// Calls expected on the replica within the lead time.
+        calls: f64,
+        /// When the first is expected, in ms from now.
+        in_ms: f64,
+        /// Bytes that are missing in memory.
+        bytes: u64,
+        /// How long reading them takes, in ns.
+        read_ns: f64,
+    },
+    /// Nobody reads the rows, and memory is needed for what somebody is expected to ask for.
+    Unread {
+        /// For how long nobody did, in ms.
+        idle_ms: u64,
+        /// Bytes that are lacking.
+        lacking: f64,
+        /// Where.
+        node: NodeId,
+    },
     /// Memory is short and nobody is expected to ask for the output.
     Unused {
         /// Share of a holder's memory in use or wanted for outputs that are needed.
@@ -243,6 +263,19 @@ impl fmt::Display for Reason {
                 "{calls:.1} calls expected, the first within {}; {rows} rows of {} are missing",
                 duration(in_ms * 1e6),
                 duration(ns_per_row)
+            ),
+            Self::Awaited { calls, in_ms, bytes, read_ns } => write!(
+                f,
+                "{calls:.1} calls expected, the first within {}; each reads {bytes} bytes from files, \
+                 which takes {}",
+                duration(in_ms * 1e6),
+                duration(read_ns)
+            ),
+            Self::Unread { idle_ms, lacking, node } => write!(
+                f,
+                "nobody read it for {} and nobody is expected to; {node} lacks {lacking:.0} bytes for \
+                 what calls are expected on",
+                duration(idle_ms as f64 * 1e6)
             ),
             Self::Unused { memory, limit } => write!(
                 f,

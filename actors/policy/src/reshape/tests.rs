@@ -15,8 +15,10 @@ mod colocate;
 mod control;
 mod exact;
 mod outputs;
+mod prefetch;
 mod shards;
 mod situation;
+mod tables;
 
 const MIB: u64 = 1 << 20;
 

@@ -81,6 +81,11 @@ impl Cluster for Members {
                 let output = OutputView { pinned, ..states };
                 view.outputs.insert((series, partition.clone()), output);
             }
+            let rows = |node: &NodeId| {
+                let rows = members.get(node)?.place.rows(partition)?;
+                Some(((partition.clone(), *node), rows))
+            };
+            view.rows.extend(holders.iter().filter_map(rows));
             view.partitions.insert(partition.clone(), PartitionView { holders, rows, bytes });
         }
         view
@@ -121,6 +126,10 @@ impl Members {
             }
             Step::DropOutput { expression, partition, .. } => {
                 done(self.drop_outputs(Some(expression), &partition).await?)
+            }
+            Step::Prefetch { partition, node } => self.prefetch(&partition, node).await?,
+            Step::Release { partition, node } => {
+                done(self.member(node)?.place.release(&partition).await?)
             }
             Step::AddNode { node } => {
                 self.add_local(node).await?;
