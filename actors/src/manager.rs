@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreshard_policy::budgets::Shares;
 use foreshard_policy::cluster::{ClusterView, Step};
 use foreshard_policy::config::Mode;
 use foreshard_policy::control::{Control, ControlError, Controls};
@@ -99,6 +100,8 @@ pub struct ManagerState {
     /// What was charged to each holder for a step under way, by number of the decision.
     charged: BTreeMap<u64, (Vec<NodeId>, f64)>,
     budget: BackgroundBudget,
+    /// What nodes were told of the parts of tables.
+    shares: Arc<Shares>,
     changed: BTreeMap<PartitionId, Tick>,
     /// When a partition of a table was last split or merged.
     reshaped: BTreeMap<Arc<str>, Tick>,
@@ -127,6 +130,7 @@ impl Actor for Manager {
             moved: MovedBytes::default(),
             charged: BTreeMap::new(),
             budget: BackgroundBudget::default(),
+            shares: Arc::default(),
             changed: BTreeMap::new(),
             reshaped: BTreeMap::new(),
             traded: BTreeMap::new(),
@@ -291,6 +295,11 @@ impl ManagerState {
         let mut view = self.args.cluster.view();
         view.epoch = view.epoch.max(self.epoch);
         let state = self.state(now);
+        let shares = Shares::new(&view, forecast, &state.controls, &config);
+        if shares.differs(&self.shares) {
+            self.shares = Arc::new(shares);
+            self.args.cluster.set_shares(&self.shares);
+        }
         let plan = reshape::plan(&view, forecast, &state, &config, now);
         let stamp = self.stamp(plan.epoch, config.mode(), now);
         self.suggestions.renew(plan.suggested, &mut self.args.board.ledger(), stamp);

@@ -13,7 +13,7 @@ use crate::cluster::ClusterView;
 use crate::config::{ConfigError, LoopConfig};
 use crate::control::Controls;
 use crate::forecast::Forecast;
-use crate::ids::NodeId;
+use crate::ids::{NodeId, PartitionId};
 
 /// Part of each budget that is dealt out evenly, whatever is expected: no table goes without.
 const EVEN_PART: f64 = 0.2;
@@ -225,6 +225,17 @@ impl Shares {
         self.tables.len() < 2 && self.tables.values().all(|share| share.limit >= 1.0)
     }
 
+    /// Whether others are worth telling: tables came or went, or a part or a limit changed by a hundredth of
+    /// the whole.
+    #[must_use]
+    pub fn differs(&self, other: &Self) -> bool {
+        let near = |a: f64, b: f64| (a - b).abs() < 0.01;
+        let same = |a: &Share, b: &Share| near(a.part, b.part) && near(a.limit, b.limit);
+        let mut pairs = self.tables.iter().zip(&other.tables);
+        let all_same = pairs.all(|((table, a), (of, b))| table == of && same(a, b));
+        self.tables.len() != other.tables.len() || !all_same
+    }
+
     /// The part of a table; that of the least if it is not known.
     #[must_use]
     pub fn of(&self, table: &str) -> Share {
@@ -243,6 +254,30 @@ impl Shares {
         let claims: Vec<Claim> = wants.iter().map(claim).collect();
         wants.keys().cloned().zip(deal(total, &claims)).collect()
     }
+}
+
+/// Which table lets bytes go for an offer of `bytes` on `table`, and how many at most: the one that has most
+/// above its part, if the other has less than its own with what it is offered. `room` is what all tables may
+/// have together, `held` what each has.
+#[must_use]
+pub fn gives_way(
+    shares: &Shares,
+    room: f64,
+    held: &BTreeMap<Arc<str>, f64>,
+    (table, bytes): (&Arc<str>, f64),
+) -> Option<(Arc<str>, f64)> {
+    let mut wants = held.clone();
+    *wants.entry(Arc::clone(table)).or_default() += bytes;
+    let parts = shares.deal(room, &wants);
+    // What it would have then is within its part.
+    if parts.get(table)? + 1.0 < *wants.get(table)? {
+        return None;
+    }
+    let excess = held.iter().filter(|(other, _)| *other != table).map(|(other, held)| {
+        let part = parts.get(other).copied().unwrap_or(0.0);
+        (Arc::clone(other), held - part)
+    });
+    excess.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, excess)| *excess >= 1.0)
 }
 
 /// What one table has and may have on one node, for reading.
@@ -305,13 +340,24 @@ pub fn rows(
 /// Bytes of stored outputs and states on each node, by table: a partition's evenly on its holders.
 #[must_use]
 pub fn held(view: &ClusterView) -> BTreeMap<NodeId, BTreeMap<Arc<str>, f64>> {
-    let mut all: BTreeMap<NodeId, BTreeMap<Arc<str>, f64>> = BTreeMap::new();
+    let ids: Vec<&PartitionId> = view.partitions.keys().collect();
+    let mut bytes = vec![0.0; ids.len()];
+    let mut next = 0;
     for ((_, partition), output) in view.outputs.iter().filter(|(_, output)| output.bytes > 0) {
-        let Some(of) = view.partitions.get(partition) else { continue };
+        // There may be a million: mostly one is of the partition after that of the one before.
+        let is_next = ids.get(next) == Some(&partition);
+        let place = if is_next { Ok(next) } else { ids.binary_search(&partition) };
+        let Ok(place) = place else { continue };
+        bytes[place] += output.bytes as f64;
+        next = place + 1;
+    }
+    let mut all: BTreeMap<NodeId, BTreeMap<Arc<str>, f64>> = BTreeMap::new();
+    let stored = view.partitions.iter().zip(bytes).filter(|(_, bytes)| *bytes > 0.0);
+    for ((partition, of), bytes) in stored {
         for node in &of.holders {
             let of_node = all.entry(*node).or_default();
-            let bytes = of_node.entry(Arc::clone(&partition.table)).or_default();
-            *bytes += output.bytes as f64 / of.holders.len() as f64;
+            let sum = of_node.entry(Arc::clone(&partition.table)).or_default();
+            *sum += bytes / of.holders.len() as f64;
         }
     }
     all
@@ -358,6 +404,32 @@ mod tests {
         assert_eq!(part(&by_people, "c"), 417.0);
         let wants = [("a".into(), 10.0), ("c".into(), 90.0)].into();
         assert_eq!(by_load.deal(100.0, &wants)["c"], 90.0, "b wants nothing");
+    }
+
+    #[test]
+    fn who_has_more_than_its_part_gives_way_to_who_has_less_and_to_nobody_else() {
+        let even = shares(&[("a", 1.0), ("b", 1.0), ("c", 1.0)], &Controls::default());
+        let of = |a: f64, b: f64, c: f64| -> BTreeMap<Arc<str>, f64> {
+            [("a".into(), a), ("b".into(), b), ("c".into(), c)].into()
+        };
+        let gives = |held: BTreeMap<Arc<str>, f64>, table: &str, bytes: f64| {
+            let given = gives_way(&even, 90.0, &held, (&table.into(), bytes));
+            given.map(|(table, bytes)| (table.to_string(), bytes.round()))
+        };
+        assert_eq!(gives(of(60.0, 20.0, 10.0), "c", 5.0), Some(("a".into(), 5.0)));
+        assert_eq!(gives(of(60.0, 20.0, 10.0), "a", 5.0), None, "it has more than its part");
+        assert_eq!(gives(of(30.0, 30.0, 30.0), "c", 5.0), None, "nobody has more than its part");
+        assert_eq!(
+            gives(of(30.0, 40.0, 20.0), "c", 15.0),
+            None,
+            "it would have more than its part"
+        );
+        assert_eq!(
+            gives(of(90.0, 0.0, 0.0), "c", 40.0),
+            Some(("a".into(), 40.0)),
+            "b wants nothing"
+        );
+        assert_eq!(gives(of(90.0, 0.0, 0.0), "c", 50.0), None, "more than half at once");
     }
 
     #[test]

@@ -126,6 +126,8 @@ pub enum PartitionMessage {
     /// Event: an expression gave another value than the stored one, or its function was redefined; its
     /// outputs are worthless.
     Worthless(ExpressionId),
+    /// Command: let so many bytes of outputs go for those of a table that has less than its part.
+    GiveWay(u64),
     /// Command: read rows of files into memory that are not there; reply with what it took.
     Prefetch(RpcReplyPort<Outcome>),
     /// Event: rows of a segment were read.
@@ -280,6 +282,7 @@ impl Actor for Partition {
             PartitionMessage::LookAgain => state.look_again(),
             PartitionMessage::Precompute(wanted, reply) => state.on_precompute(wanted, reply),
             PartitionMessage::Precomputed(outcome, reply) => drop(reply.send(outcome)),
+            PartitionMessage::GiveWay(bytes) => state.on_give_way(bytes),
             PartitionMessage::Prefetch(reply) => state.on_prefetch(reply),
             PartitionMessage::Fetched(segment, rows) => state.on_fetched(segment, rows),
             PartitionMessage::Release(reply) => drop(reply.send(state.on_release())),

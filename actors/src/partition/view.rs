@@ -187,6 +187,18 @@ pub struct ReplicaView {
     pub segments: HashMap<SegmentId, Held>,
 }
 
+impl ReplicaView {
+    /// Bytes of outputs and partial aggregates in memory.
+    #[must_use]
+    pub fn bytes_stored(&self) -> u64 {
+        let of = |held: &Held| {
+            held.outputs.values().map(|output| output.bytes).sum::<u64>()
+                + held.partials.values().map(|partial| partial.bytes).sum::<u64>()
+        };
+        self.segments.values().map(of).sum()
+    }
+}
+
 /// The place where scans find the newest view of a replica.
 #[derive(Debug)]
 pub struct Replica {

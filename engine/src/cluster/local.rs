@@ -10,6 +10,7 @@ use foreshard_actors::partition::{
 };
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot};
+use foreshard_policy::budgets::Shares;
 use foreshard_policy::cluster::{NodeView, RowsView};
 use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
 
@@ -214,6 +215,10 @@ impl Place for LocalNode {
 
     fn set_budget(&self, cpu_permits: u32, memory_bytes_max: u64) {
         self.handle.state.set_budget(cpu_permits, memory_bytes_max);
+    }
+
+    fn set_shares(&self, shares: &Arc<Shares>) {
+        self.handle.state.set_shares(Arc::clone(shares));
     }
 
     fn set_store_policy(&self, policy: StorePolicy) {

@@ -23,6 +23,7 @@ use foreshard_actors::node::{NodeState, ProcessMemory, StorePolicy, Tables};
 use foreshard_actors::ports::{Outcome, SharedClock};
 use foreshard_actors::spill::Spill;
 use foreshard_actors::table::{Committed, TableStore};
+use foreshard_policy::budgets::Shares;
 use foreshard_policy::ids::{NodeId, PartitionId};
 use url::Url;
 
@@ -81,6 +82,8 @@ pub struct Members {
     /// Placements before that one on which queries may still run.
     former: Mutex<Vec<Weak<Placement>>>,
     rates: Rates,
+    /// Which part of what nodes have each table gets.
+    shares: ArcSwap<Shares>,
     change: tokio::sync::Mutex<()>,
 }
 
@@ -116,6 +119,7 @@ impl Members {
             placement: ArcSwap::default(),
             former: Mutex::default(),
             rates: Rates::default(),
+            shares: ArcSwap::default(),
             change: tokio::sync::Mutex::default(),
         }
     }
@@ -294,8 +298,7 @@ impl Members {
     /// # Errors
     /// [`MemberError`] names what is missing.
     pub async fn copy(&self, partition: &PartitionId, to: NodeId) -> Result<u64, MemberError> {
-        let limit = (self.budget.load().io_bytes_per_s, self.clock.monotonic_ns());
-        self.rates.turn(to, self.bytes_of(partition), limit).await?;
+        self.turn(to, partition, self.bytes_of(partition)).await?;
         self.copy_now(partition, to).await
     }
 
@@ -310,9 +313,20 @@ impl Members {
     ) -> Result<Outcome, MemberError> {
         let place = self.place(node)?;
         let bytes = place.rows(partition).map_or(0, |rows| rows.bytes_missing);
-        let limit = (self.budget.load().io_bytes_per_s, self.clock.monotonic_ns());
-        self.rates.turn(node, bytes, limit).await?;
+        self.turn(node, partition, bytes).await?;
         Ok(place.prefetch(partition).await)
+    }
+
+    /// Waits until bytes of a partition may come to a node.
+    async fn turn(
+        &self,
+        node: NodeId,
+        partition: &PartitionId,
+        bytes: u64,
+    ) -> Result<(), MemberError> {
+        let of = (&partition.table, self.shares.load().of(&partition.table).part);
+        let limit = (self.budget.load().io_bytes_per_s, &self.clock);
+        self.rates.turn(node, of, bytes, limit).await
     }
 
     /// Bytes of the newest rows of a partition.

@@ -20,6 +20,7 @@ use foreshard_actors::partition::{OutputValues, PartialOffer, ReplicaView, Wante
 use foreshard_actors::pins::Pinned;
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot, Table};
+use foreshard_policy::budgets::Shares;
 use foreshard_policy::cluster::{NodeView, RowsView};
 use foreshard_policy::ids::{ExpressionId, FragmentId, NodeId, PartitionId, SegmentId};
 use tokio::task::JoinSet;
@@ -32,7 +33,8 @@ use crate::query::worker::process_id;
 use crate::serve::control::messages::{
     AdoptRequest, AdoptStateRequest, CommitMessage, Computed, DropOutputsRequest,
     ExpressionMessage, News, OpenRequest, OutputRequest, PinsMessage, PrecomputeRequest,
-    RowsRequest, Settings, StateMessage, StateRequest, TableMessage, TableName, ValuesMessage,
+    RowsRequest, Settings, SharesMessage, StateMessage, StateRequest, TableMessage, TableName,
+    ValuesMessage,
 };
 use crate::serve::control::{MESSAGE_BYTES_MAX, NodeClient};
 
@@ -456,6 +458,10 @@ impl Place for RemoteNode {
             settings.cpu_permits = cpu_permits;
             settings.memory_bytes_max = memory_bytes_max;
         });
+    }
+
+    fn set_shares(&self, shares: &Arc<Shares>) {
+        self.outbox.shares(SharesMessage::new(shares));
     }
 
     fn set_pins(&self, pinned: &Arc<Pinned>) {

@@ -17,7 +17,7 @@ use foreshard_actors::node::StorePolicy;
 use foreshard_actors::partition::{OutputValues, PartialOffer, ReplicaView, Wanted};
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot};
-use foreshard_policy::cluster::{NodeView, RowsView};
+use foreshard_policy::cluster::NodeView;
 use foreshard_policy::ids::{ExpressionId, FragmentId, NodeId, PartitionId, SegmentId};
 use foreshard_udfs::{Card, CostClass};
 use futures::StreamExt;
@@ -366,14 +366,7 @@ struct Hung;
 #[async_trait::async_trait]
 impl Place for Hung {
     fn view(&self) -> NodeView {
-        NodeView {
-            memory_bytes_max: 1,
-            memory_bytes: 0,
-            cpu_permits: 1,
-            draining: false,
-            joined: false,
-            leaves: 0,
-        }
+        NodeView { memory_bytes_max: 1, cpu_permits: 1, ..NodeView::default() }
     }
 
     fn outputs(&self, _partition: &PartitionId) -> Vec<HeldOutput> {
@@ -405,10 +398,6 @@ impl Place for Hung {
 
     async fn precompute(&self, _partition: &PartitionId, _wanted: &Wanted) -> Outcome {
         Outcome::Done { rows: 0, bytes: 0, ns: 0 }
-    }
-
-    fn rows(&self, _partition: &PartitionId) -> Option<RowsView> {
-        None
     }
 
     async fn prefetch(&self, _partition: &PartitionId) -> Outcome {

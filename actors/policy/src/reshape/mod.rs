@@ -7,6 +7,7 @@ mod colocate;
 mod parts;
 mod precompute;
 mod prefetch;
+mod purse;
 mod reason;
 mod replicate;
 mod shards;

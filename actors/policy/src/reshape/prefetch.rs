@@ -53,6 +53,23 @@ struct Candidate<'s> {
     calls: f64,
     trust: f64,
     needed_in: usize,
+    /// Whether it is called already: what is measured goes before what is forecast.
+    is_called: bool,
+}
+
+/// Rows in memory that nobody read for as long as is looked ahead, and that are not called.
+#[derive(Clone, Copy)]
+struct Idle<'s> {
+    target: Target<'s>,
+    rows: RowsView,
+    /// Calls that are expected all the same.
+    calls: f64,
+}
+
+impl Idle<'_> {
+    fn is_expected(&self) -> bool {
+        self.calls >= NO_CALLS
+    }
 }
 
 impl Candidate<'_> {
@@ -89,7 +106,8 @@ struct Room {
 ///
 /// What spares most reading per byte comes first, as far as memory that nobody uses goes, beside what
 /// `others` take of it. For more than that, rows go that nobody read for as long as is looked ahead, and that
-/// nobody is expected to read; what takes their place is read when they are gone.
+/// nobody is expected to read; what takes their place is read when they are gone. What is called already comes
+/// before what is only expected, and may have its place, too: a wrong forecast keeps nothing out for long.
 pub(super) fn steps(situation: &Situation<'_>, others: &[Planned], most: usize) -> Vec<Planned> {
     if most == 0 || situation.ahead.is_empty() || situation.rows.is_empty() {
         return Vec::new();
@@ -100,7 +118,7 @@ pub(super) fn steps(situation: &Situation<'_>, others: &[Planned], most: usize) 
     for Planned { step, .. } in others {
         if let Step::Release { partition, node } = step {
             let of_node = unread.entry(*node).or_default();
-            of_node.retain(|(target, _)| target.0 != *partition);
+            of_node.retain(|idle| idle.target.0 != *partition);
         }
     }
     let (mut steps, mut chosen, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
@@ -118,11 +136,13 @@ pub(super) fn steps(situation: &Situation<'_>, others: &[Planned], most: usize) 
         if lacking > 0.0 {
             text = format!("{partition} {node}: {lacking:.0} bytes are lacking");
             let going = lacking <= room.coming;
-            let found = if going { Vec::new() } else { room_for(lacking, unread.get_mut(node)) };
+            let of_node = unread.get_mut(node).filter(|_| !going);
+            let found = of_node.map(|idle| room_for(lacking, candidate.is_called, idle));
+            let found = found.unwrap_or_default();
             if going || !found.is_empty() {
                 room.bytes = 0.0; // Nothing that spares less may take what is left meanwhile.
             }
-            steps.extend(found.into_iter().map(|(target, rows)| release(target, rows, lacking)));
+            steps.extend(found.into_iter().map(|idle| release(idle, lacking)));
         }
         if waiting.len() < ALTERNATIVES_MAX {
             waiting.push(text);
@@ -151,21 +171,23 @@ pub(super) fn give_room(
     for (node, lacking) in over {
         let of_node = unread.entry(*node).or_default();
         while *lacking > 0.0
-            && let Some((target, rows)) = of_node.pop()
+            && let Some(idle) = of_node.pop_if(|idle| !idle.is_expected())
         {
-            steps.push(release(target, rows, *lacking));
-            *lacking -= rows.bytes as f64;
+            steps.push(release(idle, *lacking));
+            *lacking -= idle.rows.bytes as f64;
         }
     }
     steps
 }
 
-/// What is expected of each partition of which anything is.
-fn reads<'s>(situation: &Situation<'s>) -> BTreeMap<&'s PartitionId, Reads> {
+/// What is expected of each partition, by its place.
+fn reads(situation: &Situation<'_>) -> Vec<Reads> {
     let lead = situation.config.precompute().lead_ticks();
-    let mut all: BTreeMap<&PartitionId, Reads> = BTreeMap::new();
+    let mut all = vec![Reads::default(); situation.parts.len()];
+    let mut near = 0;
     for series in situation.ahead.series() {
-        let reads = all.entry(&series.key.partition).or_default();
+        let Some(place) = situation.place_near(&series.key.partition, &mut near) else { continue };
+        let reads = &mut all[place];
         reads.ahead = reads.ahead.max(series.expected_calls(lead));
         reads.now = reads.now.max(series.calls_now);
         let first = series.needed_in();
@@ -198,14 +220,11 @@ fn of_rows(step: &Step) -> Option<(&PartitionId, NodeId)> {
 }
 
 /// The worthiest first.
-fn candidates<'s>(
-    situation: &Situation<'s>,
-    reads: &BTreeMap<&PartitionId, Reads>,
-) -> Vec<Candidate<'s>> {
+fn candidates<'s>(situation: &Situation<'s>, reads: &[Reads]) -> Vec<Candidate<'s>> {
     let config = situation.config.precompute();
     let trust = situation.trusted(KIND).factor;
     let candidate = |(place, target, rows): (Place, Target<'s>, RowsView)| {
-        let reads = reads.get(&target.0)?;
+        let reads = reads[place];
         let holders: Vec<NodeId> = situation.computing(place).collect();
         let is_wanted = rows.bytes_missing > 0 && holders.contains(&target.1);
         if !is_wanted || situation.avoids(|| prefetch_of(target)) {
@@ -214,12 +233,16 @@ fn candidates<'s>(
         let calls = reads.calls() / holders.len() as f64;
         let needed_in = if reads.now >= 0.5 { Some(1) } else { reads.needed_in };
         let needed_in = needed_in.unwrap_or(usize::MAX).clamp(1, config.lead_ticks());
-        let candidate = Candidate { target, rows, calls, trust, needed_in };
+        let is_called = reads.now >= NO_CALLS;
+        let candidate = Candidate { target, rows, calls, trust, needed_in, is_called };
         (candidate.spared() >= config.min_worth()).then_some(candidate)
     };
     let mut all: Vec<_> = replicas(situation).filter_map(candidate).collect();
     all.sort_by(|a, b| {
-        (b.worth_per_byte().total_cmp(&a.worth_per_byte())).then_with(|| a.target.cmp(b.target))
+        let called = b.is_called.cmp(&a.is_called);
+        called
+            .then(b.worth_per_byte().total_cmp(&a.worth_per_byte()))
+            .then_with(|| a.target.cmp(b.target))
     });
     all
 }
@@ -261,37 +284,37 @@ fn rooms(situation: &Situation<'_>, others: &[Planned]) -> BTreeMap<NodeId, Room
     rooms
 }
 
-/// Rows on each node that nobody read for as long as is looked ahead, and that nobody is expected to read: the
-/// longest unread last.
-fn unread<'s>(
-    situation: &Situation<'s>,
-    reads: &BTreeMap<&PartitionId, Reads>,
-) -> BTreeMap<NodeId, Vec<(Target<'s>, RowsView)>> {
+/// Rows on each node that nobody read for as long as is looked ahead, and that are not called: those that nobody
+/// is expected to read come last, of them the longest unread.
+fn unread<'s>(situation: &Situation<'s>, reads: &[Reads]) -> BTreeMap<NodeId, Vec<Idle<'s>>> {
     let lead = situation.config.precompute().lead_ticks() as u64;
     let idle_ms = lead.saturating_mul(situation.config.tick_ms());
-    let mut all: BTreeMap<NodeId, Vec<(Target<'s>, RowsView)>> = BTreeMap::new();
-    for (_, target, rows) in replicas(situation) {
-        let calls = reads.get(&target.0).map_or(0.0, Reads::calls);
-        let is_unread = rows.bytes > 0 && rows.idle_ms >= idle_ms && calls < NO_CALLS;
+    let mut all: BTreeMap<NodeId, Vec<Idle<'s>>> = BTreeMap::new();
+    for (place, target, rows) in replicas(situation) {
+        let Reads { ahead: calls, now, .. } = reads[place];
+        let is_unread = rows.bytes > 0 && rows.idle_ms >= idle_ms && now < NO_CALLS;
         if is_unread && !situation.avoids(|| release_of(target)) {
-            all.entry(target.1).or_default().push((target, rows));
+            all.entry(target.1).or_default().push(Idle { target, rows, calls });
         }
     }
     for of_node in all.values_mut() {
-        of_node.sort_by(|a, b| (a.1.idle_ms.cmp(&b.1.idle_ms)).then_with(|| b.0.cmp(a.0)));
+        of_node.sort_by(|a, b| {
+            let expected = |idle: &Idle<'_>| if idle.is_expected() { idle.calls } else { 0.0 };
+            (expected(b).total_cmp(&expected(a)))
+                .then(a.rows.idle_ms.cmp(&b.rows.idle_ms))
+                .then_with(|| b.target.cmp(a.target))
+        });
     }
     all
 }
 
-/// Takes as many as make up for what is lacking; none if all do not.
-fn room_for<'s>(
-    lacking: f64,
-    unread: Option<&mut Vec<(Target<'s>, RowsView)>>,
-) -> Vec<(Target<'s>, RowsView)> {
-    let Some(unread) = unread else { return Vec::new() };
+/// Takes as many as make up for what is lacking; none if all do not. Only for what is called already others go
+/// that are expected to be read.
+fn room_for<'s>(lacking: f64, is_called: bool, unread: &mut Vec<Idle<'s>>) -> Vec<Idle<'s>> {
     let mut bytes = 0.0;
-    let enough = unread.iter().rev().position(|(_, rows)| {
-        bytes += rows.bytes as f64;
+    let may_go = unread.iter().rev().take_while(|idle| is_called || !idle.is_expected());
+    let enough = may_go.map(|idle| idle.rows.bytes as f64).position(|more| {
+        bytes += more;
         bytes >= lacking
     });
     enough.map_or_else(Vec::new, |last| unread.split_off(unread.len() - 1 - last))
@@ -332,13 +355,13 @@ fn prefetch(situation: &Situation<'_>, candidate: &Candidate<'_>, waiting: &[Str
     }
 }
 
-fn release(target: Target<'_>, rows: RowsView, lacking: f64) -> Planned {
+fn release(Idle { target, rows, calls }: Idle<'_>, lacking: f64) -> Planned {
     Planned {
         step: release_of(target),
-        reason: Reason::Unread { idle_ms: rows.idle_ms, lacking, node: target.1 },
+        reason: Reason::Unread { idle_ms: rows.idle_ms, calls, lacking, node: target.1 },
         worth: Worth { benefit_ns: 0.0, cost_ns: 0.0, bytes: -(rows.bytes as f64) },
         inputs: format!("{} bytes in memory", rows.bytes),
-        forecast: "no calls".to_owned(),
+        forecast: format!("{calls:.1} calls"),
         alternatives: Vec::new(),
     }
 }

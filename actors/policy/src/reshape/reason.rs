@@ -140,6 +140,8 @@ pub enum Reason {
     Unread {
         /// For how long nobody did, in ms.
         idle_ms: u64,
+        /// Calls that are expected; others are called already.
+        calls: f64,
         /// Bytes that are lacking.
         lacking: f64,
         /// Where.
@@ -271,12 +273,17 @@ impl fmt::Display for Reason {
                 duration(in_ms * 1e6),
                 duration(read_ns)
             ),
-            Self::Unread { idle_ms, lacking, node } => write!(
-                f,
-                "nobody read it for {} and nobody is expected to; {node} lacks {lacking:.0} bytes for \
-                 what calls are expected on",
-                duration(idle_ms as f64 * 1e6)
-            ),
+            Self::Unread { idle_ms, calls, lacking, node } => {
+                let idle = duration(idle_ms as f64 * 1e6);
+                match calls < 0.01 {
+                    true => write!(f, "nobody read it for {idle} and nobody is expected to; ")?,
+                    false => write!(
+                        f,
+                        "nobody read it for {idle}, though {calls:.1} calls were expected; "
+                    )?,
+                }
+                write!(f, "{node} lacks {lacking:.0} bytes for what calls are expected on")
+            }
             Self::Unused { memory, limit } => write!(
                 f,
                 "no call expected this season; memory is {:.0} % taken or wanted, more than {:.0} %",

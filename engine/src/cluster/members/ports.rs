@@ -9,6 +9,7 @@ use foreshard_actors::partition::{Fragment, Sign};
 use foreshard_actors::ports::{Cluster, NodeProvider, Outcome};
 use foreshard_actors::segment::Segment;
 use foreshard_actors::store::Reshape;
+use foreshard_policy::budgets::Shares;
 use foreshard_policy::cluster::{
     ClusterView, NodeView, OutputView, PartitionView, Step, TableView,
 };
@@ -81,14 +82,21 @@ impl Cluster for Members {
                 let output = OutputView { pinned, ..states };
                 view.outputs.insert((series, partition.clone()), output);
             }
-            let rows = |node: &NodeId| {
+            let of_files = |node: &NodeId| {
                 let rows = members.get(node)?.place.rows(partition)?;
                 Some(((partition.clone(), *node), rows))
             };
-            view.rows.extend(holders.iter().filter_map(rows));
+            view.rows.extend(holders.iter().filter_map(of_files));
             view.partitions.insert(partition.clone(), PartitionView { holders, rows, bytes });
         }
         view
+    }
+
+    fn set_shares(&self, shares: &Arc<Shares>) {
+        self.shares.store(Arc::clone(shares));
+        for member in self.members.load().values() {
+            member.place.set_shares(shares);
+        }
     }
 
     async fn carry_out(&self, _epoch: Epoch, step: Step) -> Outcome {

@@ -2,6 +2,7 @@
 
 mod commit;
 mod held;
+mod rows;
 mod stored;
 
 use std::sync::Arc;
@@ -16,7 +17,6 @@ use foreshard_actors::expressions::FunctionExpression;
 use foreshard_actors::layout::{Layout, ORDINALS_MAX};
 use foreshard_actors::partition::Wanted;
 use foreshard_actors::partitioning::Partitioning;
-use foreshard_actors::ports::Outcome;
 use foreshard_actors::segment::Segment;
 use foreshard_actors::table::{Snapshot, Table, TableKind};
 use foreshard_policy::ids::{ExpressionId, PartitionId};
@@ -24,7 +24,8 @@ use foreshard_udfs::Functions;
 use prost::Message;
 
 pub use commit::{CommitMessage, KeptMessage, RewrittenMessage};
-pub use held::{OutputMessage, PartialMessage, PinsMessage, ReplicaMessage, RowsMessage};
+pub use held::{OutputMessage, PartialMessage, PinsMessage, ReplicaMessage};
+pub use rows::{RowsMessage, RowsRequest, SharesMessage};
 pub use stored::{
     AdoptRequest, AdoptStateRequest, OutputReply, OutputRequest, StateMessage, StateReply,
     StateRequest, ValuesMessage,
@@ -173,6 +174,9 @@ pub struct News {
     /// What is pinned, if that changed.
     #[prost(message, optional, tag = "6")]
     pub pins: Option<PinsMessage>,
+    /// Which part of what it has each table gets, if that changed.
+    #[prost(message, optional, tag = "7")]
+    pub shares: Option<SharesMessage>,
 }
 
 /// A table that the node must be able to read.
@@ -279,17 +283,6 @@ pub struct Computed {
     pub ns: u64,
 }
 
-/// Have the rows of a partition that are in files in memory, or not.
-#[derive(Clone, PartialEq, Message)]
-pub struct RowsRequest {
-    /// Of what.
-    #[prost(message, optional, tag = "1")]
-    pub partition: Option<PartitionMessage>,
-    /// Whether they are to be read into memory, or let go.
-    #[prost(bool, tag = "2")]
-    pub in_memory: bool,
-}
-
 /// Throw outputs of a partition away.
 #[derive(Clone, PartialEq, Message)]
 pub struct DropOutputsRequest {
@@ -376,17 +369,6 @@ impl PrecomputeRequest {
             }
             Wanted::States(shape) => Self { shape: shape.0.to_be_bytes().to_vec(), ..request },
         })
-    }
-}
-
-impl From<Outcome> for Computed {
-    fn from(outcome: Outcome) -> Self {
-        match outcome {
-            Outcome::Done { rows, bytes, ns } => Self { rows, bytes, ns, ..Self::default() },
-            Outcome::Failed { code, reason } => {
-                Self { code: code.to_owned(), reason, ..Self::default() }
-            }
-        }
     }
 }
 

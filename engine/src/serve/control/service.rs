@@ -180,6 +180,9 @@ impl Node for Service {
             let pinned = pins.pinned().map_err(status)?;
             self.node.handle.state.expressions.pins.change(|now| now.clone_from(&pinned));
         }
+        if let Some(shares) = news.shares {
+            self.node.set_shares(&Arc::new(shares.shares().map_err(status)?));
+        }
         for commit in news.commits {
             self.committed(commit).map_err(status)?;
         }

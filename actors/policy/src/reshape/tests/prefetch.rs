@@ -20,7 +20,7 @@ impl Scene {
     }
 
     /// A partition on one node that is called so often in the coming ticks, and not yet.
-    fn to_come(self, ordinal: u32, node: u32, calls: &[f64]) -> Self {
+    fn coming(self, ordinal: u32, node: u32, calls: &[f64]) -> Self {
         let mut scene = self.with(ordinal, &[node], 0.0).output(ordinal, 400.0, 0, calls);
         let own = |series: &&mut SeriesForecast| series.key.partition == part(ordinal);
         scene.forecast.series.iter_mut().filter(own).for_each(|series| series.calls_now = 0.0);
@@ -62,15 +62,20 @@ impl Scene {
             let node = self.view.nodes.get_mut(node).unwrap();
             node.memory_bytes = node.memory_bytes + after - before;
         }
+        if let Step::Prefetch { partition, node } = step {
+            // As on a node: rows that came just now are not idle.
+            let rows = self.view.rows.get_mut(&(partition.clone(), *node)).unwrap();
+            rows.idle_ms = 0;
+        }
     }
 }
 
 #[test]
 fn rows_are_read_before_they_are_asked_for() {
     let scene = Scene::new(2)
-        .to_come(0, 0, &[0.0, 0.0, 3.0, 3.0])
+        .coming(0, 0, &[0.0, 0.0, 3.0, 3.0])
         .rows(0, 0, (2, 6), 99)
-        .to_come(1, 1, &[0.0; 12])
+        .coming(1, 1, &[0.0; 12])
         .rows(1, 1, (0, 8), 99);
     insta::assert_snapshot!(scene.plan(), @r"
     epoch 7
@@ -83,7 +88,7 @@ fn rows_are_read_before_they_are_asked_for() {
 
 #[test]
 fn nothing_is_read_ahead_where_the_forecast_must_not_be_acted_on_or_nobody_is_likely_to_come() {
-    let scene = Scene::new(1).to_come(0, 0, &[3.0; 8]).rows(0, 0, (0, 8), 99);
+    let scene = Scene::new(1).coming(0, 0, &[3.0; 8]).rows(0, 0, (0, 8), 99);
     assert_eq!(scene.steps(), ["prefetch trades/0 n0"]);
     for mode in [Mode::Off, Mode::Reactive] {
         assert_eq!(scene.clone().mode(mode).steps(), Vec::<String>::new(), "{mode}");
@@ -91,7 +96,7 @@ fn nothing_is_read_ahead_where_the_forecast_must_not_be_acted_on_or_nobody_is_li
     let mut untrusted = scene;
     untrusted.forecast.trusted = false;
     assert_eq!(untrusted.steps(), Vec::<String>::new());
-    let seldom = Scene::new(1).to_come(0, 0, &[0.03; 8]).rows(0, 0, (0, 8), 99);
+    let seldom = Scene::new(1).coming(0, 0, &[0.03; 8]).rows(0, 0, (0, 8), 99);
     assert_eq!(
         seldom.steps(),
         Vec::<String>::new(),
@@ -102,9 +107,9 @@ fn nothing_is_read_ahead_where_the_forecast_must_not_be_acted_on_or_nobody_is_li
 #[test]
 fn what_spares_most_per_byte_gets_the_room_and_the_others_are_named() {
     let mut scene = Scene::new(1)
-        .to_come(0, 0, &[1.0; 8])
+        .coming(0, 0, &[1.0; 8])
         .rows(0, 0, (0, 30), 99)
-        .to_come(1, 0, &[5.0; 8])
+        .coming(1, 0, &[5.0; 8])
         .rows(1, 0, (0, 30), 99);
     let plan = scene.plan();
     assert_eq!(plan.steps.len(), 1);
@@ -121,11 +126,11 @@ fn what_spares_most_per_byte_gets_the_room_and_the_others_are_named() {
 #[test]
 fn rows_that_nobody_reads_go_for_those_that_somebody_is_expected_to_read() {
     let mut scene = Scene::new(1)
-        .to_come(0, 0, &[2.0; 8])
+        .coming(0, 0, &[2.0; 8])
         .rows(0, 0, (0, 20), 99)
-        .to_come(1, 0, &[0.0; 8])
+        .coming(1, 0, &[0.0; 8])
         .rows(1, 0, (20, 0), 50)
-        .to_come(2, 0, &[0.0; 8])
+        .coming(2, 0, &[0.0; 8])
         .rows(2, 0, (20, 0), 60);
     insta::assert_snapshot!(scene.plan(), @r"
     epoch 7
@@ -140,8 +145,8 @@ fn rows_that_nobody_reads_go_for_those_that_somebody_is_expected_to_read() {
 
 #[test]
 fn what_queries_read_now_stays_whatever_is_forecast() {
-    let wanted = || Scene::new(1).to_come(0, 0, &[9.0; 8]).rows(0, 0, (0, 40), 99);
-    let held = |idle: u64| wanted().to_come(1, 0, &[0.0; 8]).rows(1, 0, (40, 0), idle);
+    let wanted = || Scene::new(1).coming(0, 0, &[9.0; 8]).rows(0, 0, (0, 40), 99);
+    let held = |idle: u64| wanted().coming(1, 0, &[0.0; 8]).rows(1, 0, (40, 0), idle);
     assert_eq!(held(8).steps(), ["release trades/1 n0"]);
     assert_eq!(held(7).steps(), Vec::<String>::new(), "somebody read it");
     assert_eq!(held(99).called_now(1, 1.0).steps(), Vec::<String>::new(), "it is called");
@@ -151,7 +156,7 @@ fn what_queries_read_now_stays_whatever_is_forecast() {
 
 #[test]
 fn what_is_called_and_was_let_go_by_a_wrong_forecast_comes_back() {
-    let scene = Scene::new(1).to_come(0, 0, &[0.0; 8]).rows(0, 0, (0, 8), 0).called_now(0, 2.0);
+    let scene = Scene::new(1).coming(0, 0, &[0.0; 8]).rows(0, 0, (0, 8), 0).called_now(0, 2.0);
     assert_eq!(scene.steps(), ["prefetch trades/0 n0"]);
 }
 
@@ -160,7 +165,7 @@ fn a_node_reads_no_more_ahead_than_its_rate_allows() {
     let mut scene = Scene::new(1);
     for ordinal in 0..4 {
         scene =
-            scene.to_come(ordinal, 0, &[4.0 - f64::from(ordinal); 8]).rows(ordinal, 0, (0, 4), 99);
+            scene.coming(ordinal, 0, &[4.0 - f64::from(ordinal); 8]).rows(ordinal, 0, (0, 4), 99);
     }
     assert_eq!(scene.steps().len(), 4);
     let allocate = AllocateConfig::default().with_io_bytes_per_s(5 * MIB).unwrap();
@@ -175,7 +180,7 @@ fn a_node_reads_no_more_ahead_than_its_rate_allows() {
 fn where_memory_is_short_rows_go_before_outputs() {
     let scene = |idle: u64| {
         let mut scene = Scene::new(1)
-            .to_come(0, 0, &[0.0; 8])
+            .coming(0, 0, &[0.0; 8])
             .rows(0, 0, (20, 0), idle)
             .output(0, 900.0, 0, &[0.0; 8]);
         scene.view.nodes.get_mut(&NodeId(0)).unwrap().memory_bytes = 95 * MIB;
@@ -187,7 +192,7 @@ fn where_memory_is_short_rows_go_before_outputs() {
 
 #[test]
 fn people_are_asked_where_they_want_to_be() {
-    let mut scene = Scene::new(1).to_come(0, 0, &[3.0; 8]).rows(0, 0, (0, 8), 99);
+    let mut scene = Scene::new(1).coming(0, 0, &[3.0; 8]).rows(0, 0, (0, 8), 99);
     scene.state.controls.set("trades", Some(Control::Suggest));
     let plan = scene.plan();
     assert_eq!((plan.steps.len(), plan.suggested.len()), (0, 1));
@@ -210,7 +215,7 @@ fn scene(drawn: &[Drawn]) -> Scene {
     let mut scene = Scene::new(3);
     for (ordinal, (node, rows, idle, now, to_come)) in (0..).zip(drawn) {
         scene = scene
-            .to_come(ordinal, *node, &[*to_come; 12])
+            .coming(ordinal, *node, &[*to_come; 12])
             .called_now(ordinal, *now)
             .rows(ordinal, *node, *rows, *idle);
     }
@@ -269,4 +274,50 @@ proptest! {
         }
         prop_assert!(false, "it goes on and on");
     }
+}
+
+/// MiB that queries read from files over ten rounds: eight partitions of 10 MiB of which five find room, two of
+/// them called three times a tick for ten ticks each, one after the other.
+fn read_by_queries(told: Option<fn(&Forecast) -> Forecast>) -> u64 {
+    const PARTS: u64 = 8;
+    let calls = |ordinal: u64, tick: u64| {
+        let turn = tick / 10 % PARTS;
+        if turn == ordinal || (turn + 1) % PARTS == ordinal { 3.0 } else { 0.0 }
+    };
+    let mut scene = Scene::new(1);
+    for ordinal in 0..PARTS {
+        let held = if ordinal < 5 { (10, 0) } else { (0, 10) };
+        scene = scene.coming(ordinal as u32, 0, &[0.0; 12]).rows(ordinal as u32, 0, held, 99);
+    }
+    let mut read = 0;
+    for tick in 0..10 * 10 * PARTS {
+        for ((partition, _), rows) in &mut scene.view.rows {
+            let called = calls(partition.ordinal.into(), tick);
+            read += called as u64 * rows.bytes_missing / MIB;
+            rows.idle_ms = if called > 0.0 { 0 } else { rows.idle_ms + 1_000 };
+        }
+        for series in &mut scene.forecast.series {
+            let ordinal = series.key.partition.ordinal.into();
+            let coming = (1..=12).map(|ahead| Quantiles::exactly(calls(ordinal, tick + ahead)));
+            series.calls = coming.collect();
+            series.calls_now = calls(ordinal, tick);
+        }
+        let Some(told) = told else { continue };
+        let forecast = told(&scene.forecast);
+        let plan = plan(&scene.view, Some(&forecast), &scene.state, &scene.config, Tick(tick));
+        for step in plan.steps.iter().map(|planned| &planned.step).filter(|step| of_rows(step)) {
+            scene.carry_out(step);
+        }
+    }
+    read
+}
+
+#[test]
+fn queries_read_little_from_files_and_with_a_wrong_forecast_no_more_than_without_one() {
+    let first_come = read_by_queries(None);
+    let forecast = read_by_queries(Some(Forecast::clone));
+    let inverted = read_by_queries(Some(invert));
+    assert_eq!(first_come, 3 * 10 * 2 * 3 * 10 * 10, "three of eight are never there");
+    assert!(forecast * 20 < first_come, "{forecast} MiB instead of {first_come}");
+    assert!(inverted * 20 <= first_come * 21, "{inverted} MiB instead of {first_come}");
 }

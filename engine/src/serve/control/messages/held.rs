@@ -3,11 +3,10 @@
 use datafusion::common::Result;
 use foreshard_actors::partition::Sign;
 use foreshard_actors::pins::Pinned;
-use foreshard_policy::cluster::RowsView;
 use foreshard_policy::ids::{ExpressionId, SegmentId};
 use prost::Message;
 
-use super::{PartitionMessage, fingerprint, given};
+use super::{PartitionMessage, RowsMessage, fingerprint, given};
 use crate::cluster::{HeldOutput, HeldPartial};
 use crate::query::codec::FragmentTicket;
 
@@ -32,37 +31,6 @@ pub struct ReplicaMessage {
     /// What it has of rows that are in files; none if none are.
     #[prost(message, optional, tag = "6")]
     pub rows: Option<RowsMessage>,
-}
-
-/// Rows of a replica that are in files.
-#[derive(Clone, Copy, PartialEq, Message)]
-pub struct RowsMessage {
-    /// Bytes in memory.
-    #[prost(uint64, tag = "1")]
-    pub bytes: u64,
-    /// Bytes that are not.
-    #[prost(uint64, tag = "2")]
-    pub bytes_missing: u64,
-    /// Milliseconds since a query read it, or rows came into memory.
-    #[prost(uint64, tag = "3")]
-    pub idle_ms: u64,
-    /// Nanoseconds that reading all of it from files takes.
-    #[prost(double, tag = "4")]
-    pub read_ns: f64,
-}
-
-impl From<RowsView> for RowsMessage {
-    fn from(rows: RowsView) -> Self {
-        let RowsView { bytes, bytes_missing, idle_ms, read_ns } = rows;
-        Self { bytes, bytes_missing, idle_ms, read_ns }
-    }
-}
-
-impl From<RowsMessage> for RowsView {
-    fn from(rows: RowsMessage) -> Self {
-        let RowsMessage { bytes, bytes_missing, idle_ms, read_ns } = rows;
-        Self { bytes, bytes_missing, idle_ms, read_ns }
-    }
 }
 
 /// What people want kept.
