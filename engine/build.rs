@@ -26,6 +26,7 @@ fn main() {
         .method(method("adopt", "Adopt", "AdoptRequest", "Done"))
         .method(method("state", "State", "StateRequest", "StateReply"))
         .method(method("adopt_state", "AdoptState", "AdoptStateRequest", "Done"))
+        .method(method("set_rows", "SetRows", "RowsRequest", "Computed"))
         .method(method("drop_outputs", "DropOutputs", "DropOutputsRequest", "Dropped"))
         .build();
     // As in KEDA's externalscaler.proto.

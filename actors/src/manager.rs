@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foreshard_policy::budgets::Shares;
 use foreshard_policy::cluster::{ClusterView, NodeView, Step};
 use foreshard_policy::config::Mode;
 use foreshard_policy::control::{Control, ControlError, Controls};
@@ -101,6 +102,8 @@ pub struct ManagerState {
     /// What was charged to each holder for a step under way, by number of the decision.
     charged: BTreeMap<u64, (Vec<NodeId>, f64)>,
     budget: BackgroundBudget,
+    /// What nodes were told of the parts of tables.
+    shares: Arc<Shares>,
     changed: BTreeMap<PartitionId, Tick>,
     /// When a partition of a table was last split or merged.
     reshaped: BTreeMap<Arc<str>, Tick>,
@@ -130,6 +133,7 @@ impl Actor for Manager {
             moved: MovedBytes::default(),
             charged: BTreeMap::new(),
             budget: BackgroundBudget::default(),
+            shares: Arc::default(),
             changed: BTreeMap::new(),
             reshaped: BTreeMap::new(),
             traded: BTreeMap::new(),
@@ -232,9 +236,15 @@ impl ManagerState {
             && let Outcome::Done { ns, .. } = outcome
         {
             let over_ns = *ns as f64 / holders.len().max(1) as f64 - charged_ns;
-            holders.into_iter().for_each(|node| self.budget.charge(node, over_ns));
+            if let Some(partition) = open.step.partition() {
+                let table = &partition.table;
+                holders.into_iter().for_each(|node| self.budget.charge(node, table, over_ns));
+            }
         }
         self.note_reshaped(&open.step, outcome);
+        if let (Step::Prefetch { .. }, Outcome::Failed { .. }) = (&open.step, outcome) {
+            self.avoid(&open.step);
+        }
         match (outcome, &open.step) {
             (Outcome::Failed { code, reason }, step) => {
                 tracing::warn!(code, epoch = open.epoch.0, %step, reason, "step failed");
@@ -276,9 +286,15 @@ impl ManagerState {
         }
         self.reshaped.extend(ended.into_iter().map(|partition| (partition.table, now)));
         if matches!(outcome, Outcome::Failed { .. }) {
-            let ticks = self.args.board.config.load().reshape().undone_ticks();
-            self.args.board.ledger().avoid(step.aim(), Tick(now.0.saturating_add(ticks)));
+            self.avoid(step);
         }
+    }
+
+    /// Lets the plan not do the same again for a while.
+    fn avoid(&self, step: &Step) {
+        let (board, now) = (&self.args.board, self.args.board.tick());
+        let ticks = board.config.load().reshape().undone_ticks();
+        board.ledger().avoid(step.aim(), Tick(now.0.saturating_add(ticks)));
     }
 
     fn on_plan_expired(&mut self, last: u64) {
@@ -300,6 +316,11 @@ impl ManagerState {
         let mut view = self.args.cluster.view();
         view.epoch = view.epoch.max(self.epoch);
         let state = self.state(now);
+        let shares = Shares::new(&view, forecast, &state.controls, &config);
+        if shares.differs(&self.shares) {
+            self.shares = Arc::new(shares);
+            self.args.cluster.set_shares(&self.shares);
+        }
         let plan = reshape::plan(&view, forecast, &state, &config, now);
         let stamp = self.stamp(plan.epoch, config.mode(), now);
         self.suggestions.renew(plan.suggested, &mut self.args.board.ledger(), stamp);
@@ -318,6 +339,7 @@ impl ManagerState {
             reshaped: self.reshaped.clone(),
             traded: self.traded.clone(),
             background_ns: self.budget.free_ns().clone(),
+            background_spent: self.budget.spent().clone(),
             controls: Controls::clone(&self.args.board.controls.all()),
             avoided: ledger.avoided(now),
             moved: self.moved.clone(),
@@ -365,8 +387,7 @@ impl ManagerState {
         let (view, controls) = (self.args.cluster.view(), board.controls.all());
         let planned = undo::undo(row, &view, &in_flight, &controls, reason)?;
         if let Some(step) = &row.step {
-            let until = board.tick().0.saturating_add(board.config.load().reshape().undone_ticks());
-            board.ledger().avoid(step.aim(), Tick(until));
+            self.avoid(step);
         }
         Ok(planned)
     }
@@ -423,11 +444,12 @@ impl ManagerState {
 
     /// Takes what a computation is expected to cost from the accounts of the nodes that will do it.
     fn charge(&mut self, id: u64, step: &Step, cost_ns: f64, view: &ClusterView) {
-        let Step::Precompute { partition, .. } = step else { return };
-        let Some(partition) = view.partitions.get(partition) else { return };
+        let Step::Precompute { partition: id_of, .. } = step else { return };
+        let Some(partition) = view.partitions.get(id_of) else { return };
         let holders: Vec<NodeId> = partition.holders.iter().copied().collect();
         let each_ns = cost_ns / holders.len().max(1) as f64;
-        holders.iter().for_each(|node| self.budget.charge(*node, each_ns));
+        let table = &id_of.table;
+        holders.iter().for_each(|node| self.budget.charge(*node, table, each_ns));
         self.charged.insert(id, (holders, each_ns));
     }
 }

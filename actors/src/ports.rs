@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use foreshard_policy::budgets::Shares;
 use foreshard_policy::cluster::{ClusterView, Step};
 use foreshard_policy::forecast::Forecast;
 use foreshard_policy::history::HistoryView;
@@ -72,6 +73,9 @@ pub enum Outcome {
 pub trait Cluster: Debug + Send + Sync + 'static {
     /// The cluster as it is now. Cheap: no I/O.
     fn view(&self) -> ClusterView;
+
+    /// Tells nodes which part of what they have each table gets. Does not wait.
+    fn set_shares(&self, _shares: &Arc<Shares>) {}
 
     /// Carries out one step. Ends within a bounded time; refuses a step of an older epoch.
     async fn carry_out(&self, epoch: Epoch, step: Step) -> Outcome;

@@ -86,6 +86,19 @@ pub struct OutputView {
     pub pinned: bool,
 }
 
+/// Rows of one replica that are read from files unless they are in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RowsView {
+    /// Bytes of rows in memory.
+    pub bytes: u64,
+    /// Bytes of rows that each query reads from the store.
+    pub bytes_missing: u64,
+    /// Milliseconds since a query read this replica, or since it was opened.
+    pub idle_ms: u64,
+    /// Nanoseconds that reading all of its rows from the store takes, by what reading took on its node.
+    pub read_ns: f64,
+}
+
 /// A consistent picture of the cluster: the input of every decision.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ClusterView {
@@ -100,6 +113,9 @@ pub struct ClusterView {
     pub tables: BTreeMap<Arc<str>, TableView>,
     /// Every storable expression that was ever called, per partition.
     pub outputs: BTreeMap<(ExpressionId, PartitionId), OutputView>,
+    /// Rows of each replica that is read from files. Those of tables in memory are there anyway.
+    #[serde(default)]
+    pub rows: BTreeMap<(PartitionId, NodeId), RowsView>,
 }
 
 impl ClusterView {
@@ -111,6 +127,11 @@ impl ClusterView {
             | Step::Drop { partition, .. } => {
                 if let Some(view) = self.partitions.get_mut(partition) {
                     step.change_holders(&mut view.holders);
+                }
+            }
+            Step::Prefetch { partition, node } | Step::Release { partition, node } => {
+                if let Some(rows) = self.rows.get_mut(&(partition.clone(), *node)) {
+                    step.change_rows(rows);
                 }
             }
             Step::Split { partition, into, alike, .. } => {
@@ -281,6 +302,20 @@ pub enum Step {
         /// Of which partition.
         partition: PartitionId,
     },
+    /// Read rows of `partition` into the memory of a node that holds it, before queries ask for them.
+    Prefetch {
+        /// What is read.
+        partition: PartitionId,
+        /// Where.
+        node: NodeId,
+    },
+    /// Let the rows of `partition` go from the memory of a node; queries read them from the store.
+    Release {
+        /// What goes.
+        partition: PartitionId,
+        /// Where.
+        node: NodeId,
+    },
     /// Start one more node.
     AddNode {
         /// The name it will have.
@@ -327,7 +362,9 @@ impl Step {
             | Self::Split { partition, .. }
             | Self::Merge { partition, .. }
             | Self::Precompute { partition, .. }
-            | Self::DropOutput { partition, .. } => Some(partition),
+            | Self::DropOutput { partition, .. }
+            | Self::Prefetch { partition, .. }
+            | Self::Release { partition, .. } => Some(partition),
             Self::AddNode { .. } | Self::RemoveNode { .. } => None,
         }
     }
@@ -397,13 +434,30 @@ impl Step {
         }
     }
 
+    /// What the step makes of the rows that it reads or lets go.
+    pub(crate) fn change_rows(&self, rows: &mut RowsView) {
+        match self {
+            Self::Prefetch { .. } => {
+                rows.bytes += rows.bytes_missing;
+                rows.bytes_missing = 0;
+            }
+            Self::Release { .. } => {
+                rows.bytes_missing += rows.bytes;
+                rows.bytes = 0;
+            }
+            _ => {}
+        }
+    }
+
     /// Whether calls like this one may have been a reason for the step.
     #[must_use]
     pub fn concerns(&self, call: &CallRecord) -> bool {
         match self {
             Self::Copy { partition, .. }
             | Self::Move { partition, .. }
-            | Self::Drop { partition, .. } => call.partition == *partition,
+            | Self::Drop { partition, .. }
+            | Self::Prefetch { partition, .. }
+            | Self::Release { partition, .. } => call.partition == *partition,
             Self::Split { .. } | Self::Merge { .. } => {
                 self.partitions_ended().contains(&call.partition)
             }
@@ -426,6 +480,8 @@ impl Step {
             Self::Merge { .. } => "merge",
             Self::Precompute { .. } => "precompute",
             Self::DropOutput { .. } => "drop output",
+            Self::Prefetch { .. } => "prefetch",
+            Self::Release { .. } => "release",
             Self::AddNode { .. } => "add node",
             Self::RemoveNode { .. } => "remove node",
         }
@@ -459,6 +515,8 @@ impl fmt::Display for Step {
             Self::DropOutput { function, partition, .. } => {
                 write!(f, "drop output {function} on {partition}")
             }
+            Self::Prefetch { partition, node } => write!(f, "prefetch {partition} {node}"),
+            Self::Release { partition, node } => write!(f, "release {partition} {node}"),
             Self::AddNode { node } => write!(f, "add node {node}"),
             Self::RemoveNode { node } => write!(f, "remove node {node}"),
         }

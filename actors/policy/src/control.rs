@@ -1,4 +1,5 @@
-//! What people let the loop do to each table: all by itself, after a yes, or nothing.
+//! What people let the loop do to each table: all by itself, after a yes, or nothing. And what they give it of
+//! what nodes have.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,6 +7,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+
+use crate::budgets::TableBudget;
 
 /// What the loop may do to a table by itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -141,13 +144,15 @@ impl ControlError {
 ///
 /// What a node that died or leaves makes necessary is done to every table all the same: a partition
 /// that no live node holds is loaded, and one that a draining node holds is copied.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Controls {
     tables: BTreeMap<Arc<str>, Control>,
     frozen: BTreeSet<Arc<str>>,
     /// Tables whose partitions with the same keys belong on one node; each table is in one group at most.
     groups: BTreeSet<BTreeSet<Arc<str>>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    budgets: BTreeMap<Arc<str>, TableBudget>,
 }
 
 impl Controls {
@@ -212,7 +217,26 @@ impl Controls {
 
     /// Forgets a table that is gone. Answers whether anything was said of it.
     pub fn forget(&mut self, table: &str) -> bool {
-        self.tables.remove(table).is_some() | self.frozen.remove(table) | self.colocate_end(table)
+        self.tables.remove(table).is_some()
+            | self.frozen.remove(table)
+            | self.budgets.remove(table).is_some()
+            | self.colocate_end(table)
+    }
+
+    /// Gives a table a budget. Answers whether that is new.
+    pub fn set_budget(&mut self, table: &str, budget: TableBudget) -> bool {
+        let before = self.budget(table);
+        match budget == TableBudget::default() {
+            true => drop(self.budgets.remove(table)),
+            false => drop(self.budgets.insert(table.into(), budget)),
+        }
+        before != budget
+    }
+
+    /// What people gave a table of what nodes have.
+    #[must_use]
+    pub fn budget(&self, table: &str) -> TableBudget {
+        self.budgets.get(table).copied().unwrap_or_default()
     }
 
     /// The way of its own in which a table is controlled.

@@ -21,6 +21,7 @@
 //! | [`disk`] | whether what finds no room in memory is worth its bytes on disk |
 //! | [`caches`] | whether other rules would have spared more |
 //! | [`allocate`] | how many nodes, and what each may use |
+//! | [`budgets`], [`fair`] | what each table may use of it, and who is next |
 //! | [`decision`] | what was decided, why, and what came of it |
 //! | [`control`], [`undo`] | what people let the loop do, and what takes a step back |
 //! | [`what_if`] | what would be planned if something were otherwise |
@@ -30,6 +31,7 @@ pub mod admit;
 pub mod alike;
 pub mod allocate;
 pub mod block_load;
+pub mod budgets;
 pub mod caches;
 pub mod calls;
 pub mod cluster;
@@ -38,6 +40,7 @@ pub mod control;
 pub mod courtesy;
 pub mod decision;
 pub mod disk;
+pub mod fair;
 pub mod forecast;
 pub mod harm;
 pub mod history;

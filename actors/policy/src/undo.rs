@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::cluster::{ClusterView, MergeAlike, PartitionView, SplitAlike, Step, TableView};
+use crate::cluster::{
+    ClusterView, MergeAlike, PartitionView, RowsView, SplitAlike, Step, TableView,
+};
 use crate::control::{ControlError, Controls};
 use crate::decision::{DecisionRow, Outcome};
 use crate::ids::{NodeId, PartitionId};
@@ -10,7 +12,8 @@ use crate::reshape::cut::Even;
 use crate::reshape::{COPY_NS_PER_BYTE, Planned, Reason, Worth};
 
 /// The step that takes `row`'s step back, with `reason`. Copies are dropped and what was dropped is copied
-/// again; outputs that were computed are dropped, and those that were dropped are computed again.
+/// again; outputs that were computed are dropped, and those that were dropped are computed again; rows that
+/// were read are let go, and those that were let go are read again.
 ///
 /// A partition never loses its last live replica by it, and no node gets a second one. Nodes that came or
 /// went are not taken back: the next plan would ask for them again.
@@ -53,9 +56,14 @@ pub fn undo(
     let bytes = held.map(|partition| partition.bytes as f64).sum::<f64>();
     let copies = matches!(step, Step::Copy { .. } | Step::Move { .. }) || !ended.is_empty();
     let cost_ns = if copies { bytes * COPY_NS_PER_BYTE } else { 0.0 };
-    let bytes = match step {
+    let of_rows = |partition: &PartitionId, node: &NodeId| {
+        view.rows.get(&(partition.clone(), *node)).copied().unwrap_or_default()
+    };
+    let bytes = match &step {
         Step::Drop { .. } => -bytes,
         Step::Copy { .. } => bytes,
+        Step::Prefetch { partition, node } => of_rows(partition, node).bytes_missing as f64,
+        Step::Release { partition, node } => -(of_rows(partition, node).bytes as f64),
         _ => 0.0,
     };
     Ok(Planned {
@@ -131,6 +139,20 @@ fn inverse(step: &Step, view: &ClusterView) -> Result<Step, String> {
                 expression: *expression,
                 partition: partition.clone(),
             })
+        }
+        Step::Prefetch { partition, node } => {
+            let (partition, node) = (partition.clone(), *node);
+            match rows(view, &partition, node)?.bytes {
+                0 => Err(format!("{node} has no rows of {partition} in memory any more")),
+                _ => Ok(Step::Release { partition, node }),
+            }
+        }
+        Step::Release { partition, node } => {
+            let (partition, node) = (partition.clone(), *node);
+            match rows(view, &partition, node)?.bytes_missing {
+                0 => Err(format!("{node} has all rows of {partition} in memory again")),
+                _ => Ok(Step::Prefetch { partition, node }),
+            }
         }
         Step::Split { partition, into, alike, .. } => {
             let Merged { partition, other, into } = merged(view, partition, *into)?;
@@ -235,6 +257,13 @@ fn reshapable<'a>(view: &'a ClusterView, partition: &PartitionId) -> Result<&'a 
         .ok_or_else(|| format!("{} has no partitions that can be split or merged", partition.table))
 }
 
+/// Rows of a replica that its node still holds.
+fn rows(view: &ClusterView, partition: &PartitionId, node: NodeId) -> Result<RowsView, String> {
+    let rows = view.rows.get(&(partition.clone(), node)).copied();
+    rows.filter(|_| live(view, partition).is_ok_and(|held| held.contains(&node)))
+        .ok_or_else(|| format!("{node} holds no replica of {partition} any more"))
+}
+
 fn live(view: &ClusterView, partition: &PartitionId) -> Result<Vec<NodeId>, String> {
     let known = view.partitions.get(partition);
     let known: &PartitionView = known.ok_or_else(|| format!("{partition} is gone"))?;
@@ -276,6 +305,8 @@ mod tests {
             nodes: (0..3).map(|id| (NodeId(id), NodeView::default())).collect(),
             partitions: [(part(), PartitionView { holders, rows: 10, bytes: 640 })].into(),
             outputs: [((ExpressionId(1), part()), output)].into(),
+            rows: [((part(), NodeId(0)), RowsView { bytes_missing: 640, ..RowsView::default() })]
+                .into(),
             tables: [(
                 "t".into(),
                 TableView { order: vec![0], next: 1, made: 1, ..TableView::default() },
@@ -306,13 +337,15 @@ mod tests {
             .map(|planned| planned.step)
     }
 
-    fn steps() -> [Step; 4] {
+    fn steps() -> [Step; 6] {
         let (function, expression) = ("f".into(), ExpressionId(1));
         [
             Step::Copy { partition: part(), from: NodeId(0), to: NodeId(2) },
             Step::Drop { partition: part(), from: NodeId(1) },
             Step::Precompute { function, expression, partition: part() },
             Step::DropOutput { function: "f".into(), expression, partition: part() },
+            Step::Prefetch { partition: part(), node: NodeId(0) },
+            Step::Release { partition: part(), node: NodeId(0) },
         ]
     }
 
@@ -324,8 +357,13 @@ mod tests {
                 let output = before.outputs.values_mut().next().unwrap();
                 (output.rows_stored, output.rows_missing, output.bytes) = (10, 0, 80);
             }
+            if let Step::Release { .. } = step {
+                let rows = before.rows.values_mut().next().unwrap();
+                (rows.bytes, rows.bytes_missing) = (640, 0);
+            }
             let mut after = before.clone();
             after.apply(&step);
+            assert_ne!(after, before, "{step}");
             if let Step::Precompute { .. } = step {
                 after.outputs.values_mut().next().unwrap().bytes = 80;
             }
@@ -392,7 +430,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_taken_back_says_what_is_in_the_way() {
-        let [copy, drop, compute, _] = steps();
+        let [copy, drop, compute, _, prefetch, release] = steps();
         let text =
             |step: &Step, view: &ClusterView| undone(step.clone(), view).unwrap_err().to_string();
         assert_eq!(
@@ -411,6 +449,11 @@ mod tests {
         assert!(text(&compute, &pinned).ends_with("f on t/0 is pinned"));
         assert!(text(&Step::AddNode { node: NodeId(3) }, &view(&[0])).contains("nodes-min"));
         assert!(text(&drop, &ClusterView::default()).ends_with("t/0 is gone"));
+        assert!(text(&prefetch, &view(&[0])).ends_with("n0 has no rows of t/0 in memory any more"));
+        assert!(text(&prefetch, &view(&[1])).ends_with("n0 holds no replica of t/0 any more"));
+        let mut whole = view(&[0]);
+        whole.apply(&prefetch);
+        assert!(text(&release, &whole).ends_with("n0 has all rows of t/0 in memory again"));
     }
 
     #[test]

@@ -259,7 +259,7 @@ impl World {
             let rows = self.view.outputs[&target].rows_missing;
             let ns_per_row = self.functions[&(function.to_string(), partition.clone())].1;
             for node in &self.view.partitions[partition].holders {
-                self.budget.charge(*node, (rows * ns_per_row) as f64);
+                self.budget.charge(*node, &partition.table, (rows * ns_per_row) as f64);
             }
             let fresh = self.fresh.get_mut(&target).unwrap();
             fresh.stored = fresh.rows;

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use datafusion::execution::memory_pool::MemoryReservation;
+use foreshard_policy::budgets::Shares;
+use foreshard_policy::disk::ReadCost;
 use foreshard_policy::ids::{NodeId, PartitionId};
 use tokio::sync::watch;
 
@@ -18,6 +20,20 @@ use crate::partition::{Flights, PartitionRef, Replica};
 use crate::ports::SharedClock;
 use crate::spill::Spill;
 use crate::table::TableStore;
+
+/// Least nanoseconds between two times that tables are asked to give way.
+const ASK_EVERY_NS: u64 = 20_000_000;
+
+/// How long room is kept for the table that it was made for.
+const PROMISED_NS: u64 = 10_000_000_000;
+
+/// Room that a table made for another one.
+#[derive(Clone, Debug)]
+struct Promise {
+    table: Arc<str>,
+    bytes: u64,
+    until_ns: u64,
+}
 
 /// Where a node finds the stores of the tables.
 pub trait Tables: fmt::Debug + Send + Sync + 'static {
@@ -68,9 +84,15 @@ pub struct NodeState {
     pub background_ns: AtomicU64,
     /// Offers that were dropped because too many were waiting.
     pub offers_dropped: AtomicU64,
+    /// Bytes of rows that were read from files into memory so far.
+    pub rows_fetched: AtomicU64,
     /// What queries compute at present.
     pub flights: Flights,
     lookups: AtomicU64,
+    /// When a table was asked to give way last, in nanoseconds.
+    asked_ns: AtomicU64,
+    promise: Mutex<Option<Promise>>,
+    reading: Mutex<ReadCost>,
 }
 
 impl fmt::Debug for NodeState {
@@ -133,8 +155,12 @@ impl NodeState {
             active: watch::Sender::new(0),
             background_ns: AtomicU64::new(0),
             offers_dropped: AtomicU64::new(0),
+            rows_fetched: AtomicU64::new(0),
             flights: Flights::default(),
             lookups: AtomicU64::new(0),
+            asked_ns: AtomicU64::new(0),
+            promise: Mutex::default(),
+            reading: Mutex::default(),
         }
     }
 
@@ -209,6 +235,18 @@ impl NodeState {
         self.memory.lacking(more, leaving)
     }
 
+    /// Takes note of how long reading a segment from its file took.
+    pub(crate) fn read_took(&self, bytes: u64, ns: u64) {
+        // Every change leaves it whole.
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner).measured(bytes, ns);
+    }
+
+    /// What reading a segment from its file takes, as measured so far.
+    #[must_use]
+    pub fn read_cost(&self) -> ReadCost {
+        *self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Bytes charged now.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
@@ -231,7 +269,53 @@ impl NodeState {
     /// a smaller memory budget stops further charges but takes nothing away.
     pub fn set_budget(&self, cpu_permits: u32, memory_bytes_max: u64) {
         self.memory.set_max(memory_bytes_max);
-        self.permits.set_max(cpu_permits.max(1));
+        self.permits.set_max(cpu_permits.max(1), &self.clock);
+    }
+
+    /// Sets which part each table has of the node's permits, and of its memory for outputs.
+    pub fn set_shares(&self, shares: Arc<Shares>) {
+        self.permits.set_shares(shares);
+    }
+
+    /// Whether a table may be asked to give way now: looking who has how much costs something.
+    pub(crate) fn may_ask(&self) -> bool {
+        let now = self.clock.monotonic_ns();
+        let before = self.asked_ns.load(Ordering::Relaxed);
+        let is_due = before == 0 || now.saturating_sub(before) >= ASK_EVERY_NS;
+        let swap =
+            |to| self.asked_ns.compare_exchange(before, to, Ordering::Relaxed, Ordering::Relaxed);
+        is_due && swap(now.max(1)).is_ok()
+    }
+
+    fn promise(&self) -> MutexGuard<'_, Option<Promise>> {
+        // It is there or not.
+        self.promise.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps so much room for a table for a while: another one makes it.
+    pub(crate) fn keep_room(&self, table: &Arc<str>, bytes: u64) {
+        let until_ns = self.clock.monotonic_ns().saturating_add(PROMISED_NS);
+        *self.promise() = Some(Promise { table: Arc::clone(table), bytes, until_ns });
+    }
+
+    /// Bytes that are kept for other tables than this one.
+    pub(crate) fn kept_from(&self, table: &str) -> u64 {
+        let mut promise = self.promise();
+        if promise.as_ref().is_some_and(|it| it.until_ns <= self.clock.monotonic_ns()) {
+            *promise = None;
+        }
+        promise.as_ref().filter(|it| *it.table != *table).map_or(0, |it| it.bytes)
+    }
+
+    /// A table took its room.
+    pub(crate) fn took_room(&self, table: &str) {
+        self.promise().take_if(|it| *it.table == *table);
+    }
+
+    /// Which part each table has.
+    #[must_use]
+    pub fn shares(&self) -> Arc<Shares> {
+        self.permits.shares()
     }
 
     /// Whether the node gives up its replicas.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! scans --Store, ReadBack--> partition --publish--> Replica (scans read it without queueing)
-//! node supervisor --Load, SegmentsChanged, Precompute, DropOutputs--> partition
+//! node supervisor --Load, SegmentsChanged, Precompute, DropOutputs, Prefetch, Release--> partition
 //! partition --write--> spill --Written--> partition
 //! partition --read--> spill --Followed--> partition
 //! ```
@@ -21,7 +21,6 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use foreshard_policy::calls::CallRecord;
 use foreshard_policy::ids::{ExpressionId, PartitionId, SegmentId};
 use foreshard_udfs::call_threads;
-use futures::TryStreamExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -29,7 +28,6 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::expressions::FunctionExpression;
 use crate::node::NodeState;
 use crate::partition::ahead::{Recipe, Wanted, outputs, states};
-use crate::partition::compute::ComputeError;
 use crate::partition::flight::Flight;
 use crate::partition::output::OutputValues;
 use crate::partition::storing::Storing;
@@ -46,9 +44,6 @@ pub const OFFERS_MAX: usize = 256;
 
 /// How long a task in the background waits for a place in it.
 const PLACE_WITHIN: Duration = Duration::from_secs(5);
-
-/// Share of the node's budget that resident rows of files may take; the rest is for outputs.
-const RESIDENT_SHARE: f64 = 0.5;
 
 /// A computed output that a scan or a background task hands over.
 #[derive(Debug)]
@@ -131,6 +126,14 @@ pub enum PartitionMessage {
     /// Event: an expression gave another value than the stored one, or its function was redefined; its
     /// outputs are worthless.
     Worthless(ExpressionId),
+    /// Command: let so many bytes of outputs go for those of a table that has less than its part.
+    GiveWay(u64),
+    /// Command: read rows of files into memory that are not there; reply with what it took.
+    Prefetch(RpcReplyPort<Outcome>),
+    /// Event: rows of a segment were read.
+    Fetched(SegmentId, Resident),
+    /// Command: let rows go that are in files; reply with their bytes.
+    Release(RpcReplyPort<u64>),
     /// Command: throw the outputs of one expression, or all of them, away.
     DropOutputs(Option<ExpressionId>, RpcReplyPort<u64>),
 }
@@ -239,6 +242,8 @@ pub struct PartitionState {
     pub(super) args: PartitionArgs,
     pub(super) worth: Worth,
     pub(super) storing: Storing,
+    /// Whether rows of files were let go, and were not asked for again.
+    pub(super) is_released: bool,
 }
 
 impl Actor for Partition {
@@ -255,7 +260,8 @@ impl Actor for Partition {
         // Offers that waited in the mailbox of a dead predecessor are gone; so are their credits.
         let lost = OFFERS_MAX.saturating_sub(args.reference.credits.available_permits());
         args.reference.credits.add_permits(lost);
-        Ok(PartitionState { args, worth: Worth::default(), storing: Storing::new(myself) })
+        let storing = Storing::new(myself);
+        Ok(PartitionState { args, worth: Worth::default(), storing, is_released: false })
     }
 
     async fn handle(
@@ -276,6 +282,10 @@ impl Actor for Partition {
             PartitionMessage::LookAgain => state.look_again(),
             PartitionMessage::Precompute(wanted, reply) => state.on_precompute(wanted, reply),
             PartitionMessage::Precomputed(outcome, reply) => drop(reply.send(outcome)),
+            PartitionMessage::GiveWay(bytes) => state.on_give_way(bytes),
+            PartitionMessage::Prefetch(reply) => state.on_prefetch(reply),
+            PartitionMessage::Fetched(segment, rows) => state.on_fetched(segment, rows),
+            PartitionMessage::Release(reply) => drop(reply.send(state.on_release())),
             PartitionMessage::Worthless(expression) => drop(state.drop_outputs(Some(expression))),
             PartitionMessage::DropOutputs(which, reply) => {
                 drop(reply.send(state.drop_outputs(which)));
@@ -293,49 +303,6 @@ impl PartitionState {
     /// A copy of the published view to change and publish again.
     pub(super) fn view(&self) -> ReplicaView {
         ReplicaView::clone(&self.args.replica.view())
-    }
-
-    async fn on_load(&mut self, snapshot: &Snapshot, reply: Option<RpcReplyPort<()>>) {
-        self.catch_up(snapshot, &[]);
-        let view = self.args.replica.view();
-        let cold: Vec<Held> =
-            view.segments.values().filter(|held| held.rows.is_none()).cloned().collect();
-        for held in cold {
-            if let Some(resident) = self.load(&held).await {
-                let mut view = self.view();
-                if let Some(held) = view.segments.get_mut(&held.segment.id) {
-                    held.rows = Some(resident);
-                }
-                self.args.replica.publish(view);
-            }
-        }
-        if let Some(reply) = reply {
-            drop(reply.send(()));
-        }
-    }
-
-    /// Reads the rows of a cold segment if the budget allows; a failure leaves it on disk, where the
-    /// query that needs it will meet the error.
-    async fn load(&self, held: &Held) -> Option<Resident> {
-        let node = &self.args.node;
-        let used = (node.memory_bytes() + held.segment.bytes) as f64;
-        if used > node.memory_bytes_max() as f64 * RESIDENT_SHARE {
-            return None;
-        }
-        let charge = node.charge("resident segment", held.segment.bytes)?;
-        let store = node.tables.store(&self.args.partition.table)?;
-        let rows = async {
-            let stream = store.read(&held.segment, None).await.map_err(ComputeError::Store)?;
-            stream.try_collect::<Vec<_>>().await.map_err(ComputeError::Evaluate)
-        };
-        match rows.await {
-            Ok(batches) => Some(Resident { rows: batches.into(), charge: Some(charge) }),
-            Err(error) => {
-                let (segment, code) = (held.segment.id, error.code());
-                tracing::warn!(%segment, code, %error, "segment stays on disk");
-                None
-            }
-        }
     }
 
     fn on_adopt(&mut self, other: &ReplicaView, reply: RpcReplyPort<()>) {
@@ -383,7 +350,7 @@ impl PartitionState {
     }
 
     /// Takes new segments up and lets removed ones go; older snapshots change nothing.
-    fn catch_up(
+    pub(super) fn catch_up(
         &mut self,
         snapshot: &Snapshot,
         added: &[(Arc<crate::segment::Segment>, crate::segment::Rows)],
@@ -420,6 +387,7 @@ impl PartitionState {
             && let Some(charge) = self.args.node.charge("resident segment", segment.bytes)
         {
             held.rows = Some(Resident { rows: rows.clone(), charge: Some(charge) });
+            self.args.replica.touch(self.args.node.clock.monotonic_ns());
         }
         held
     }

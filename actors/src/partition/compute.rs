@@ -136,7 +136,7 @@ async fn evaluate_for(
         // Who waits for something else needs no core.
         let permit = match whom {
             _ if waits => None,
-            Whom::User => Some(node.permits.acquire(&node.clock).await),
+            Whom::User => Some(node.permits.acquire(&expression.table, &node.clock).await),
             Whom::Background => Some(node.permits.acquire_behind(&node.clock).await),
         };
         let start = node.clock.monotonic_ns();

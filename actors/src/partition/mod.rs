@@ -8,6 +8,7 @@ mod flight;
 mod keep;
 mod load;
 mod output;
+mod rows;
 mod storing;
 mod view;
 mod worth;

@@ -13,6 +13,7 @@
 mod again;
 mod follow;
 mod taken;
+mod way;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -160,7 +161,7 @@ impl PartitionState {
         let Some(new) = self.look_at(&coming, rounds == 0) else {
             return self.args.reference.free();
         };
-        let room = match self.args.node.charge(new.what, new.bytes) {
+        let room = match self.charge(&new) {
             Some(charge) => Room::Charged(charge),
             None if rounds == 0 && self.storing.is_round_on() => Room::Later,
             None => self.make_room(&new, rounds),
@@ -178,8 +179,23 @@ impl PartitionState {
                 self.storing.waiting.push(Waiting { coming, bytes: new.bytes, rounds });
                 self.wait_a_moment();
             }
-            Room::None => self.give_to_disk(&coming, new),
+            Room::None => {
+                self.ask_others(new.bytes);
+                self.give_to_disk(&coming, new);
+            }
         }
+    }
+
+    /// Charges what comes, if there is room that is not kept for another table.
+    fn charge(&self, new: &New) -> Option<Arc<MemoryReservation>> {
+        let (node, table) = (&self.args.node, &self.args.partition.table);
+        let kept = node.kept_from(table);
+        if kept > 0 && node.bytes_lacking(new.bytes.saturating_add(kept), 0) > 0 {
+            return None;
+        }
+        let charge = node.charge(new.what, new.bytes)?;
+        node.took_room(table);
+        Some(charge)
     }
 
     fn terms(&self) -> Terms<'_> {
@@ -290,7 +306,9 @@ impl PartitionState {
         let ahead: u64 = self.storing.waiting.iter().map(|waiting| waiting.bytes).sum();
         let leaving: u64 =
             self.storing.writing.values().filter_map(|ticket| ticket.gives_way).sum();
-        let lacking = node.bytes_lacking(ahead.saturating_add(new.bytes), leaving);
+        let kept = node.kept_from(&self.args.partition.table);
+        let more = ahead.saturating_add(new.bytes).saturating_add(kept);
+        let lacking = node.bytes_lacking(more, leaving);
         let terms = Terms { expressions: &node.expressions, disk };
         let Some(victims) = self.worth.make_room(&view, terms, new.worth, lacking) else {
             return Room::None;

@@ -9,6 +9,8 @@ use arc_swap::ArcSwap;
 use arrow::record_batch::RecordBatch;
 use datafusion::execution::memory_pool::MemoryReservation;
 use foreshard_policy::calls::CallRecord;
+use foreshard_policy::cluster::RowsView;
+use foreshard_policy::disk::ReadCost;
 use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId, ShapeId};
 
 use crate::partition::ahead::{Recipe, Sign};
@@ -189,12 +191,26 @@ pub struct ReplicaView {
     pub segments: HashMap<SegmentId, Held>,
 }
 
+impl ReplicaView {
+    /// Bytes of outputs and partial aggregates in memory.
+    #[must_use]
+    pub fn bytes_stored(&self) -> u64 {
+        let of = |held: &Held| {
+            held.outputs.values().map(|output| output.bytes).sum::<u64>()
+                + held.partials.values().map(|partial| partial.bytes).sum::<u64>()
+        };
+        self.segments.values().map(of).sum()
+    }
+}
+
 /// The place where scans find the newest view of a replica.
 #[derive(Debug)]
 pub struct Replica {
     view: ArcSwap<ReplicaView>,
     /// Rows that were read through this replica, for routing and statistics.
     pub rows_read: AtomicU64,
+    /// When a query read it last, or rows came into memory, in nanoseconds of its node's clock.
+    touched_ns: AtomicU64,
 }
 
 impl Replica {
@@ -202,7 +218,8 @@ impl Replica {
     #[must_use]
     pub fn new(partition: PartitionId) -> Self {
         let view = ReplicaView { partition, version: 0, segments: HashMap::new() };
-        Self { view: ArcSwap::from_pointee(view), rows_read: AtomicU64::new(0) }
+        let (rows_read, touched_ns) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { view: ArcSwap::from_pointee(view), rows_read, touched_ns }
     }
 
     /// The newest view. Never waits.
@@ -216,8 +233,31 @@ impl Replica {
         self.view.store(Arc::new(view));
     }
 
-    /// Counts rows read.
-    pub fn read(&self, rows: u64) {
+    /// Counts rows read, now.
+    pub fn read(&self, rows: u64, now_ns: u64) {
         self.rows_read.fetch_add(rows, Ordering::Relaxed);
+        self.touch(now_ns);
+    }
+
+    /// Rows came into memory.
+    pub(crate) fn touch(&self, now_ns: u64) {
+        self.touched_ns.fetch_max(now_ns, Ordering::Relaxed);
+    }
+
+    /// What it has of rows that are in files, where reading takes `cost`; `None` if none are in files.
+    #[must_use]
+    pub fn rows(&self, cost: ReadCost, now_ns: u64) -> Option<RowsView> {
+        let idle_ns = now_ns.saturating_sub(self.touched_ns.load(Ordering::Relaxed));
+        let mut rows = RowsView { idle_ms: idle_ns / 1_000_000, ..RowsView::default() };
+        for held in self.view().segments.values() {
+            match &held.rows {
+                // They are there with or without a replica.
+                Some(Resident { charge: None, .. }) => continue,
+                Some(_) => rows.bytes += held.segment.bytes,
+                None => rows.bytes_missing += held.segment.bytes,
+            }
+            rows.read_ns += cost.ns(held.segment.bytes);
+        }
+        (rows.bytes + rows.bytes_missing > 0).then_some(rows)
     }
 }

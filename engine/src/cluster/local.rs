@@ -10,7 +10,8 @@ use foreshard_actors::partition::{
 };
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot};
-use foreshard_policy::cluster::NodeView;
+use foreshard_policy::budgets::Shares;
+use foreshard_policy::cluster::{NodeView, RowsView};
 use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
 
 use crate::cluster::place::{HeldOutput, HeldPartial, Place, PlaceError};
@@ -181,12 +182,43 @@ impl Place for LocalNode {
             .map_err(|_no_answer| self.gone("drop outputs"))
     }
 
+    fn rows(&self, partition: &PartitionId) -> Option<RowsView> {
+        let state = &self.handle.state;
+        state.replica(partition)?.rows(state.read_cost(), state.clock.monotonic_ns())
+    }
+
+    async fn prefetch(&self, partition: &PartitionId) -> Outcome {
+        let failed = |reason: &str| Outcome::Failed {
+            code: "FS-CLUSTER-2",
+            reason: format!("rows of {partition}: {reason}"),
+        };
+        let handle = self.handle.state.handle(partition);
+        let Some(actor) = handle.and_then(|handle| handle.actor.actor()) else {
+            return failed("the node holds no replica");
+        };
+        match actor.call(PartitionMessage::Prefetch, None).await {
+            Ok(ractor::rpc::CallResult::Success(outcome)) => outcome,
+            _ => failed("the partition actor gave no answer"),
+        }
+    }
+
+    async fn release(&self, partition: &PartitionId) -> Result<u64, PlaceError> {
+        let handle = self.handle.state.handle(partition);
+        let Some(actor) = handle.and_then(|handle| handle.actor.actor()) else { return Ok(0) };
+        ractor::call_t!(actor, PartitionMessage::Release, LOAD_MS_MAX)
+            .map_err(|_no_answer| self.gone("release"))
+    }
+
     fn replica(&self, partition: &PartitionId) -> Option<Arc<ReplicaView>> {
         self.handle.state.replica(partition).map(|replica| replica.view())
     }
 
     fn set_budget(&self, cpu_permits: u32, memory_bytes_max: u64) {
         self.handle.state.set_budget(cpu_permits, memory_bytes_max);
+    }
+
+    fn set_shares(&self, shares: &Arc<Shares>) {
+        self.handle.state.set_shares(Arc::clone(shares));
     }
 
     fn set_store_policy(&self, policy: StorePolicy) {

@@ -24,6 +24,7 @@ use foreshard_actors::node::{NodeState, ProcessMemory, StorePolicy, Tables};
 use foreshard_actors::ports::{Outcome, SharedClock};
 use foreshard_actors::spill::Spill;
 use foreshard_actors::table::{Committed, TableStore};
+use foreshard_policy::budgets::Shares;
 use foreshard_policy::ids::{NodeId, PartitionId};
 use foreshard_policy::key_ranges::KeyRanges;
 use url::Url;
@@ -86,6 +87,8 @@ pub struct Members {
     rates: Rates,
     /// Which keys queries ask for, by table that is partitioned by ranges.
     key_ranges: Mutex<BTreeMap<Arc<str>, KeyRanges>>,
+    /// Which part of what nodes have each table gets.
+    shares: ArcSwap<Shares>,
     change: tokio::sync::Mutex<()>,
 }
 
@@ -122,6 +125,7 @@ impl Members {
             former: Mutex::default(),
             rates: Rates::default(),
             key_ranges: Mutex::default(),
+            shares: ArcSwap::default(),
             change: tokio::sync::Mutex::default(),
         }
     }
@@ -301,9 +305,35 @@ impl Members {
     /// # Errors
     /// [`MemberError`] names what is missing.
     pub async fn copy(&self, partition: &PartitionId, to: NodeId) -> Result<u64, MemberError> {
-        let limit = (self.budget.load().io_bytes_per_s, self.clock.monotonic_ns());
-        self.rates.turn(to, self.bytes_of(partition), limit).await?;
+        self.turn(to, partition, self.bytes_of(partition)).await?;
         self.copy_now(partition, to).await
+    }
+
+    /// Reads rows of a replica into memory as soon as the bytes that come to its node may be more.
+    ///
+    /// # Errors
+    /// [`MemberError`] if there is no such node, or its turn would not come for too long.
+    async fn prefetch(
+        &self,
+        partition: &PartitionId,
+        node: NodeId,
+    ) -> Result<Outcome, MemberError> {
+        let place = self.place(node)?;
+        let bytes = place.rows(partition).map_or(0, |rows| rows.bytes_missing);
+        self.turn(node, partition, bytes).await?;
+        Ok(place.prefetch(partition).await)
+    }
+
+    /// Waits until bytes of a partition may come to a node.
+    async fn turn(
+        &self,
+        node: NodeId,
+        partition: &PartitionId,
+        bytes: u64,
+    ) -> Result<(), MemberError> {
+        let of = (&partition.table, self.shares.load().of(&partition.table).part);
+        let limit = (self.budget.load().io_bytes_per_s, &self.clock);
+        self.rates.turn(node, of, bytes, limit).await
     }
 
     /// Bytes of the newest rows of a partition.

@@ -11,7 +11,8 @@ use foreshard_actors::partition::{
 };
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot, Table};
-use foreshard_policy::cluster::NodeView;
+use foreshard_policy::budgets::Shares;
+use foreshard_policy::cluster::{NodeView, RowsView};
 use foreshard_policy::ids::{ExpressionId, FragmentId, PartitionId, SegmentId};
 
 /// A node did not do what it was told.
@@ -225,6 +226,17 @@ pub trait Place: Debug + Send + Sync {
         })
     }
 
+    /// What the replica of a partition has of rows that are in files; `None` if none are. No I/O.
+    fn rows(&self, _partition: &PartitionId) -> Option<RowsView> {
+        None
+    }
+
+    /// Reads rows of files into memory that are not there, as far as they find room.
+    async fn prefetch(&self, partition: &PartitionId) -> Outcome;
+
+    /// Lets rows of files go from memory; answers their bytes.
+    async fn release(&self, partition: &PartitionId) -> Result<u64, PlaceError>;
+
     /// Makes a table readable on the node. Nodes of this process share its catalog.
     async fn table_created(&self, _table: &Arc<Table>) -> Result<(), PlaceError> {
         Ok(())
@@ -238,6 +250,9 @@ pub trait Place: Debug + Send + Sync {
 
     /// Sets what the node may use.
     fn set_budget(&self, cpu_permits: u32, memory_bytes_max: u64);
+
+    /// Tells the node which part of what it has each table gets. Does not wait.
+    fn set_shares(&self, _shares: &Arc<Shares>) {}
 
     /// Tells the node what is pinned. Nodes of this process look it up themselves.
     fn set_pins(&self, _pinned: &Arc<foreshard_actors::pins::Pinned>) {}

@@ -20,7 +20,8 @@ use foreshard_actors::partition::{OutputValues, PartialOffer, ReplicaView, Wante
 use foreshard_actors::pins::Pinned;
 use foreshard_actors::ports::Outcome;
 use foreshard_actors::table::{Committed, Snapshot, Table};
-use foreshard_policy::cluster::NodeView;
+use foreshard_policy::budgets::Shares;
+use foreshard_policy::cluster::{NodeView, RowsView};
 use foreshard_policy::ids::{ExpressionId, FragmentId, NodeId, PartitionId, SegmentId};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
@@ -30,9 +31,10 @@ use crate::cluster::place::{HeldOutput, HeldPartial, Place, PlaceError};
 use crate::cluster::remote::outbox::Outbox;
 use crate::query::worker::process_id;
 use crate::serve::control::messages::{
-    AdoptRequest, AdoptStateRequest, CommitMessage, DropOutputsRequest, ExpressionMessage, News,
-    OpenRequest, OutputRequest, PinsMessage, PrecomputeRequest, Settings, StateMessage,
-    StateRequest, TableMessage, TableName, ValuesMessage,
+    AdoptRequest, AdoptStateRequest, CommitMessage, Computed, DropOutputsRequest,
+    ExpressionMessage, News, OpenRequest, OutputRequest, PinsMessage, PrecomputeRequest,
+    RowsRequest, Settings, SharesMessage, StateMessage, StateRequest, TableMessage, TableName,
+    ValuesMessage,
 };
 use crate::serve::control::{MESSAGE_BYTES_MAX, NodeClient};
 
@@ -64,6 +66,8 @@ pub struct RemoteReplica {
     pub segments: u64,
     /// Of these, with rows in memory.
     pub resident: u64,
+    /// What it has of rows that are in files.
+    pub rows: Option<RowsView>,
     /// Stored outputs.
     pub outputs: Vec<HeldOutput>,
     /// Stored states of partial aggregates.
@@ -231,6 +235,25 @@ impl RemoteNode {
         CommitMessage::new(change, &held)
     }
 
+    /// How work ended that the node did on `what`.
+    fn outcome(
+        &self,
+        answered: Result<Computed, PlaceError>,
+        what: impl Fn() -> String,
+    ) -> Outcome {
+        let error = match answered {
+            Ok(done) if done.code.is_empty() => {
+                return Outcome::Done { rows: done.rows, bytes: done.bytes, ns: done.ns };
+            }
+            Ok(not) => {
+                let reason = format!("{} ({})", not.reason, not.code);
+                PlaceError::Refused { url: self.url.to_string(), reason }
+            }
+            Err(error) => error,
+        };
+        Outcome::Failed { code: error.code(), reason: format!("{}: {error}", what()) }
+    }
+
     fn refused(&self, error: &datafusion::common::DataFusionError) -> PlaceError {
         PlaceError::Refused { url: self.url.to_string(), reason: error.to_string() }
     }
@@ -296,25 +319,14 @@ impl Place for RemoteNode {
     }
 
     async fn precompute(&self, partition: &PartitionId, wanted: &Wanted) -> Outcome {
-        let failed = |error: PlaceError| Outcome::Failed {
-            code: error.code(),
-            reason: format!("{wanted} on {partition}: {error}"),
-        };
+        let what = || format!("{wanted} on {partition}");
         let request = match PrecomputeRequest::new(partition, wanted) {
             Ok(request) => request,
-            Err(error) => return failed(self.refused(&error)),
+            Err(error) => return self.outcome(Err(self.refused(&error)), what),
         };
         let mut client = self.client.clone();
-        match answer(&self.url, PRECOMPUTE_MAX, client.precompute(request)).await {
-            Ok(done) if done.code.is_empty() => {
-                Outcome::Done { rows: done.rows, bytes: done.bytes, ns: done.ns }
-            }
-            Ok(not) => {
-                let reason = format!("{} ({})", not.reason, not.code);
-                failed(PlaceError::Refused { url: self.url.to_string(), reason })
-            }
-            Err(error) => failed(error),
-        }
+        let answered = answer(&self.url, PRECOMPUTE_MAX, client.precompute(request)).await;
+        self.outcome(answered, what)
     }
 
     async fn output(
@@ -403,6 +415,23 @@ impl Place for RemoteNode {
         view.replicas.get(partition).map_or((0, 0), |replica| (replica.segments, replica.resident))
     }
 
+    fn rows(&self, partition: &PartitionId) -> Option<RowsView> {
+        self.view.load().replicas.get(partition).and_then(|replica| replica.rows)
+    }
+
+    async fn prefetch(&self, partition: &PartitionId) -> Outcome {
+        let request = RowsRequest { partition: Some(partition.into()), in_memory: true };
+        let mut client = self.client.clone();
+        let answered = answer(&self.url, PRECOMPUTE_MAX, client.set_rows(request)).await;
+        self.outcome(answered, || format!("rows of {partition}"))
+    }
+
+    async fn release(&self, partition: &PartitionId) -> Result<u64, PlaceError> {
+        let request = RowsRequest { partition: Some(partition.into()), in_memory: false };
+        let mut client = self.client.clone();
+        Ok(answer(&self.url, TELL_MAX, client.set_rows(request)).await?.bytes)
+    }
+
     async fn table_created(&self, table: &Arc<Table>) -> Result<(), PlaceError> {
         let message = TableMessage::new(table).map_err(|error| self.refused(&error))?;
         let mut client = self.client.clone();
@@ -429,6 +458,10 @@ impl Place for RemoteNode {
             settings.cpu_permits = cpu_permits;
             settings.memory_bytes_max = memory_bytes_max;
         });
+    }
+
+    fn set_shares(&self, shares: &Arc<Shares>) {
+        self.outbox.shares(SharesMessage::new(shares));
     }
 
     fn set_pins(&self, pinned: &Arc<Pinned>) {

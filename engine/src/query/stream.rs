@@ -193,7 +193,7 @@ impl Scan {
         let partition = PartitionId::new(Arc::clone(&self.work.table), scan.segment.partition);
         let replica = node.replica(&partition);
         if let Some(replica) = &replica {
-            replica.read(scan.segment.rows);
+            replica.read(scan.segment.rows, node.clock.monotonic_ns());
         }
         // Flights are joined before the view is taken: what others compute is found in either.
         let asked: Vec<Asked> =

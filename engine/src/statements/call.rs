@@ -2,7 +2,7 @@
 //! and `CALL unpin_stored` alike: what people do by hand to stored outputs and partial aggregates. And
 //! `CALL announce('f', 5, 'from', 'until')`: what they know of coming calls (`announce`); `CALL
 //! export_history('file'[, 'from', 'to'])`, `CALL import_history('file')`: see `history`. What they let the
-//! loop do: `CALL control('table', 'suggest')`, `CALL freeze('table')`, `CALL approve(12)`, `CALL undo(12)`: see
+//! loop do: `CALL control('table', 'suggest')`, `CALL budget('table', 'weight', 2)`, `CALL freeze('table')`, `CALL approve(12)`, `CALL undo(12)`: see
 //! `control`. And `CALL split_partition('table', 0[, 'key'])`, `CALL merge_partitions('table', 0, 1)`: see
 //! `partitions`. And `CALL colocate('a', 'b')`, `CALL colocate_end('a')`: see `colocate`.
 
@@ -45,6 +45,7 @@ const USAGE: &str = "CALL precompute('table', 'expression'), CALL drop_stored('t
                      CALL unannounce('function'), CALL export_history('file'), \
                      CALL export_history('file', 'from', 'to'), CALL import_history('file'), \
                      CALL control('table', 'auto' or 'suggest' or 'observe' or 'default'), \
+                     CALL budget('table', 'weight' or 'limit', number or 'default'), \
                      CALL freeze('table'), CALL unfreeze('table'), CALL approve(decision), \
                      CALL undo(decision), CALL split_partition('table', partition), \
                      CALL split_partition('table', partition, 'key'), \
@@ -132,6 +133,7 @@ pub(crate) async fn run(
             counts(&[("taken_back", spans)])
         }
         ("control", [table, text]) => control::control(session, table, text).await,
+        ("budget", [table, what, text]) => control::budget(session, table, what, text).await,
         ("freeze", [table]) => control::freeze(session, table, true).await,
         ("unfreeze", [table]) => control::freeze(session, table, false).await,
         ("approve", [decision]) => control::approve(session, decision).await,

@@ -1,6 +1,7 @@
 //! A second process joins: it holds replicas, answers queries, stores outputs, and may be killed.
 
 mod reshaped;
+mod rows;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};

@@ -39,6 +39,7 @@ mod loops;
 mod one_node;
 mod partials;
 mod plans;
+mod prefetch;
 mod providers;
 mod redefined;
 mod reshape;

@@ -366,14 +366,7 @@ struct Hung;
 #[async_trait::async_trait]
 impl Place for Hung {
     fn view(&self) -> NodeView {
-        NodeView {
-            memory_bytes_max: 1,
-            memory_bytes: 0,
-            cpu_permits: 1,
-            draining: false,
-            joined: false,
-            leaves: 0,
-        }
+        NodeView { memory_bytes_max: 1, cpu_permits: 1, ..NodeView::default() }
     }
 
     fn outputs(&self, _partition: &PartitionId) -> Vec<HeldOutput> {
@@ -405,6 +398,14 @@ impl Place for Hung {
 
     async fn precompute(&self, _partition: &PartitionId, _wanted: &Wanted) -> Outcome {
         Outcome::Done { rows: 0, bytes: 0, ns: 0 }
+    }
+
+    async fn prefetch(&self, _partition: &PartitionId) -> Outcome {
+        Outcome::Done { rows: 0, bytes: 0, ns: 0 }
+    }
+
+    async fn release(&self, _partition: &PartitionId) -> Result<u64, PlaceError> {
+        Ok(0)
     }
 
     async fn output(

@@ -179,16 +179,17 @@ section! {
         /// Share of a tick's wall time that background compute may use on each node; zero stops it.
         "budget-share" budget_share with_budget_share: f64 = 0.5,
             "of a tick", Bound::Within(0.0, 1.0);
-        /// How far ahead outputs are made ready. At most horizon-ticks.
+        /// How far ahead outputs are made ready, and rows read into memory. At most horizon-ticks.
         "lead-ticks" lead_ticks with_lead_ticks: usize = 8,
             "ticks", Bound::Within(1.0, 4096.0);
         /// Functions cheaper than this are never stored: looking an output up costs as much.
         "min-ns-per-row" min_ns_per_row with_min_ns_per_row: f64 = 300.0,
             "ns per row", Bound::Within(0.0, 1e12);
-        /// Expected saving per cost below which an output is not computed ahead.
+        /// Expected saving per cost below which an output is not computed, nor rows read, ahead.
         "min-worth" min_worth with_min_worth: f64 = 0.1,
             "ns saved per ns spent", Bound::Within(0.0, 1e6);
-        /// Share of a node's memory above which outputs that nobody is expected to use are dropped.
+        /// Share of a node's memory above which rows and outputs that nobody is expected to use are dropped, and
+        /// nothing is read ahead.
         "drop-above" drop_above with_drop_above: f64 = 0.9,
             "of memory-bytes", Bound::Within(0.0, 1.0);
     }
@@ -248,7 +249,8 @@ section! {
         /// Tasks that may compute at the same time on one node.
         "cpu-permits" cpu_permits with_cpu_permits: u32 = 2,
             "tasks", Bound::Within(1.0, 4096.0);
-        /// How fast copies of partitions may come to one node; 0 for as fast as they can.
+        /// How fast copies of partitions, and rows that are read ahead, may come to one node; 0 for as fast as
+        /// they can.
         "io-bytes-per-s" io_bytes_per_s with_io_bytes_per_s: u64 = 0,
             "bytes per s", Bound::Within(0.0, 1e15);
         /// Memory of one node for resident segments and stored outputs.

@@ -1,7 +1,9 @@
 //! How much background compute each node may still use.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use crate::budgets::Spent;
 use crate::config::LoopConfig;
 use crate::ids::NodeId;
 
@@ -13,6 +15,7 @@ use crate::ids::NodeId;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BackgroundBudget {
     free_ns: BTreeMap<NodeId, i64>,
+    spent: Spent,
 }
 
 impl BackgroundBudget {
@@ -28,13 +31,28 @@ impl BackgroundBudget {
                 (node, (held.saturating_add(share as i64)).min(most as i64))
             })
             .collect();
+        // What was spent counts for about as many ticks as what is not spent can be saved up.
+        let keep = 1.0 - 1.0 / config.precompute().lead_ticks() as f64;
+        self.spent.retain(|node, _| self.free_ns.contains_key(node));
+        for of_node in self.spent.values_mut() {
+            of_node.values_mut().for_each(|spent| *spent *= keep);
+            of_node.retain(|_, spent| *spent >= 1.0);
+        }
     }
 
-    /// Takes `ns` from a node; a negative amount gives back what was charged too much.
-    pub fn charge(&mut self, node: NodeId, ns: f64) {
+    /// Takes `ns` from a node for a table; a negative amount gives back what was charged too much.
+    pub fn charge(&mut self, node: NodeId, table: &Arc<str>, ns: f64) {
         if let Some(free) = self.free_ns.get_mut(&node) {
             *free = free.saturating_sub(ns as i64);
+            let spent = self.spent.entry(node).or_default().entry(Arc::clone(table)).or_default();
+            *spent = (*spent + ns).max(0.0);
         }
+    }
+
+    /// What was spent of late on each node for each table: all of this tick, less of those before.
+    #[must_use]
+    pub fn spent(&self) -> &Spent {
+        &self.spent
     }
 
     /// What each node may still use.

@@ -7,7 +7,10 @@ mod colocate;
 pub mod cut;
 mod declared;
 mod holdback;
+mod parts;
 mod precompute;
+mod prefetch;
+mod purse;
 mod reason;
 mod replicate;
 mod shards;
@@ -21,9 +24,11 @@ use serde::{Deserialize, Serialize};
 
 pub use budget::BackgroundBudget;
 pub use churn::MovedBytes;
+pub use prefetch::ROWS_SHARE;
 pub use reason::{Basis, Reason};
 pub(crate) use replicate::COPY_NS_PER_BYTE;
 
+use crate::budgets::Spent;
 use crate::cluster::{Aim, ClusterView, Step};
 use crate::config::{LoopConfig, Mode};
 use crate::control::{Control, Controls};
@@ -31,6 +36,9 @@ use crate::forecast::Forecast;
 use crate::ids::{Epoch, NodeId, PartitionId, Tick};
 use crate::trust::Trusted;
 use situation::{Place, Situation};
+
+/// Of the steps that nothing but their worth asks for, one in so many may be of rows.
+const ROWS_PART: usize = 4;
 
 /// What a step is expected to bring and to cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -91,6 +99,8 @@ pub struct PlanState {
     /// of one tick. A step may start while this is above zero and may overdraw it, see
     /// [`BackgroundBudget`].
     pub background_ns: BTreeMap<NodeId, i64>,
+    /// Background nanoseconds that were spent of late on each node for each table.
+    pub background_spent: Spent,
     /// What people let the loop do to each table.
     pub controls: Controls,
     /// What was undone or did harm not long ago, and is not planned again yet.
@@ -159,7 +169,10 @@ fn by_worth(situation: &mut Situation<'_>, by_heat: &[Place], slots: usize) -> V
     colocate::steps(situation, most, &mut replicas);
     replicate::cold(situation, by_heat, most, &mut replicas);
     let mut steps = precompute::steps(situation);
-    steps.truncate(slots - replicas.len());
+    let left = slots - replicas.len();
+    let rows = prefetch::steps(situation, &steps, left.div_ceil(ROWS_PART));
+    steps.truncate(left - rows.len());
+    steps.extend(rows);
     steps.extend(replicas);
     if let Some(until) = until {
         holdback::steps(situation, most, until); // Last: nothing else counts on them.

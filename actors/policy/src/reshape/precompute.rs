@@ -1,19 +1,20 @@
 //! Which outputs are computed before they are asked for, and which are thrown away.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
 
+use super::parts::{Parts, Pot, Round};
+use super::purse::{Lack, Purse};
 use super::reason::duration;
 use super::situation::{Known, Place, Situation};
-use super::{Planned, Reason, Worth};
-use crate::cluster::{NodeView, OutputView, Step};
+use super::{Planned, Reason, Worth, prefetch};
+use crate::cluster::{OutputView, Step};
 use crate::forecast::SeriesForecast;
 use crate::ids::{ExpressionId, NodeId, PartitionId};
 use crate::trust::Expected;
 
 /// How many of the outputs that have to wait are named in a decision.
-const ALTERNATIVES_MAX: usize = 3;
+pub(super) const ALTERNATIVES_MAX: usize = 3;
 
 /// Kind of step, as in [`Step::kind`].
 const KIND: &str = "precompute";
@@ -22,45 +23,38 @@ const KIND: &str = "precompute";
 const NO_CALLS: f64 = 0.01;
 
 /// An output that calls are expected for and that is missing.
-struct Candidate<'a> {
-    target: &'a (ExpressionId, PartitionId),
-    output: &'a OutputView,
-    series: &'a SeriesForecast,
+pub(super) struct Candidate<'a> {
+    pub(super) target: &'a (ExpressionId, PartitionId),
+    pub(super) output: &'a OutputView,
+    pub(super) series: &'a SeriesForecast,
     /// Positions of its holders' accounts in the purse.
-    holders: Vec<usize>,
-    calls: f64,
+    pub(super) holders: Vec<usize>,
+    pub(super) calls: f64,
     /// What expectations of outputs are multiplied with.
-    trust: f64,
+    pub(super) trust: f64,
     /// First tick, from one, by whose end it is needed.
-    needed_in: usize,
-    cost_ns: f64,
-    bytes: f64,
+    pub(super) needed_in: usize,
+    pub(super) cost_ns: f64,
+    pub(super) bytes: f64,
 }
 
 impl Candidate<'_> {
     fn benefit_ns(&self) -> f64 {
         self.calls * self.cost_ns * self.trust
     }
+
+    pub(super) fn table(&self) -> &Arc<str> {
+        &self.target.1.table
+    }
 }
 
-/// What one node may still spend.
-struct Account {
-    node: NodeId,
-    /// Background time left until the end of each tick of the lead, nearest first.
-    left_ns: Vec<f64>,
-    /// Background time left now.
-    free_ns: f64,
-    memory_bytes: f64,
-}
-
-/// What each node may still spend until the end of the lead, sorted by node.
-struct Purse {
-    accounts: Vec<Account>,
-    ticks: usize,
-}
+/// Bytes of outputs that are needed and find no room, by node and table.
+type Wanted = BTreeMap<NodeId, BTreeMap<Arc<str>, f64>>;
 
 /// Outputs to drop for want of memory, then outputs to compute. Nothing unless the forecast may be
 /// acted on.
+///
+/// Each table first has its part of both; what it leaves is anybody's, up to what people limit them to.
 ///
 /// What is worth most for the time and the memory that it takes gets the last moments before it is
 /// needed, or the first after that. Of all that got some, what is due first is computed now.
@@ -74,31 +68,35 @@ pub(super) fn steps(situation: &Situation<'_>) -> Vec<Planned> {
         return Vec::new();
     }
     let mut purse = Purse::new(situation);
-    let mut wanted_bytes = BTreeMap::new();
+    let mut wanted_bytes = Wanted::new();
     let (mut due, mut waiting) = (Vec::new(), Vec::new());
-    for candidate in candidates(situation, &purse) {
-        match purse.pay(&candidate) {
-            Ok(tick) => due.push((tick, candidate)),
-            Err(lack) => {
-                if let Lack::Memory { node, .. } = lack {
-                    *wanted_bytes.entry(node).or_insert(0.0) += candidate.bytes;
+    let mut open = candidates(situation, &purse);
+    purse.deal_out(situation, &open);
+    for round in [Round::Part, Round::Rest] {
+        for candidate in std::mem::take(&mut open) {
+            let lack = match purse.pay(&candidate, round) {
+                Ok(tick) => {
+                    due.push((tick, candidate));
+                    continue;
                 }
-                if waiting.len() < ALTERNATIVES_MAX {
-                    waiting.push(format!("{}: {lack}", candidate.series.key));
+                Err(Lack::Part { .. }) if round == Round::Part => {
+                    open.push(candidate);
+                    continue;
                 }
+                Err(lack) => lack,
+            };
+            if let Lack::Memory { node, .. } = lack {
+                let of_node = wanted_bytes.entry(node).or_default();
+                *of_node.entry(Arc::clone(candidate.table())).or_default() += candidate.bytes;
+            }
+            if waiting.len() < ALTERNATIVES_MAX {
+                waiting.push(format!("{}: {lack}", candidate.series.key));
             }
         }
     }
     due.sort_by_key(|(tick, _)| *tick); // Stable: of those due together the worthiest stays first.
-    let (mut chosen, mut later) = (Vec::new(), Vec::new());
-    for (_, candidate) in due {
-        if purse.start(&candidate) {
-            chosen.push(candidate);
-        } else if later.len() < ALTERNATIVES_MAX {
-            let lack = Lack::Time { calls: candidate.calls };
-            later.push(format!("{}: {lack}", candidate.series.key));
-        }
-    }
+    let due: Vec<_> = due.into_iter().map(|(_, candidate)| candidate).collect();
+    let (mut chosen, mut later) = purse.start(situation, due);
     if let Some(left) = situation.trusted(KIND).steps_left {
         chosen.truncate(left); // Stopped, but for some by which it may prove itself.
     }
@@ -165,97 +163,6 @@ fn candidate<'s>(
     })
 }
 
-impl Purse {
-    fn new(situation: &Situation<'_>) -> Self {
-        let share = situation.config.precompute().budget_share() * situation.config.tick_ns();
-        let ticks = situation.config.precompute().lead_ticks();
-        let account = |(node, view): (&NodeId, &NodeView)| {
-            let free_ns = situation.state.background_ns.get(node).map_or(share, |ns| *ns as f64);
-            Account {
-                node: *node,
-                left_ns: (0..ticks).map(|tick| free_ns + tick as f64 * share).collect(),
-                free_ns,
-                memory_bytes: view.memory_bytes_max as f64 - view.memory_bytes as f64,
-            }
-        };
-        Self { accounts: situation.nodes.iter().map(account).collect(), ticks }
-    }
-
-    fn account(&self, node: NodeId) -> Option<usize> {
-        self.accounts.binary_search_by_key(&node, |account| account.node).ok()
-    }
-
-    fn of<'s>(&'s self, candidate: &'s Candidate<'_>) -> impl Iterator<Item = &'s Account> {
-        candidate.holders.iter().map(|at| &self.accounts[*at])
-    }
-
-    /// What the candidate takes of the time and the memory of its holders, as a sum of shares of what
-    /// is left.
-    fn share_taken(&self, candidate: &Candidate<'_>) -> f64 {
-        let of = |taken: f64, left: f64| taken.max(1.0) / left.max(1.0);
-        let shares = self.of(candidate).map(|account| {
-            let time_left = account.left_ns.last().copied().unwrap_or(0.0);
-            of(candidate.cost_ns, time_left) + of(candidate.bytes, account.memory_bytes)
-        });
-        shares.sum()
-    }
-
-    /// Takes what the candidate costs from each holder and answers the tick by whose end it is
-    /// computed, or says what is lacking. Time may be overdrawn by the last step, or one longer than
-    /// a tick's share could never run.
-    fn pay(&mut self, candidate: &Candidate<'_>) -> Result<usize, Lack> {
-        let Candidate { holders, bytes, calls, needed_in, .. } = candidate;
-        if let Some(full) = self.of(candidate).find(|account| account.memory_bytes < *bytes) {
-            let room = full.memory_bytes.max(0.0);
-            return Err(Lack::Memory { node: full.node, bytes: *bytes, room });
-        }
-        let left =
-            |tick: usize| self.of(candidate).map(|account| account.left_ns[tick]).sum::<f64>();
-        // What is computed by the end of a tick takes time from all later ones too.
-        let full = (needed_in - 1..self.ticks).rfind(|tick| left(*tick) <= 0.0);
-        let tick = full.map_or(needed_in - 1, |full| full + 1);
-        if tick >= self.ticks {
-            return Err(Lack::Time { calls: *calls });
-        }
-        for at in holders {
-            let account = &mut self.accounts[*at];
-            account.left_ns[tick..].iter_mut().for_each(|left| *left -= candidate.cost_ns);
-            account.memory_bytes -= bytes;
-        }
-        Ok(tick)
-    }
-
-    /// Takes the time from the candidate's holders, if there is any now.
-    fn start(&mut self, candidate: &Candidate<'_>) -> bool {
-        if self.of(candidate).map(|account| account.free_ns).sum::<f64>() <= 0.0 {
-            return false;
-        }
-        for at in &candidate.holders {
-            self.accounts[*at].free_ns -= candidate.cost_ns;
-        }
-        true
-    }
-}
-
-/// Why an output has to wait.
-enum Lack {
-    Memory { node: NodeId, bytes: f64, room: f64 },
-    Time { calls: f64 },
-}
-
-impl fmt::Display for Lack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Memory { node, bytes, room } => {
-                write!(f, "needs {bytes:.0} bytes, {node} has {room:.0} left")
-            }
-            Self::Time { calls } => {
-                write!(f, "{calls:.1} calls expected, but background time is used up")
-            }
-        }
-    }
-}
-
 fn precompute((expression, partition): &(ExpressionId, PartitionId), output: &OutputView) -> Step {
     let function = Arc::clone(&output.function);
     Step::Precompute { function, expression: *expression, partition: partition.clone() }
@@ -320,37 +227,68 @@ fn expected(candidate: &Candidate<'_>, lead_ticks: usize) -> Expected {
     Expected { mean_ns: by(*calls), most_ns, low_ns, high_ns }
 }
 
-/// Outputs that nobody is expected to ask for, where memory is short: the biggest first, and no
-/// more than it takes.
-fn unused(situation: &Situation<'_>, wanted_bytes: &BTreeMap<NodeId, f64>) -> Vec<Planned> {
+/// Rows that nobody is expected to read, then outputs that nobody is expected to ask for, where memory is
+/// short: the biggest first, and no more than it takes.
+///
+/// What goes is of tables that have, or want, more than their part: no table loses of its part for another.
+fn unused(situation: &Situation<'_>, wanted_bytes: &Wanted) -> Vec<Planned> {
     let limit = situation.config.precompute().drop_above();
+    let wanted_on = |node: &NodeId| wanted_bytes.get(node).into_iter().flatten();
+    let wanted_sum = |node: &NodeId| wanted_on(node).map(|(_, bytes)| bytes).sum::<f64>();
     let mut over: BTreeMap<NodeId, f64> = BTreeMap::new();
     for (node, view) in &situation.nodes {
-        let wanted = wanted_bytes.get(node).copied().unwrap_or(0.0);
+        let wanted = wanted_sum(node);
         let excess = view.memory_bytes as f64 + wanted - limit * view.memory_bytes_max as f64;
         if excess > 0.0 && view.memory_bytes_max > 0 {
             over.insert(*node, excess);
         }
     }
-    let mut steps = Vec::new();
+    // What is read from files again costs less than what is computed again.
+    let mut steps = prefetch::give_room(situation, &mut over);
+    over.retain(|_, excess| *excess > 0.0);
     if over.is_empty() {
         return steps;
     }
+    let mut parts: BTreeMap<NodeId, Parts> = over
+        .iter()
+        .map(|(node, excess)| (*node, kept_parts(situation, *node, *excess, wanted_bytes)))
+        .collect();
     for (target, output, holders) in idle_outputs(situation) {
-        let Some(node) = holders.iter().find(|node| over.get(node).is_some_and(|it| *it > 0.0))
-        else {
-            continue;
+        let table = &target.1.table;
+        // Less than nothing is left of the part of a table that has, or wants, more.
+        let has_more = |node: &NodeId| {
+            situation.shares.is_of_one() || parts[node].left(table, Round::Part) < -1.0
         };
+        let gives =
+            |node: &&NodeId| over.get(node).is_some_and(|excess| *excess > 0.0) && has_more(node);
+        let Some(node) = holders.iter().find(gives) else { continue };
         let view = &situation.nodes[node];
-        let wanted = wanted_bytes.get(node).copied().unwrap_or(0.0);
+        let wanted = wanted_sum(node);
         let memory = (view.memory_bytes as f64 + wanted) / view.memory_bytes_max as f64;
         let bytes = output.bytes as f64 / holders.len() as f64;
         for node in &holders {
             over.entry(*node).and_modify(|excess| *excess -= bytes);
+            parts.entry(*node).and_modify(|parts| parts.take(table, -bytes));
         }
         steps.push(drop_output(target, output, Reason::Unused { memory, limit }, bytes));
     }
     steps
+}
+
+/// What is left of the part of each table that has outputs on a node, or wants to, once there is room for as much
+/// as there is without the `excess`.
+fn kept_parts(
+    situation: &Situation<'_>,
+    node: NodeId,
+    excess: f64,
+    wanted_bytes: &Wanted,
+) -> Parts {
+    let mut had = situation.held.get(&node).cloned().unwrap_or_default();
+    for (table, bytes) in wanted_bytes.get(&node).into_iter().flatten() {
+        *had.entry(Arc::clone(table)).or_default() += bytes;
+    }
+    // Who has, or wants, more than the room that is left is dealt out for.
+    Parts::new(&Pot { left: -excess, had, wants: BTreeMap::new() }, &situation.shares)
 }
 
 /// Stored outputs without expected calls, the biggest first, with their holders.

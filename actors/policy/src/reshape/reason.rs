@@ -136,6 +136,28 @@ pub enum Reason {
         /// What the ledger shall measure of it.
         expected: Expected,
     },
+    /// Calls are expected, and rows are read from files each time.
+    Awaited {
+        /// Calls expected on the replica within the lead time.
+        calls: f64,
+        /// When the first is expected, in ms from now.
+        in_ms: f64,
+        /// Bytes that are missing in memory.
+        bytes: u64,
+        /// How long reading them takes, in ns.
+        read_ns: f64,
+    },
+    /// Nobody reads the rows, and memory is needed for what somebody is expected to ask for.
+    Unread {
+        /// For how long nobody did, in ms.
+        idle_ms: u64,
+        /// Calls that are expected; others are called already.
+        calls: f64,
+        /// Bytes that are lacking.
+        lacking: f64,
+        /// Where.
+        node: NodeId,
+    },
     /// Memory is short and nobody is expected to ask for the output.
     Unused {
         /// Share of a holder's memory in use or wanted for outputs that are needed.
@@ -285,6 +307,24 @@ impl fmt::Display for Reason {
                 duration(in_ms * 1e6),
                 duration(ns_per_row)
             ),
+            Self::Awaited { calls, in_ms, bytes, read_ns } => write!(
+                f,
+                "{calls:.1} calls expected, the first within {}; each reads {bytes} bytes from files, \
+                 which takes {}",
+                duration(in_ms * 1e6),
+                duration(read_ns)
+            ),
+            Self::Unread { idle_ms, calls, lacking, node } => {
+                let idle = duration(idle_ms as f64 * 1e6);
+                match calls < 0.01 {
+                    true => write!(f, "nobody read it for {idle} and nobody is expected to; ")?,
+                    false => write!(
+                        f,
+                        "nobody read it for {idle}, though {calls:.1} calls were expected; "
+                    )?,
+                }
+                write!(f, "{node} lacks {lacking:.0} bytes for what calls are expected on")
+            }
             Self::Unused { memory, limit } => write!(
                 f,
                 "no call expected this season; memory is {:.0} % taken or wanted, more than {:.0} %",

@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Basis, PlanState, Planned, Reason, churn};
-use crate::cluster::{ClusterView, NodeView, PartitionView, Step, TableView};
+use crate::budgets::{self, Shares};
+use crate::cluster::{ClusterView, NodeView, PartitionView, RowsView, Step, TableView};
 use crate::config::LoopConfig;
 use crate::control::Control;
 use crate::forecast::{Forecast, SeriesForecast};
@@ -71,6 +72,12 @@ pub(super) struct Situation<'a> {
     node_near_ms: BTreeMap<NodeId, f64>,
     /// What is stored, with what is expected of it; nothing if steps must not be taken ahead.
     pub(super) ahead: Ahead<'a>,
+    /// Rows of replicas that are read from files, as the view has them.
+    pub(super) rows: &'a BTreeMap<(PartitionId, NodeId), RowsView>,
+    /// What each table may use of what nodes have.
+    pub(super) shares: Shares,
+    /// Bytes of stored outputs on each node, by table; not told where there is one table.
+    pub(super) held: BTreeMap<NodeId, BTreeMap<Arc<str>, f64>>,
     /// Only tables that are controlled like this are planned for; repairs do not ask.
     pub(super) planning_for: Control,
     /// The tables of the view.
@@ -115,6 +122,7 @@ impl<'a> Situation<'a> {
             is_ending: false,
             control: state.controls.of(&id.table, config.control()),
         };
+        let shares = Shares::new(view, forecast, &state.controls, config);
         let looking = forecast.filter(|_| config.mode().looks_ahead());
         let mut situation = Self {
             parts: view.partitions.iter().map(part).collect(),
@@ -124,6 +132,9 @@ impl<'a> Situation<'a> {
             node_busy_ms: view.nodes.keys().map(|node| (*node, 0.0)).collect(),
             node_near_ms: view.nodes.keys().map(|node| (*node, 0.0)).collect(),
             ahead: Ahead::new(view, looking, &state.in_flight),
+            rows: &view.rows,
+            held: if shares.is_of_one() { BTreeMap::new() } else { budgets::held(view) },
+            shares,
             planning_for: Control::Auto,
             tables: &view.tables,
             reshaping: BTreeSet::new(),

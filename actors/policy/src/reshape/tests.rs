@@ -16,8 +16,10 @@ mod control;
 mod declared;
 mod exact;
 mod outputs;
+mod prefetch;
 mod shards;
 mod situation;
+mod tables;
 
 const MIB: u64 = 1 << 20;
 

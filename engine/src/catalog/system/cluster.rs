@@ -6,6 +6,7 @@ use std::sync::Arc;
 use foreshard_actors::ports::Cluster;
 use foreshard_actors::segment::Location;
 use foreshard_actors::table::TableStore;
+use foreshard_policy::budgets::{self, Shares};
 use foreshard_policy::ids::PartitionId;
 
 use crate::catalog::system::sheet::Sheet;
@@ -94,6 +95,10 @@ pub(super) fn replicas(engine: &Inner) -> Sheet {
             .iter()
             .flat_map(|(partition, nodes)| nodes.iter().map(move |node| (partition, *node)))
     };
+    let rows_of = |(partition, node): (&PartitionId, _)| {
+        let place = engine.members.place(node).ok();
+        place.and_then(|place| place.rows(partition)).unwrap_or_default()
+    };
     let held = |(partition, node): (&PartitionId, _)| {
         let place = engine.members.place(node);
         place.map_or((0, 0), |place| place.segments(partition))
@@ -105,6 +110,31 @@ pub(super) fn replicas(engine: &Inner) -> Sheet {
         .count("epoch", rows().map(|_| placement.epoch.0))
         .count("segments", rows().map(|row| held(row).0))
         .count("segments_resident", rows().map(|row| held(row).1))
+        .count("row_bytes", rows().map(|row| rows_of(row).bytes))
+        .count("row_bytes_in_files", rows().map(|row| rows_of(row).bytes_missing))
+}
+
+/// `system.budgets`: what each table has of what each node has, and what it may have while every table wants
+/// more.
+pub(super) fn budgets(engine: &Inner) -> Sheet {
+    let (view, config) = (engine.members.view(), engine.the_loop.config());
+    let forecast = engine.the_loop.forecast();
+    let controls = engine.the_loop.controls();
+    let spent = engine.the_loop.board().reshaping.load().background_spent.clone();
+    let shares = Shares::new(&view, Some(&forecast), &controls, &config);
+    let all = budgets::rows(&view, &shares, (&controls, &spent), &config);
+    let rows = || all.iter();
+    Sheet::default()
+        .text("node", rows().map(|row| row.node))
+        .text("table_name", rows().map(|row| &row.table))
+        .number("weight", rows().map(|row| row.budget.weight()))
+        .number("share_limit", rows().map(|row| row.budget.limit()))
+        .number("load_ms_per_s", rows().map(|row| row.share.load_ms))
+        .number("share", rows().map(|row| row.share.part.min(row.share.limit)))
+        .count("output_bytes", rows().map(|row| row.output_bytes as u64))
+        .count("output_bytes_share", rows().map(|row| row.output_bytes_share as u64))
+        .number("background_ms", rows().map(|row| row.background_ns / 1e6))
+        .number("background_ms_share", rows().map(|row| row.background_ns_share / 1e6))
 }
 
 /// `system.functions`.

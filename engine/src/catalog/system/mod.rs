@@ -32,8 +32,9 @@ const HISTORY: &str = "history";
 const CALLS: &str = "calls";
 
 /// Every other table with what makes it.
-const TABLES: [(&str, Make); 20] = [
+const TABLES: [(&str, Make); 21] = [
     ("announced", forecasts::announced),
+    ("budgets", cluster::budgets),
     ("colocated", history::colocated),
     ("controls", history::controls),
     ("decisions", history::decisions),

@@ -33,6 +33,7 @@ impl Members {
             store_policy: budget.store_policy,
             spill: self.spill.get().cloned(),
         }));
+        state.set_shares(self.shares.load_full());
         let handle = NodeHandle::start(Arc::clone(&state)).await.map_err(|error| {
             MemberError::Place(PlaceError::Node(foreshard_actors::node::NodeError::Start(error)))
         })?;
@@ -69,6 +70,7 @@ impl Members {
         }
         place.set_store_policy(self.store_policy());
         place.set_pins(&self.expressions.pins.all());
+        place.set_shares(&self.shares.load_full());
         for store in self.catalog.stores() {
             place.table_created(store.table()).await?;
         }

@@ -8,6 +8,7 @@ use foreshard_actors::node::Tables;
 use foreshard_actors::partition::{Fragment, Sign};
 use foreshard_actors::ports::{Cluster, NodeProvider, Outcome};
 use foreshard_actors::segment::Segment;
+use foreshard_policy::budgets::Shares;
 use foreshard_policy::cluster::{
     ClusterView, NodeView, OutputView, PartitionView, Step, TableView, fingerprint,
 };
@@ -81,9 +82,21 @@ impl Cluster for Members {
                 let output = OutputView { pinned, ..states };
                 view.outputs.insert((series, partition.clone()), output);
             }
+            let of_files = |node: &NodeId| {
+                let rows = members.get(node)?.place.rows(partition)?;
+                Some(((partition.clone(), *node), rows))
+            };
+            view.rows.extend(holders.iter().filter_map(of_files));
             view.partitions.insert(partition.clone(), PartitionView { holders, rows, bytes });
         }
         view
+    }
+
+    fn set_shares(&self, shares: &Arc<Shares>) {
+        self.shares.store(Arc::clone(shares));
+        for member in self.members.load().values() {
+            member.place.set_shares(shares);
+        }
     }
 
     async fn carry_out(&self, _epoch: Epoch, step: Step) -> Outcome {
@@ -119,6 +132,10 @@ impl Members {
             }
             Step::DropOutput { expression, partition, .. } => {
                 done(self.drop_outputs(Some(expression), &partition).await?)
+            }
+            Step::Prefetch { partition, node } => self.prefetch(&partition, node).await?,
+            Step::Release { partition, node } => {
+                done(self.member(node)?.place.release(&partition).await?)
             }
             Step::AddNode { node } => {
                 self.add_local(node).await?;

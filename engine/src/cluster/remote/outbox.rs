@@ -11,7 +11,7 @@ use url::Url;
 use super::{lock, tell};
 use crate::query::worker::process_id;
 use crate::serve::control::NodeClient;
-use crate::serve::control::messages::{CommitMessage, News, PinsMessage, Settings};
+use crate::serve::control::messages::{CommitMessage, News, PinsMessage, Settings, SharesMessage};
 
 /// Pause before news that did not arrive is sent again.
 const TELL_AGAIN: Duration = Duration::from_millis(500);
@@ -36,6 +36,7 @@ struct Waiting {
     ended: VecDeque<u64>,
     settings: Option<Settings>,
     pins: Option<PinsMessage>,
+    shares: Option<SharesMessage>,
 }
 
 impl Outbox {
@@ -52,6 +53,11 @@ impl Outbox {
     /// What is pinned.
     pub(super) fn pins(&self, pins: PinsMessage) {
         self.put(|waiting| waiting.pins = Some(pins));
+    }
+
+    /// Which part of what it has each table gets.
+    pub(super) fn shares(&self, shares: SharesMessage) {
+        self.put(|waiting| waiting.shares = Some(shares));
     }
 
     /// A query is over.
@@ -94,6 +100,7 @@ impl Outbox {
                 settings: waiting.settings,
                 is_dismissed: false,
                 pins: waiting.pins.clone(),
+                shares: waiting.shares.clone(),
             };
             let Err(error) = tell(client.clone(), &url, news).await else { continue };
             tracing::debug!(%url, code = error.code(), %error, "news not taken");
@@ -106,6 +113,7 @@ impl Outbox {
             self.put(|newer| {
                 newer.settings = newer.settings.or(waiting.settings);
                 newer.pins = newer.pins.take().or(waiting.pins);
+                newer.shares = newer.shares.take().or(waiting.shares);
             });
         }
     }

@@ -303,7 +303,8 @@ fn held(replica: &ReplicaMessage) -> datafusion::common::Result<Held> {
         .map(super::messages::PartialMessage::held)
         .collect::<Result<_, _>>()?;
     let (segments, resident) = (replica.segments, replica.resident);
-    Ok((partition, RemoteReplica { segments, resident, outputs, partials }))
+    let rows = replica.rows.map(Into::into);
+    Ok((partition, RemoteReplica { segments, resident, rows, outputs, partials }))
 }
 
 struct Service(Arc<Roster>);

@@ -2,6 +2,7 @@
 
 mod commit;
 mod held;
+mod rows;
 mod stored;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use prost::Message;
 
 pub use commit::{CommitMessage, KeptMessage, RewrittenMessage};
 pub use held::{OutputMessage, PartialMessage, PinsMessage, ReplicaMessage};
+pub use rows::{RowsMessage, RowsRequest, SharesMessage};
 pub use stored::{
     AdoptRequest, AdoptStateRequest, OutputReply, OutputRequest, StateMessage, StateReply,
     StateRequest, ValuesMessage,
@@ -172,6 +174,9 @@ pub struct News {
     /// What is pinned, if that changed.
     #[prost(message, optional, tag = "6")]
     pub pins: Option<PinsMessage>,
+    /// Which part of what it has each table gets, if that changed.
+    #[prost(message, optional, tag = "7")]
+    pub shares: Option<SharesMessage>,
 }
 
 /// A table that the node must be able to read.

@@ -122,6 +122,7 @@ fn replicas(node: &NodeState) -> Vec<ReplicaMessage> {
     let mut replicas = vec![];
     for (partition, handle) in node.replicas().iter() {
         let view = handle.replica.view();
+        let rows = handle.replica.rows(node.read_cost(), node.clock.monotonic_ns());
         let resident = view.segments.values().filter(|held| held.rows.is_some()).count();
         replicas.push(ReplicaMessage {
             partition: Some(partition.into()),
@@ -129,6 +130,7 @@ fn replicas(node: &NodeState) -> Vec<ReplicaMessage> {
             resident: resident as u64,
             outputs: HeldOutput::list(&view).iter().map(OutputMessage::new).collect(),
             partials: HeldPartial::list(&view).iter().map(PartialMessage::new).collect(),
+            rows: rows.map(Into::into),
         });
     }
     replicas

@@ -21,8 +21,8 @@ use super::generated::node_server::Node;
 use super::messages::{
     AdoptRequest, AdoptStateRequest, CommitMessage, Computed, Done, DropOutputsRequest, Dropped,
     ExpressionMessage, News, OpenRequest, OutputReply, OutputRequest, PartitionMessage,
-    PrecomputeRequest, RewrittenMessage, Settings, StateMessage, StateReply, StateRequest,
-    TableMessage, TableName, ValuesMessage, fingerprint, given,
+    PrecomputeRequest, RewrittenMessage, RowsRequest, Settings, StateMessage, StateReply,
+    StateRequest, TableMessage, TableName, ValuesMessage, fingerprint, given,
 };
 use super::tables::NodeTables;
 use crate::cluster::{LocalNode, MemberError, Place};
@@ -180,6 +180,9 @@ impl Node for Service {
             let pinned = pins.pinned().map_err(status)?;
             self.node.handle.state.expressions.pins.change(|now| now.clone_from(&pinned));
         }
+        if let Some(shares) = news.shares {
+            self.node.set_shares(&Arc::new(shares.shares().map_err(status)?));
+        }
         for commit in news.commits {
             self.committed(commit).map_err(status)?;
         }
@@ -220,13 +223,7 @@ impl Node for Service {
         request: Request<PrecomputeRequest>,
     ) -> Result<Response<Computed>, Status> {
         Ok(Response::new(match self.compute(request.into_inner()).await {
-            Ok(Outcome::Done { rows, bytes, ns }) => {
-                Computed { rows, bytes, ns, ..Computed::default() }
-            }
-            Ok(Outcome::Reshaped { bytes, .. }) => Computed { bytes, ..Computed::default() },
-            Ok(Outcome::Failed { code, reason }) => {
-                Computed { code: code.to_owned(), reason, ..Computed::default() }
-            }
+            Ok(outcome) => outcome.into(),
             Err(error) => {
                 let error = EngineError::from(error);
                 let (code, reason) = (error.code().to_owned(), error.to_string());
@@ -257,6 +254,18 @@ impl Node for Service {
     ) -> Result<Response<Done>, Status> {
         self.take_state(request.into_inner()).await.map_err(status)?;
         Ok(Response::new(Done {}))
+    }
+
+    async fn set_rows(&self, request: Request<RowsRequest>) -> Result<Response<Computed>, Status> {
+        let RowsRequest { partition, in_memory } = request.into_inner();
+        let partition = given(partition, "partition").map_err(status)?.id();
+        if in_memory {
+            return Ok(Response::new(self.node.prefetch(&partition).await.into()));
+        }
+        let released = self.node.release(&partition).await;
+        let bytes =
+            released.map_err(|error| Status::unavailable(format!("[{}] {error}", error.code())))?;
+        Ok(Response::new(Computed { bytes, ..Computed::default() }))
     }
 
     async fn drop_outputs(

@@ -58,6 +58,13 @@ impl<'a> Ahead<'a> {
         self.forecast.is_none()
     }
 
+    /// Series that may be acted on ahead, each of a partition and a function.
+    pub(in crate::reshape) fn series(&self) -> impl Iterator<Item = &'a SeriesForecast> {
+        let forecast = self.forecast;
+        let all = forecast.into_iter().flat_map(|forecast| &forecast.series);
+        all.filter(move |series| forecast.is_some_and(|it| it.may_act_on(series)))
+    }
+
     /// Outputs that are `wanted` and of which something is expected, sorted by target.
     pub(in crate::reshape) fn known<'s>(
         &'s self,

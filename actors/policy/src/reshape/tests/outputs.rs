@@ -79,7 +79,7 @@ fn a_node_in_debt_computes_nothing_until_it_is_paid() {
     let mut scene = scarce();
     let mut budget = BackgroundBudget::default();
     budget.refill([NodeId(0)], &scene.config);
-    budget.charge(NodeId(0), 1.2e9);
+    budget.charge(NodeId(0), &"trades".into(), 1.2e9);
     let mut idle = 0;
     loop {
         scene.state.background_ns = budget.free_ns().clone();

@@ -6,7 +6,7 @@ use foreshard_actors::pins::Pinned;
 use foreshard_policy::ids::{ExpressionId, SegmentId};
 use prost::Message;
 
-use super::{PartitionMessage, fingerprint, given};
+use super::{PartitionMessage, RowsMessage, fingerprint, given};
 use crate::cluster::{HeldOutput, HeldPartial};
 use crate::query::codec::FragmentTicket;
 
@@ -28,6 +28,9 @@ pub struct ReplicaMessage {
     /// Stored states of partial aggregates.
     #[prost(message, repeated, tag = "5")]
     pub partials: Vec<PartialMessage>,
+    /// What it has of rows that are in files; none if none are.
+    #[prost(message, optional, tag = "6")]
+    pub rows: Option<RowsMessage>,
 }
 
 /// What people want kept.

@@ -1,0 +1,471 @@
+//! What each table may use of what a node has: background time, memory for outputs, bytes that come to it, and
+//! permits.
+//!
+//! A budget is dealt out by weight, and what a table does not want is left to others. The weight is the load
+//! that is expected of the table, times what people say.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::ClusterView;
+use crate::config::{ConfigError, LoopConfig};
+use crate::control::Controls;
+use crate::forecast::Forecast;
+use crate::ids::{NodeId, PartitionId};
+
+/// Part of each budget that is dealt out evenly, whatever is expected: no table goes without.
+const EVEN_PART: f64 = 0.2;
+
+/// Least and most weight that people can give a table.
+const WEIGHT: (f64, f64) = (0.01, 100.0);
+
+/// Least and most part of a budget that people can limit a table to.
+const LIMIT: (f64, f64) = (0.0, 1.0);
+
+/// What people gave a table.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "RawTableBudget", into = "RawTableBudget")]
+pub struct TableBudget {
+    weight: f64,
+    limit: f64,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RawTableBudget {
+    weight: f64,
+    limit: f64,
+}
+
+impl Default for RawTableBudget {
+    fn default() -> Self {
+        Self { weight: 1.0, limit: 1.0 }
+    }
+}
+
+impl From<TableBudget> for RawTableBudget {
+    fn from(TableBudget { weight, limit }: TableBudget) -> Self {
+        Self { weight, limit }
+    }
+}
+
+impl TryFrom<RawTableBudget> for TableBudget {
+    type Error = ConfigError;
+
+    fn try_from(RawTableBudget { weight, limit }: RawTableBudget) -> Result<Self, ConfigError> {
+        Self::default().with_weight(weight)?.with_limit(limit)
+    }
+}
+
+impl Default for TableBudget {
+    fn default() -> Self {
+        Self { weight: 1.0, limit: 1.0 }
+    }
+}
+
+impl TableBudget {
+    /// What its expected load is multiplied with.
+    #[must_use]
+    pub fn weight(self) -> f64 {
+        self.weight
+    }
+
+    /// The part of each budget that it never gets more than.
+    #[must_use]
+    pub fn limit(self) -> f64 {
+        self.limit
+    }
+
+    /// The same with another weight.
+    ///
+    /// # Errors
+    /// [`ConfigError::Bound`] if it is not within 0.01 to 100.
+    pub fn with_weight(self, weight: f64) -> Result<Self, ConfigError> {
+        within("weight", weight, WEIGHT).map(|weight| Self { weight, ..self })
+    }
+
+    /// The same with another limit.
+    ///
+    /// # Errors
+    /// [`ConfigError::Bound`] if it is not within 0 to 1.
+    pub fn with_limit(self, limit: f64) -> Result<Self, ConfigError> {
+        within("limit", limit, LIMIT).map(|limit| Self { limit, ..self })
+    }
+}
+
+fn within(key: &str, value: f64, (low, high): (f64, f64)) -> Result<f64, ConfigError> {
+    if (low..=high).contains(&value) {
+        return Ok(value);
+    }
+    let (key, value, bound) =
+        (format!("budget {key}"), value.to_string(), format!("{low} to {high}"));
+    Err(ConfigError::Bound { key, value, bound })
+}
+
+/// Who wants how much of a budget.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Claim {
+    /// Part of the budget, compared with other claims; above zero.
+    pub weight: f64,
+    /// How much of the whole budget it may get at most, 0 to 1.
+    pub limit: f64,
+    /// How much is wanted.
+    pub wants: f64,
+}
+
+/// Deals `total` out: each gets what it wants, or its part by weight of what those leave who want less.
+///
+/// Nothing is left while somebody wants more and may have it, and nobody gets more than it wants or may have.
+///
+/// # Cost
+/// `O(n log n)` for `n` claims.
+///
+/// # Source
+/// Weighted max-min fairness (Bertsekas and Gallager, Data Networks, 1992, section 6.5.2).
+#[must_use]
+pub fn deal(total: f64, claims: &[Claim]) -> Vec<f64> {
+    let total = total.max(0.0);
+    let most = |claim: &Claim| claim.wants.min(claim.limit * total).max(0.0);
+    let weight = |claim: &Claim| claim.weight.max(f64::MIN_POSITIVE);
+    let mut order: Vec<usize> = (0..claims.len()).collect();
+    order.sort_by(|a, b| {
+        let level = |at: &usize| most(&claims[*at]) / weight(&claims[*at]);
+        level(a).total_cmp(&level(b)).then(a.cmp(b))
+    });
+    let (mut left, mut weights) = (total, claims.iter().map(weight).sum::<f64>());
+    let mut dealt = vec![0.0; claims.len()];
+    for at in order {
+        let claim = &claims[at];
+        let part = if weights > 0.0 { left * (weight(claim) / weights).min(1.0) } else { left };
+        dealt[at] = most(claim).min(part);
+        left -= dealt[at];
+        weights -= weight(claim);
+    }
+    dealt
+}
+
+/// The part of one table.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Share {
+    /// Load that is expected, in busy ms per s.
+    pub load_ms: f64,
+    /// Part of each budget while every table wants more, 0 to 1. Of all tables together 1.
+    pub part: f64,
+    /// Part that it never gets more than.
+    pub limit: f64,
+}
+
+/// The parts of all tables.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Shares {
+    tables: BTreeMap<Arc<str>, Share>,
+}
+
+impl Shares {
+    /// The parts by the load that is expected within `precompute.lead-ticks` where the forecast may be acted
+    /// on, and elsewhere by that of the last ticks.
+    #[must_use]
+    pub fn new(
+        view: &ClusterView,
+        forecast: Option<&Forecast>,
+        controls: &Controls,
+        config: &LoopConfig,
+    ) -> Self {
+        let mut loads: BTreeMap<&Arc<str>, f64> = BTreeMap::new();
+        for partition in view.partitions.keys() {
+            if loads.last_key_value().is_none_or(|(last, _)| **last != partition.table) {
+                loads.entry(&partition.table).or_default();
+            }
+        }
+        let lead = config.precompute().lead_ticks();
+        let span_ns = config.tick_ns() * lead as f64;
+        let looks_ahead = config.mode().looks_ahead();
+        let series = forecast.map(|it| it.series.as_slice()).unwrap_or_default();
+        for run in series.chunk_by(|a, b| a.key.partition.table == b.key.partition.table) {
+            let Some(load) = loads.get_mut(&run[0].key.partition.table) else { continue };
+            for series in run {
+                let ahead = looks_ahead && forecast.is_some_and(|it| it.may_act_on(series));
+                let now = || series.calls_now * lead as f64;
+                let calls = if ahead { series.expected_calls(lead) } else { now() };
+                *load += calls * series.ns_per_call / span_ns * 1e3;
+            }
+        }
+        let of = |(table, load): (&Arc<str>, f64)| (Arc::clone(table), load);
+        Self::of_loads(loads.into_iter().map(of).collect(), controls)
+    }
+
+    /// The parts by loads in busy ms per s.
+    fn of_loads(loads: BTreeMap<Arc<str>, f64>, controls: &Controls) -> Self {
+        let (count, sum) = (loads.len() as f64, loads.values().sum::<f64>());
+        let weight = |(table, load): (&Arc<str>, &f64)| {
+            let by_load = if sum > 0.0 { load / sum } else { 1.0 / count };
+            let part = EVEN_PART / count + (1.0 - EVEN_PART) * by_load;
+            part * controls.budget(table).weight()
+        };
+        let weights: Vec<f64> = loads.iter().map(weight).collect();
+        let all: f64 = weights.iter().sum();
+        let share = |((table, load_ms), weight): ((Arc<str>, f64), f64)| {
+            let limit = controls.budget(&table).limit();
+            (table, Share { load_ms, part: weight / all, limit })
+        };
+        Self { tables: loads.into_iter().zip(weights).map(share).collect() }
+    }
+
+    /// The tables, each with its part.
+    #[must_use]
+    pub fn tables(&self) -> &BTreeMap<Arc<str>, Share> {
+        &self.tables
+    }
+
+    /// Whether all there is belongs to one table, without a limit: then nothing need be dealt out.
+    #[must_use]
+    pub fn is_of_one(&self) -> bool {
+        self.tables.len() < 2 && self.tables.values().all(|share| share.limit >= 1.0)
+    }
+
+    /// Whether others are worth telling: tables came or went, or a part or a limit changed by a hundredth of
+    /// the whole.
+    #[must_use]
+    pub fn differs(&self, other: &Self) -> bool {
+        let near = |a: f64, b: f64| (a - b).abs() < 0.01;
+        let same = |a: &Share, b: &Share| near(a.part, b.part) && near(a.limit, b.limit);
+        let mut pairs = self.tables.iter().zip(&other.tables);
+        let all_same = pairs.all(|((table, a), (of, b))| table == of && same(a, b));
+        self.tables.len() != other.tables.len() || !all_same
+    }
+
+    /// The part of a table; that of the least if it is not known.
+    #[must_use]
+    pub fn of(&self, table: &str) -> Share {
+        let least = || self.tables.values().map(|share| share.part).fold(1.0, f64::min);
+        let unknown = || Share { load_ms: 0.0, part: least(), limit: 1.0 };
+        self.tables.get(table).copied().unwrap_or_else(unknown)
+    }
+
+    /// Deals a budget out by what each table wants of it.
+    #[must_use]
+    pub fn deal(&self, total: f64, wants: &BTreeMap<Arc<str>, f64>) -> BTreeMap<Arc<str>, f64> {
+        let claim = |(table, wants): (&Arc<str>, &f64)| {
+            let Share { part: weight, limit, .. } = self.of(table);
+            Claim { weight, limit, wants: *wants }
+        };
+        let claims: Vec<Claim> = wants.iter().map(claim).collect();
+        wants.keys().cloned().zip(deal(total, &claims)).collect()
+    }
+}
+
+/// Which table lets bytes go for an offer of `bytes` on `table`, and how many at most: the one that has most
+/// above its part, if the other has less than its own with what it is offered. `room` is what all tables may
+/// have together, `held` what each has.
+#[must_use]
+pub fn gives_way(
+    shares: &Shares,
+    room: f64,
+    held: &BTreeMap<Arc<str>, f64>,
+    (table, bytes): (&Arc<str>, f64),
+) -> Option<(Arc<str>, f64)> {
+    let mut wants = held.clone();
+    *wants.entry(Arc::clone(table)).or_default() += bytes;
+    let parts = shares.deal(room, &wants);
+    // What it would have then is within its part.
+    if parts.get(table)? + 1.0 < *wants.get(table)? {
+        return None;
+    }
+    let excess = held.iter().filter(|(other, _)| *other != table).map(|(other, held)| {
+        let part = parts.get(other).copied().unwrap_or(0.0);
+        (Arc::clone(other), held - part)
+    });
+    excess.max_by(|a, b| a.1.total_cmp(&b.1)).filter(|(_, excess)| *excess >= 1.0)
+}
+
+/// What one table has and may have on one node, for reading.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BudgetRow {
+    /// The node.
+    pub node: NodeId,
+    /// The table.
+    pub table: Arc<str>,
+    /// What people gave it.
+    pub budget: TableBudget,
+    /// Its part.
+    pub share: Share,
+    /// Bytes of its stored outputs and states on the node, if all holders of a partition have the same.
+    pub output_bytes: f64,
+    /// Bytes that it may have while every table wants more.
+    pub output_bytes_share: f64,
+    /// Background nanoseconds that were spent for it of late: about those of the last lead.
+    pub background_ns: f64,
+    /// Background nanoseconds of as many ticks while every table wants more.
+    pub background_ns_share: f64,
+}
+
+/// Background nanoseconds that were spent of late, by node and table.
+pub type Spent = BTreeMap<NodeId, BTreeMap<Arc<str>, f64>>;
+
+/// What each table has and may have, node by node.
+#[must_use]
+pub fn rows(
+    view: &ClusterView,
+    shares: &Shares,
+    (controls, spent): (&Controls, &Spent),
+    config: &LoopConfig,
+) -> Vec<BudgetRow> {
+    let held = held(view);
+    let lead = config.precompute().lead_ticks() as f64;
+    let background_ns = config.precompute().budget_share() * config.tick_ns() * lead;
+    let row = |node: NodeId, memory_bytes_max: u64, (table, share): (&Arc<str>, &Share)| {
+        let part = share.part.min(share.limit);
+        let of = |all: Option<&BTreeMap<Arc<str>, f64>>| {
+            all.and_then(|of_node| of_node.get(table)).copied().unwrap_or(0.0)
+        };
+        BudgetRow {
+            node,
+            table: Arc::clone(table),
+            budget: controls.budget(table),
+            share: *share,
+            output_bytes: of(held.get(&node)),
+            output_bytes_share: part * memory_bytes_max as f64,
+            background_ns: of(spent.get(&node)),
+            background_ns_share: part * background_ns,
+        }
+    };
+    let of_node = |(node, max): (NodeId, u64)| {
+        shares.tables.iter().map(move |of_table| row(node, max, of_table))
+    };
+    view.nodes.iter().map(|(node, view)| (*node, view.memory_bytes_max)).flat_map(of_node).collect()
+}
+
+/// Bytes of stored outputs and states on each node, by table: a partition's evenly on its holders.
+#[must_use]
+pub fn held(view: &ClusterView) -> BTreeMap<NodeId, BTreeMap<Arc<str>, f64>> {
+    let ids: Vec<&PartitionId> = view.partitions.keys().collect();
+    let mut bytes = vec![0.0; ids.len()];
+    let mut next = 0;
+    for ((_, partition), output) in view.outputs.iter().filter(|(_, output)| output.bytes > 0) {
+        // There may be a million: mostly one is of the partition after that of the one before.
+        let is_next = ids.get(next) == Some(&partition);
+        let place = if is_next { Ok(next) } else { ids.binary_search(&partition) };
+        let Ok(place) = place else { continue };
+        bytes[place] += output.bytes as f64;
+        next = place + 1;
+    }
+    let mut all: BTreeMap<NodeId, BTreeMap<Arc<str>, f64>> = BTreeMap::new();
+    let stored = view.partitions.iter().zip(bytes).filter(|(_, bytes)| *bytes > 0.0);
+    for ((partition, of), bytes) in stored {
+        for node in &of.holders {
+            let of_node = all.entry(*node).or_default();
+            let sum = of_node.entry(Arc::clone(&partition.table)).or_default();
+            *sum += bytes / of.holders.len() as f64;
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn claim(weight: f64, limit: f64, wants: f64) -> Claim {
+        Claim { weight, limit, wants }
+    }
+
+    fn shares(loads: &[(&str, f64)], controls: &Controls) -> Shares {
+        let loads = loads.iter().map(|(table, load)| (Arc::from(*table), *load)).collect();
+        Shares::of_loads(loads, controls)
+    }
+
+    #[test]
+    fn each_gets_its_part_and_what_one_does_not_want_goes_to_the_others() {
+        let all = [claim(3.0, 1.0, 1e9), claim(1.0, 1.0, 1e9)];
+        assert_eq!(deal(100.0, &all), [75.0, 25.0]);
+        assert_eq!(deal(100.0, &[claim(3.0, 1.0, 15.0), all[1]]), [15.0, 85.0]);
+        assert_eq!(deal(100.0, &[claim(3.0, 0.4, 1e9), all[1]]), [40.0, 60.0], "it is limited");
+        let limited = claim(1.0, 0.2, 1e9);
+        assert_eq!(deal(100.0, &[limited, limited]), [20.0, 20.0], "and the rest is nobody's");
+        assert_eq!(deal(-1.0, &all), [0.0, 0.0]);
+        assert_eq!(deal(1.0, &[]), Vec::<f64>::new());
+    }
+
+    #[test]
+    fn the_expected_load_tells_the_part_and_no_table_goes_without() {
+        let mut controls = Controls::default();
+        let by_load = shares(&[("a", 300.0), ("b", 100.0), ("c", 0.0)], &controls);
+        let part = |shares: &Shares, table: &str| (shares.of(table).part * 1e3).round();
+        assert_eq!(["a", "b", "c"].map(|it| part(&by_load, it)), [667.0, 267.0, 67.0]);
+        assert_eq!(part(&by_load, "new"), 67.0);
+        let idle = shares(&[("a", 0.0), ("b", 0.0)], &controls);
+        assert_eq!(part(&idle, "a"), 500.0);
+        controls.set_budget("c", TableBudget::default().with_weight(10.0).unwrap());
+        let by_people = shares(&[("a", 300.0), ("b", 100.0), ("c", 0.0)], &controls);
+        assert_eq!(part(&by_people, "c"), 417.0);
+        let wants = [("a".into(), 10.0), ("c".into(), 90.0)].into();
+        assert_eq!(by_load.deal(100.0, &wants)["c"], 90.0, "b wants nothing");
+    }
+
+    #[test]
+    fn who_has_more_than_its_part_gives_way_to_who_has_less_and_to_nobody_else() {
+        let even = shares(&[("a", 1.0), ("b", 1.0), ("c", 1.0)], &Controls::default());
+        let of = |a: f64, b: f64, c: f64| -> BTreeMap<Arc<str>, f64> {
+            [("a".into(), a), ("b".into(), b), ("c".into(), c)].into()
+        };
+        let gives = |held: BTreeMap<Arc<str>, f64>, table: &str, bytes: f64| {
+            let given = gives_way(&even, 90.0, &held, (&table.into(), bytes));
+            given.map(|(table, bytes)| (table.to_string(), bytes.round()))
+        };
+        assert_eq!(gives(of(60.0, 20.0, 10.0), "c", 5.0), Some(("a".into(), 5.0)));
+        assert_eq!(gives(of(60.0, 20.0, 10.0), "a", 5.0), None, "it has more than its part");
+        assert_eq!(gives(of(30.0, 30.0, 30.0), "c", 5.0), None, "nobody has more than its part");
+        assert_eq!(
+            gives(of(30.0, 40.0, 20.0), "c", 15.0),
+            None,
+            "it would have more than its part"
+        );
+        assert_eq!(
+            gives(of(90.0, 0.0, 0.0), "c", 40.0),
+            Some(("a".into(), 40.0)),
+            "b wants nothing"
+        );
+        assert_eq!(gives(of(90.0, 0.0, 0.0), "c", 50.0), None, "more than half at once");
+    }
+
+    #[test]
+    fn what_people_give_a_table_has_bounds_also_in_a_file() {
+        let budget = TableBudget::default();
+        let error = |result: Result<TableBudget, ConfigError>| result.unwrap_err().to_string();
+        assert_eq!(error(budget.with_weight(0.0)), "budget weight is 0; it must be 0.01 to 100");
+        assert_eq!(error(budget.with_limit(f64::NAN)), "budget limit is NaN; it must be 0 to 1");
+        let half = budget.with_limit(0.5).unwrap();
+        let text = serde_json::to_string(&half).unwrap();
+        assert_eq!(serde_json::from_str::<TableBudget>(&text).unwrap(), half);
+        assert!(serde_json::from_str::<TableBudget>(r#"{"weight":0}"#).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_left_while_somebody_may_have_more_and_nobody_gets_less_than_its_part(
+            total in 0.0..1e6,
+            claims in prop::collection::vec((0.01..100.0, 0.0..1.0, 0.0..1e6), 1..12),
+        ) {
+            let claims: Vec<Claim> =
+                claims.into_iter().map(|(weight, limit, wants)| claim(weight, limit, wants)).collect();
+            let dealt = deal(total, &claims);
+            let weights: f64 = claims.iter().map(|claim| claim.weight).sum();
+            let slack = 1e-6 * (total + 1.0);
+            let most = |claim: &Claim| claim.wants.min(claim.limit * total);
+            let sum: f64 = dealt.iter().sum();
+            prop_assert!(sum <= total + slack);
+            let all_have_all =
+                claims.iter().zip(&dealt).all(|(claim, got)| *got >= most(claim) - slack);
+            prop_assert!(sum >= total - slack || all_have_all);
+            for (claim, got) in claims.iter().zip(&dealt) {
+                prop_assert!(*got <= most(claim) + slack);
+                let part = total * claim.weight / weights;
+                prop_assert!(*got >= most(claim).min(part) - slack, "less than its part");
+            }
+        }
+    }
+}
