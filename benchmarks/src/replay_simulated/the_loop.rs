@@ -208,6 +208,7 @@ impl TheLoop {
             changed: self.changed.clone(),
             traded: self.traded.clone(),
             background_ns: self.budget.free_ns().clone(),
+            background_spent: self.budget.spent().clone(),
             avoided: self.ledger.avoided(told.at),
             moved: self.moved.clone(),
             trust: self.ledger.trust().now(),
@@ -233,11 +234,11 @@ impl TheLoop {
         }
         let Planned { step, worth, .. } = planned;
         if let Step::Precompute { partition, .. } = &step
-            && let Some(partition) = view.partitions.get(partition)
+            && let Some(seen) = view.partitions.get(partition)
         {
-            let holders: Vec<NodeId> = partition.holders.iter().copied().collect();
+            let holders: Vec<NodeId> = seen.holders.iter().copied().collect();
             let each_ns = worth.cost_ns / holders.len().max(1) as f64;
-            holders.iter().for_each(|node| self.budget.charge(*node, each_ns));
+            holders.iter().for_each(|node| self.budget.charge(*node, &partition.table, each_ns));
             self.charged.insert(id, (holders, each_ns));
         }
         self.in_flight.insert(id, step.clone());
@@ -249,9 +250,11 @@ impl TheLoop {
         let Some(step) = self.in_flight.remove(&id) else { return };
         if let Some((holders, charged_ns)) = self.charged.remove(&id)
             && let Outcome::Done { ns, .. } = &outcome
+            && let Some(partition) = step.partition()
         {
+            let table = &partition.table;
             let over_ns = *ns as f64 / holders.len().max(1) as f64 - charged_ns;
-            holders.into_iter().for_each(|node| self.budget.charge(node, over_ns));
+            holders.into_iter().for_each(|node| self.budget.charge(node, table, over_ns));
         }
         if let Some(partition) = step.partition_moved() {
             self.changed.insert(partition.clone(), self.tick);
