@@ -50,7 +50,8 @@ fn group(controls: &Controls, names: &[Arc<str>]) -> BTreeSet<Arc<str>> {
 fn check(session: &Session, group: &BTreeSet<Arc<str>>) -> Result<(), ControlError> {
     let Some(first) = group.first() else { return Ok(()) };
     let refused = |table: &Arc<str>, why: String| {
-        Err(ControlError::NotAlike { table: Arc::clone(table), other: Arc::clone(first), why })
+        let other = group.iter().find(|other| *other != table).unwrap_or(table);
+        Err(ControlError::NotAlike { table: Arc::clone(table), other: Arc::clone(other), why })
     };
     if group.len() < 2 {
         return refused(first, "one table alone belongs together with itself".to_owned());
@@ -60,8 +61,8 @@ fn check(session: &Session, group: &BTreeSet<Arc<str>>) -> Result<(), ControlErr
         let Ok(store) = store(session, name) else { continue };
         let layout = &store.snapshot().layout;
         let Some(kind) = key_kind(layout, &store.table().schema) else {
-            let why = "its rows are not partitioned by keys of one order (floats have two zeros)";
-            return refused(name, format!("{name} has no key that can be compared: {why}"));
+            let why = "it is not partitioned by keys that have one order (floats have two zeros)";
+            return refused(name, why.to_owned());
         };
         let first_kind = first_kind.get_or_insert_with(|| kind.clone());
         if *first_kind != kind {

@@ -115,7 +115,7 @@ fn tables_that_cannot_hold_the_same_keys_are_refused_and_told_why() {
         rig.ask(&create("ranges", "k BIGINT", range)).await.unwrap();
         for (call, says) in [
             ("colocate('t', 'w')", "partitions: t has 4, w has 3"),
-            ("colocate('t', 'text')", "partitioned by hash of Int64"),
+            ("colocate('t', 'text')", "hash of Utf8View, the other by hash of Int64"),
             ("colocate('t', 'ranges')", "range of Int64"),
             ("colocate('t', 'floats')", "two zeros"),
             ("colocate('t', 't')", "one table alone"),
