@@ -2,6 +2,7 @@
 
 mod announced;
 mod control;
+mod members;
 mod plans;
 mod rig;
 
@@ -51,7 +52,7 @@ async fn ticks_go_by_the_clock_unless_they_go_by_hand() {
 #[tokio::test(start_paused = true)]
 async fn members_know_the_calendar_where_ticks_go_by_the_clock() {
     for (ticks, knows) in [(Ticks::ByClock, true), (Ticks::ByHand, false)] {
-        let (members, seen) = rig::watching_member();
+        let (members, seen) = members::watching_member();
         let rig = Rig::start(|args| (args.ticks, args.members) = (ticks, members)).await;
         rig.handle.calls().offer(calls(0, 1));
         rig.handle.tick().await.unwrap();
@@ -116,7 +117,7 @@ async fn calls_for_a_monitor_that_is_dead_are_dropped_and_counted_and_a_tick_say
 
 #[tokio::test(start_paused = true)]
 async fn a_member_that_fails_is_left_out_and_forecasts_go_on() {
-    let rig = Rig::start(|args| args.members = rig::failing_member(false)).await;
+    let rig = Rig::start(|args| args.members = members::failing_member(false)).await;
     rig.tick_hot(0, 10).await;
     assert_eq!(rig.handle.forecast().at, Tick(10));
     assert_eq!(rig.handle.restarts(Role::Predictor), 0);
@@ -124,7 +125,7 @@ async fn a_member_that_fails_is_left_out_and_forecasts_go_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_member_that_panics_costs_the_predictor_and_nobody_else() {
-    let rig = Rig::start(|args| args.members = rig::failing_member(true)).await;
+    let rig = Rig::start(|args| args.members = members::failing_member(true)).await;
     for _ in 0..3 {
         rig.tick_hot(0, 1).await;
     }
@@ -138,7 +139,7 @@ async fn a_member_that_panics_costs_the_predictor_and_nobody_else() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_a_member_that_learns_and_a_shutdown_keeps_what_it_learned() {
-    let (members, gate) = rig::slow_member();
+    let (members, gate) = members::slow_member();
     let rig = Rig::start(|args| args.members = members).await;
     let first = rig.handle.clone();
     let held_up = async move { first.tick().await };
@@ -178,7 +179,7 @@ impl Outlook for Noted {
 
 #[tokio::test(start_paused = true)]
 async fn planners_are_told_the_last_forecast_carried_on_as_long_as_the_next_one_takes() {
-    let (members, gate) = rig::member_slow_to_forecast();
+    let (members, gate) = members::member_slow_to_forecast();
     let noted = Arc::new(Noted::default());
     let rig = Rig::start(|args| {
         args.members = members;
@@ -211,7 +212,7 @@ async fn planners_are_told_the_last_forecast_carried_on_as_long_as_the_next_one_
 
 #[tokio::test(start_paused = true)]
 async fn without_forecasts_repairs_go_on_after_two_ticks() {
-    let rig = Rig::start(|args| args.members = rig::failing_member(true)).await;
+    let rig = Rig::start(|args| args.members = members::failing_member(true)).await;
     rig.cluster.lose(0);
     rig.tick_hot(0, 2).await;
     assert!(rig.cluster.sent().is_empty());
@@ -227,7 +228,7 @@ async fn after_a_restart_forecasts_are_waited_for_as_long_as_at_the_first_start(
     rig.handle.shutdown().await.unwrap();
     let failing = |args: &mut LoopArgs| {
         *args = args.clone().in_folder(folder.path());
-        args.members = rig::failing_member(true);
+        args.members = members::failing_member(true);
     };
     let rig = Rig::start(failing).await;
     rig.cluster.lose(0);
@@ -392,7 +393,7 @@ async fn the_lstm_learns_within_the_loop_and_its_weights_survive_the_predictor()
 
 #[tokio::test(start_paused = true)]
 async fn an_actor_that_cannot_be_started_is_tried_again_with_growing_pauses() {
-    let rig = Rig::start(|args| args.members = rig::members_that_fail_on(2..=4)).await;
+    let rig = Rig::start(|args| args.members = members::members_that_fail_on(2..=4)).await;
     rig.handle.kill(Role::Predictor);
     let start = tokio::time::Instant::now();
     rig.until(|handle| handle.restarts(Role::Predictor) == 1).await;

@@ -119,7 +119,7 @@ async fn every_member_says_how_it_stands() {
     let naive = fits.iter().find(|fit| fit.standing.member == "naive").unwrap();
     assert!((naive.standing.scaled_loss.unwrap() - 1.0).abs() < 1e-9, "{naive:?}");
     assert!(fits.iter().all(|fit| fit.error.is_none()));
-    let broken = Rig::start(|args| args.members = super::rig::failing_member(false)).await;
+    let broken = Rig::start(|args| args.members = super::members::failing_member(false)).await;
     play(&broken, &clock, &[4]).await;
     let fits = broken.handle.fits();
     let error = fits.iter().find_map(|fit| fit.error.as_deref());
