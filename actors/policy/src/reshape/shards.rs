@@ -189,7 +189,7 @@ fn merge(situation: &Situation<'_>, table: &TableView, places: &[Place]) -> Opti
         .collect();
     pairs.sort_by(|a, b| a.fullness(limits).total_cmp(&b.fullness(limits)));
     let mut found = pairs.iter().take(NEIGHBOURS_MAX);
-    let (pair, (alike, left_out)) =
+    let (pair, MergedAlike { alike, left_out }) =
         found.find_map(|pair| Some((pair, merged_alike(situation, pair, limits)?)))?;
     let Pair { one, other, bytes, busy_ms } = *pair;
     let all_bytes: u64 = bytes + alike.iter().map(|(_, pair)| pair.bytes).sum::<u64>();
@@ -213,13 +213,16 @@ fn merge(situation: &Situation<'_>, table: &TableView, places: &[Place]) -> Opti
     })
 }
 
+/// What is done to other tables where two neighbours are merged.
+struct MergedAlike {
+    alike: Vec<(MergeAlike, Pair)>,
+    /// What stays as it is, and why.
+    left_out: Vec<String>,
+}
+
 /// Neighbours of other tables that are merged as well, and what is left out; none if some of them are too
 /// large or too hot to be merged, or change.
-fn merged_alike(
-    situation: &Situation<'_>,
-    pair: &Pair,
-    limits: (f64, f64),
-) -> Option<(Vec<(MergeAlike, Pair)>, Vec<String>)> {
+fn merged_alike(situation: &Situation<'_>, pair: &Pair, limits: (f64, f64)) -> Option<MergedAlike> {
     let (ones, mut left_out) = twins(situation, situation.parts[pair.one].id)?;
     let mut alike = Vec::new();
     for one in ones {
@@ -238,5 +241,5 @@ fn merged_alike(
         let other = situation.parts[other].id.ordinal;
         alike.push((MergeAlike { partition: id.clone(), other, into: table.next }, twin));
     }
-    Some((alike, left_out))
+    Some(MergedAlike { alike, left_out })
 }
