@@ -228,8 +228,12 @@ impl Node {
         for planned in plan.steps {
             let aim = planned.step.aim();
             let number = aim.expression.zip(aim.partition.as_ref());
-            let Some(number) = number.and_then(|target| numbers.get(&target)) else { continue };
-            self.budget.charge(NodeId(0), planned.worth.cost_ns);
+            let Some((number, table)) =
+                number.and_then(|target| Some((numbers.get(&target)?, &target.1.table)))
+            else {
+                continue;
+            };
+            self.budget.charge(NodeId(0), table, planned.worth.cost_ns);
             let id = self.ledger.decided(&planned, By::Loop, stamp);
             self.ledger.judge_at(id, Tick(tick.0 + lead + 1));
             self.days.taken(id);

@@ -194,7 +194,9 @@ impl Table {
             (NodeId(id), view)
         };
         let nodes = (0..scene.nodes).map(node).collect();
-        ClusterView { epoch, nodes, partitions, tables: BTreeMap::new(), outputs }
+        // The rows are in memory: none are read ahead.
+        let (tables, rows) = (BTreeMap::new(), BTreeMap::new());
+        ClusterView { epoch, nodes, partitions, tables, outputs, rows }
     }
 }
 

@@ -12,6 +12,7 @@ use foreshard_actors::partitioning::Partitioning;
 use foreshard_actors::ports::NodeProvider;
 use foreshard_policy::ids::{NodeId, PartitionId};
 use futures::StreamExt;
+use tokio::task::JoinSet;
 
 use crate::follow::{Following, TABLES};
 use crate::rig::{ROWS, Rig, batch, eventually};
@@ -83,16 +84,17 @@ fn no_node_leaves_while_a_query_knows_it() {
         // As a query keeps the one that it was planned on.
         let known = members.placement();
         let leaver = Arc::clone(&members);
-        let leaving = tokio::spawn(async move { leaver.remove(NodeId(1)).await });
+        let mut leaving = JoinSet::new();
+        leaving.spawn(async move { leaver.remove(NodeId(1)).await });
         eventually("it is in no new placement", || {
             members.placement().position(NodeId(1)).is_none()
         })
         .await;
         rig.same("SELECT f(id), x FROM t").await;
-        assert!(!leaving.is_finished());
+        assert!(leaving.try_join_next().is_none());
         assert_eq!(members.nodes(), [NodeId(0), NodeId(1)]);
         drop(known);
-        leaving.await.unwrap().unwrap();
+        leaving.join_next().await.unwrap().unwrap().unwrap();
         assert_eq!(members.nodes(), [NodeId(0)]);
         rig.same("SELECT f(id), x FROM t").await;
     });
