@@ -45,7 +45,7 @@ impl Member for Naive {
     }
 
     fn copy(&self) -> Result<Box<dyn Member>, ForecastError> {
-        Ok(Box::new(self.clone()))
+        Ok(Box::new(*self))
     }
 
     fn save(&self) -> Result<Vec<u8>, ForecastError> {

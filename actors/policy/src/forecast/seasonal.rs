@@ -113,7 +113,7 @@ macro_rules! member {
             }
 
             fn copy(&self) -> Result<Box<dyn Member>, ForecastError> {
-                Ok(Box::new(self.clone()))
+                Ok(Box::new(*self))
             }
 
             fn save(&self) -> Result<Vec<u8>, ForecastError> {

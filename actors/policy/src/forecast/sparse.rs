@@ -120,7 +120,7 @@ impl Member for Sparse {
     }
 
     fn copy(&self) -> Result<Box<dyn Member>, ForecastError> {
-        Ok(Box::new(self.clone()))
+        Ok(Box::new(*self))
     }
 
     fn save(&self) -> Result<Vec<u8>, ForecastError> {

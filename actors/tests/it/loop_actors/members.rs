@@ -200,7 +200,7 @@ impl Member for Failing {
     }
 
     fn copy(&self) -> Result<Box<dyn Member>, ForecastError> {
-        Ok(Box::new(self.clone()))
+        Ok(Box::new(*self))
     }
 
     fn save(&self) -> Result<Vec<u8>, ForecastError> {

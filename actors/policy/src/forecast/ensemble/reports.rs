@@ -85,7 +85,7 @@ mod tests {
             REPORT
         }
         fn copy(&self) -> Result<Box<dyn Member>, ForecastError> {
-            Ok(Box::new(self.clone()))
+            Ok(Box::new(*self))
         }
 
         fn save(&self) -> Result<Vec<u8>, ForecastError> {

@@ -216,7 +216,7 @@ impl Member for Scripted {
         Ok(vec![ticks; window.series.len()])
     }
     fn copy(&self) -> Result<Box<dyn Member>, ForecastError> {
-        Ok(Box::new(self.clone()))
+        Ok(Box::new(*self))
     }
 
     fn save(&self) -> Result<Vec<u8>, ForecastError> {
