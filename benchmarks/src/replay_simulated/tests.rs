@@ -1,3 +1,5 @@
+//! The simulated replay against formulas, and against what each arm must come to.
+
 use std::time::Duration;
 
 use foreshard_actors::ports::Clock;
