@@ -118,6 +118,10 @@ struct Part {
     drift: f64,
 }
 
+/// A kind, its steps that were held back, what comparing with them says with its error, and the factor by the
+/// account.
+pub(crate) type HeldBack = (&'static str, u64, Option<(f64, f64)>, f64);
+
 /// What came of it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Spread {
@@ -128,7 +132,7 @@ pub(crate) struct Spread {
     /// Waiting in all.
     pub(crate) waited_ns: f64,
     /// By kind: steps that were held back, and what comparing with them says, with its error.
-    pub(crate) by_holdback: Vec<(&'static str, u64, Option<(f64, f64)>, f64)>,
+    pub(crate) by_holdback: Vec<HeldBack>,
 }
 
 /// The cluster and everything around it.
@@ -298,7 +302,7 @@ impl Cluster {
         self.ledger.follow(id, Tick(tick), horizon);
         if let Some(partition) = step.partition_moved() {
             self.state.changed.insert(partition.clone(), Tick(tick));
-            if !matches!(step, Step::Drop { .. }) && id % TWIN_EVERY == 0 {
+            if !matches!(step, Step::Drop { .. }) && id.is_multiple_of(TWIN_EVERY) {
                 let (partition, until) = (partition.ordinal as usize, tick + horizon);
                 let (cpus, step) = (self.cpus, step.clone());
                 self.twins.insert(id, Twin { step, partition, until, cpus, longer_ns: 0.0 });
