@@ -35,6 +35,24 @@ impl SplitMix64 {
         radius * (std::f64::consts::TAU * self.uniform()).cos()
     }
 
+    /// How many of things that come independently of each other come, if `mean` do on average; for more than
+    /// 40 by the normal distribution, which is near enough.
+    ///
+    /// # Source
+    /// Knuth, The Art of Computer Programming, volume 2, section 3.4.1, algorithm Q.
+    pub fn poisson(&mut self, mean: f64) -> u32 {
+        const MANY: f64 = 40.0;
+        if mean > MANY {
+            return (mean + mean.sqrt() * self.normal()).round().max(0.0) as u32;
+        }
+        let (limit, mut product, mut count) = ((-mean).exp(), self.uniform(), 0);
+        while product > limit {
+            product *= self.uniform();
+            count += 1;
+        }
+        count
+    }
+
     /// The positions of about `share` of `count` things, ascending: exactly the rounded number of
     /// them, at least one if there are any, and each choice equally likely.
     ///
@@ -94,5 +112,17 @@ mod tests {
         let mean = numbers.iter().sum::<f64>() / 1e5;
         let power = numbers.iter().map(|number| number * number).sum::<f64>() / 1e5;
         assert!(mean.abs() < 0.02 && (power - 1.0).abs() < 0.02, "{mean} {power}");
+    }
+
+    #[test]
+    fn counts_of_what_comes_independently_are_as_wide_as_their_mean() {
+        for mean in [0.0, 0.3, 7.0, 39.0, 90.0] {
+            let mut dice = SplitMix64::new(5);
+            let all: Vec<f64> = (0..20_000).map(|_| f64::from(dice.poisson(mean))).collect();
+            let average = all.iter().sum::<f64>() / 2e4;
+            let spread = all.iter().map(|count| (count - average).powi(2)).sum::<f64>() / 2e4;
+            assert!((average - mean).abs() <= 0.03 * mean, "{average} of {mean}");
+            assert!((spread - mean).abs() <= 0.05 * mean, "{spread} of {mean}");
+        }
     }
 }

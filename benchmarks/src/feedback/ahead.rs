@@ -14,7 +14,7 @@ use foreshard_policy::random::SplitMix64;
 use foreshard_policy::reshape::{BackgroundBudget, PlanState, plan};
 
 use super::days::Days;
-use super::load::{Load, poisson};
+use super::load::Load;
 use super::outlook::{Cost, Outlook};
 
 const FUNCTIONS: usize = 4;
@@ -105,7 +105,7 @@ pub(crate) fn play(load: &Load, seed: u64, config: &LoopConfig, is_inverted: boo
         for pair in &mut pairs {
             let sun = (std::f64::consts::TAU * (hour + pair.phase)).sin().max(0.0);
             let rhythm = NIGHT + 4.0 * sun * sun;
-            let calls = poisson(CALLS * share * rhythm * pair.weight / all, &mut dice);
+            let calls = dice.poisson(CALLS * share * rhythm * pair.weight / all);
             counts.push(calls);
             (0..calls).for_each(|_| node.call(pair, tick as u64, &mut dice));
         }

@@ -56,20 +56,6 @@ impl Load {
     }
 }
 
-/// A number of things that come independently of each other, `mean` on average.
-pub(crate) fn poisson(mean: f64, dice: &mut SplitMix64) -> u32 {
-    const MANY: f64 = 40.0;
-    if mean > MANY {
-        return (mean + mean.sqrt() * dice.normal()).round().max(0.0) as u32;
-    }
-    let (limit, mut product, mut count) = ((-mean).exp(), dice.uniform(), 0);
-    while product > limit {
-        product *= dice.uniform();
-        count += 1;
-    }
-    count
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,7 +13,7 @@ use foreshard_policy::random::SplitMix64;
 use foreshard_policy::reshape::{PlanState, plan};
 
 use super::days::Days;
-use super::load::{Load, poisson};
+use super::load::Load;
 use super::outlook::{Cost, Outlook};
 
 const NODES: usize = 32;
@@ -209,7 +209,7 @@ fn calls(
     let calls = share * (NODES * PERMITS) as f64 * TICK_NS / CALL_NS;
     let mut called = Vec::with_capacity(calls as usize);
     for (partition, weight) in weights.iter().enumerate() {
-        for _ in 0..poisson(calls * weight / all, dice) {
+        for _ in 0..dice.poisson(calls * weight / all) {
             let at_ns = (tick as f64 + dice.uniform()) * TICK_NS;
             let ns = -CALL_NS * (1.0 - dice.uniform()).ln();
             called.push(Call { partition, at_ns, ns, draws: [dice.uniform(), dice.uniform()] });

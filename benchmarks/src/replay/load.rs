@@ -123,7 +123,7 @@ impl Load {
         let mut dice = SplitMix64::new(seed ^ 0x1EA5);
         let minutes = self.trace.iter().zip(&self.shares).take(self.learned());
         let counts = minutes.map(|(load, shares)| {
-            shares.iter().map(|share| poisson(calls * load * share, &mut dice)).collect()
+            shares.iter().map(|share| dice.poisson(calls * load * share)).collect()
         });
         counts.collect()
     }
@@ -137,7 +137,7 @@ impl Load {
             let (load, shares) =
                 (self.trace[self.learned() + minute], &self.shares[self.learned() + minute]);
             for (pair, share) in shares.iter().enumerate() {
-                for _ in 0..poisson(calls_max * load * share, &mut dice) {
+                for _ in 0..dice.poisson(calls_max * load * share) {
                     let call = Call { minute, at: dice.uniform(), pair };
                     if dice.uniform() * calls_max < calls {
                         all.push(call);
@@ -240,16 +240,6 @@ fn shift(ranks: &mut [usize], dice: &mut SplitMix64) {
     let mut dealt: Vec<usize> = chosen.iter().map(|pair| ranks[*pair as usize]).collect();
     shuffle(&mut dealt, dice);
     chosen.iter().zip(dealt).for_each(|(pair, rank)| ranks[*pair as usize] = rank);
-}
-
-/// A number of calls of which `mean` are expected (Knuth's way; rates here are small).
-fn poisson(mean: f64, dice: &mut SplitMix64) -> u32 {
-    let (limit, mut product, mut count) = ((-mean).exp(), dice.uniform(), 0);
-    while product > limit && count < 1_000 {
-        product *= dice.uniform();
-        count += 1;
-    }
-    count
 }
 
 /// Nanoseconds that must be computed in each minute if what a call computed is kept and nothing else is:

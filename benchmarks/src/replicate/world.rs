@@ -110,7 +110,7 @@ impl World {
         let rates = self.rates(tick as usize).to_vec();
         let mut calls = Vec::new();
         for (at, rate) in (0..).zip(rates) {
-            let count = poisson(rate, &mut self.calling);
+            let count = self.calling.poisson(rate) as usize;
             calls.extend(std::iter::repeat_n(at, count));
         }
         // Calls on all partitions come at the same time.
@@ -163,20 +163,6 @@ pub(super) fn record(history: &mut History, calls: &[u32]) {
         };
         history.record(&call);
     }
-}
-
-/// A number of things that come independently of each other, `mean` on average.
-fn poisson(mean: f64, dice: &mut SplitMix64) -> usize {
-    const MANY: f64 = 40.0;
-    if mean > MANY {
-        return (mean + mean.sqrt() * dice.normal()).round().max(0.0) as usize;
-    }
-    let (limit, mut product, mut count) = ((-mean).exp(), dice.uniform(), 0);
-    while product > limit {
-        product *= dice.uniform();
-        count += 1;
-    }
-    count
 }
 
 #[cfg(test)]
