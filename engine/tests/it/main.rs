@@ -27,6 +27,7 @@ mod files;
 mod flight;
 mod follow;
 mod forecasts;
+mod giving_way;
 mod groups;
 mod history;
 mod http;
