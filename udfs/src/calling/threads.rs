@@ -68,6 +68,9 @@ fn runtime() -> io::Result<(Runtime, Arc<Spares>)> {
     let runtime = Builder::new_multi_thread()
         .worker_threads(cores + SPARES)
         .thread_name("foreshard-call")
+        // Who comes from another thread waits in a queue that all share. Left to itself, a thread looks there once in
+        // dozens of turns, and a turn takes milliseconds here.
+        .global_queue_interval(1)
         .enable_all()
         .build()?;
     let spares = Arc::new(Spares::default());
