@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::ClusterView;
+use crate::cluster::{ClusterView, PartitionView};
 use crate::config::{ConfigError, LoopConfig};
 use crate::control::Controls;
 use crate::forecast::Forecast;
@@ -157,10 +157,10 @@ pub struct Share {
     pub limit: f64,
 }
 
-/// The parts of all tables.
+/// The parts of all tables, which have numbers: their positions by name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Shares {
-    tables: BTreeMap<Arc<str>, Share>,
+    tables: Vec<(Arc<str>, Share)>,
 }
 
 impl Shares {
@@ -213,16 +213,21 @@ impl Shares {
         Self { tables: loads.into_iter().zip(weights).map(share).collect() }
     }
 
-    /// The tables, each with its part.
-    #[must_use]
-    pub fn tables(&self) -> &BTreeMap<Arc<str>, Share> {
-        &self.tables
+    /// The number of a table that it has partitions of.
+    pub(crate) fn number(&self, table: &str) -> Option<usize> {
+        self.tables.binary_search_by(|(name, _)| (**name).cmp(table)).ok()
+    }
+
+    /// Amounts of tables by number. Of those without partitions nothing is told.
+    pub(crate) fn by_number(&self, amounts: &BTreeMap<Arc<str>, f64>) -> ByTable {
+        let numbered = amounts.iter().filter_map(|(name, of)| Some((self.number(name)?, *of)));
+        ByTable::sums(numbered.collect())
     }
 
     /// Whether all there is belongs to one table, without a limit: then nothing need be dealt out.
     #[must_use]
     pub fn is_of_one(&self) -> bool {
-        self.tables.len() < 2 && self.tables.values().all(|share| share.limit >= 1.0)
+        self.tables.len() < 2 && self.tables.iter().all(|(_, share)| share.limit >= 1.0)
     }
 
     /// Whether others are worth telling: tables came or went, or a part or a limit changed by a hundredth of
@@ -239,20 +244,65 @@ impl Shares {
     /// The part of a table; that of the least if it is not known.
     #[must_use]
     pub fn of(&self, table: &str) -> Share {
-        let least = || self.tables.values().map(|share| share.part).fold(1.0, f64::min);
+        let least = || self.tables.iter().map(|(_, share)| share.part).fold(1.0, f64::min);
         let unknown = || Share { load_ms: 0.0, part: least(), limit: 1.0 };
-        self.tables.get(table).copied().unwrap_or_else(unknown)
+        self.number(table).map_or_else(unknown, |number| self.numbered(number))
+    }
+
+    /// The part of the table with this number.
+    pub(crate) fn numbered(&self, number: usize) -> Share {
+        self.tables[number].1
     }
 
     /// Deals a budget out by what each table wants of it.
-    #[must_use]
-    pub fn deal(&self, total: f64, wants: &BTreeMap<Arc<str>, f64>) -> BTreeMap<Arc<str>, f64> {
-        let claim = |(table, wants): (&Arc<str>, &f64)| {
-            let Share { part: weight, limit, .. } = self.of(table);
-            Claim { weight, limit, wants: *wants }
-        };
-        let claims: Vec<Claim> = wants.iter().map(claim).collect();
-        wants.keys().cloned().zip(deal(total, &claims)).collect()
+    fn deal(&self, total: f64, wants: &BTreeMap<Arc<str>, f64>) -> BTreeMap<Arc<str>, f64> {
+        let claims = wants.iter().map(|(table, wants)| claim(self.of(table), *wants));
+        wants.keys().cloned().zip(deal(total, &claims.collect::<Vec<_>>())).collect()
+    }
+
+    /// The same, by number.
+    pub(crate) fn deal_numbered(&self, total: f64, wants: &ByTable) -> ByTable {
+        let claims = wants.0.iter().map(|(table, wants)| claim(self.numbered(*table), *wants));
+        let dealt = deal(total, &claims.collect::<Vec<_>>());
+        ByTable(wants.0.iter().zip(dealt).map(|((table, _), dealt)| (*table, dealt)).collect())
+    }
+}
+
+fn claim(share: Share, wants: f64) -> Claim {
+    Claim { weight: share.part, limit: share.limit, wants }
+}
+
+/// Amounts by the numbers of their tables in [`Shares`], in order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct ByTable(Vec<(usize, f64)>);
+
+impl ByTable {
+    /// Adds up amounts that come in any order.
+    pub(crate) fn sums(mut amounts: Vec<(usize, f64)>) -> Self {
+        amounts.sort_by_key(|(table, _)| *table); // Stable: sums are the same each time.
+        amounts.dedup_by(|next, sum| {
+            let is_same = next.0 == sum.0;
+            if is_same {
+                sum.1 += next.1;
+            }
+            is_same
+        });
+        Self(amounts)
+    }
+
+    /// The amount of a table; zero if it has none.
+    pub(crate) fn get(&self, table: usize) -> f64 {
+        self.place(table).map_or(0.0, |place| self.0[place].1)
+    }
+
+    /// Where the amount of a table is in [`amounts`](Self::amounts).
+    pub(crate) fn place(&self, table: usize) -> Option<usize> {
+        self.0.binary_search_by_key(&table, |(of, _)| *of).ok()
+    }
+
+    /// Tables and amounts.
+    pub(crate) fn amounts(&self) -> &[(usize, f64)] {
+        &self.0
     }
 }
 
@@ -315,7 +365,7 @@ pub fn rows(
     let held = held(view);
     let lead = config.precompute().lead_ticks() as f64;
     let background_ns = config.precompute().budget_share() * config.tick_ns() * lead;
-    let row = |node: NodeId, memory_bytes_max: u64, (table, share): (&Arc<str>, &Share)| {
+    let row = |node: NodeId, memory_bytes_max: u64, (table, share): &(Arc<str>, Share)| {
         let part = share.part.min(share.limit);
         let of = |all: Option<&BTreeMap<Arc<str>, f64>>| {
             all.and_then(|of_node| of_node.get(table)).copied().unwrap_or(0.0)
@@ -338,29 +388,41 @@ pub fn rows(
 }
 
 /// Bytes of stored outputs and states on each node, by table: a partition's evenly on its holders.
-#[must_use]
-pub fn held(view: &ClusterView) -> BTreeMap<NodeId, BTreeMap<Arc<str>, f64>> {
-    let ids: Vec<&PartitionId> = view.partitions.keys().collect();
-    let mut bytes = vec![0.0; ids.len()];
+fn held(view: &ClusterView) -> BTreeMap<NodeId, BTreeMap<Arc<str>, f64>> {
+    let mut names: Vec<&Arc<str>> = view.partitions.keys().map(|id| &id.table).collect();
+    names.dedup();
+    let named = |by_table: ByTable| {
+        by_table.0.into_iter().map(|(table, bytes)| (Arc::clone(names[table]), bytes)).collect()
+    };
+    held_by_number(view).into_iter().map(|(node, by_table)| (node, named(by_table))).collect()
+}
+
+/// The same by the numbers that tables have in [`Shares`] of the view.
+pub(crate) fn held_by_number(view: &ClusterView) -> BTreeMap<NodeId, ByTable> {
+    let parts: Vec<(&PartitionId, &PartitionView)> = view.partitions.iter().collect();
+    let mut bytes = vec![0.0; parts.len()];
     let mut next = 0;
     for ((_, partition), output) in view.outputs.iter().filter(|(_, output)| output.bytes > 0) {
         // There may be a million: mostly one is of the partition after that of the one before.
-        let is_next = ids.get(next) == Some(&partition);
-        let place = if is_next { Ok(next) } else { ids.binary_search(&partition) };
+        let is_next = parts.get(next).is_some_and(|(id, _)| *id == partition);
+        let place =
+            if is_next { Ok(next) } else { parts.binary_search_by(|(id, _)| (*id).cmp(partition)) };
         let Ok(place) = place else { continue };
         bytes[place] += output.bytes as f64;
         next = place + 1;
     }
-    let mut all: BTreeMap<NodeId, BTreeMap<Arc<str>, f64>> = BTreeMap::new();
-    let stored = view.partitions.iter().zip(bytes).filter(|(_, bytes)| *bytes > 0.0);
-    for ((partition, of), bytes) in stored {
-        for node in &of.holders {
-            let of_node = all.entry(*node).or_default();
-            let sum = of_node.entry(Arc::clone(&partition.table)).or_default();
-            *sum += bytes / of.holders.len() as f64;
+    let mut all: BTreeMap<NodeId, Vec<(usize, f64)>> = BTreeMap::new();
+    let tables = parts.chunk_by(|(a, _), (b, _)| a.table == b.table).enumerate();
+    let mut bytes = bytes.into_iter();
+    for (table, parts) in tables {
+        for ((_, part), bytes) in parts.iter().zip(bytes.by_ref()).filter(|(_, bytes)| *bytes > 0.0) {
+            let each = bytes / part.holders.len() as f64;
+            for node in &part.holders {
+                all.entry(*node).or_default().push((table, each));
+            }
         }
     }
-    all
+    all.into_iter().map(|(node, amounts)| (node, ByTable::sums(amounts))).collect()
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::purse::{Lack, Purse};
 use super::reason::duration;
 use super::situation::{Known, Place, Situation};
 use super::{Planned, Reason, Worth, prefetch};
+use crate::budgets::ByTable;
 use crate::cluster::{OutputView, Step};
 use crate::forecast::SeriesForecast;
 use crate::ids::{ExpressionId, NodeId, PartitionId};
@@ -27,6 +28,8 @@ pub(super) struct Candidate<'a> {
     pub(super) target: &'a (ExpressionId, PartitionId),
     pub(super) output: &'a OutputView,
     pub(super) series: &'a SeriesForecast,
+    /// Number of its table.
+    pub(super) table: usize,
     /// Positions of its holders' accounts in the purse.
     pub(super) holders: Vec<usize>,
     pub(super) calls: f64,
@@ -42,14 +45,10 @@ impl Candidate<'_> {
     fn benefit_ns(&self) -> f64 {
         self.calls * self.cost_ns * self.trust
     }
-
-    pub(super) fn table(&self) -> &Arc<str> {
-        &self.target.1.table
-    }
 }
 
-/// Bytes of outputs that are needed and find no room, by node and table.
-type Wanted = BTreeMap<NodeId, BTreeMap<Arc<str>, f64>>;
+/// Bytes of outputs that are needed and find no room, by node and number of the table.
+type Wanted = BTreeMap<NodeId, Vec<(usize, f64)>>;
 
 /// Outputs to drop for want of memory, then outputs to compute. Nothing unless the forecast may be
 /// acted on.
@@ -86,8 +85,7 @@ pub(super) fn steps(situation: &Situation<'_>) -> Vec<Planned> {
                 Err(lack) => lack,
             };
             if let Lack::Memory { node, .. } = lack {
-                let of_node = wanted_bytes.entry(node).or_default();
-                *of_node.entry(Arc::clone(candidate.table())).or_default() += candidate.bytes;
+                wanted_bytes.entry(node).or_default().push((candidate.table, candidate.bytes));
             }
             if waiting.len() < ALTERNATIVES_MAX {
                 waiting.push(format!("{}: {lack}", candidate.series.key));
@@ -154,6 +152,7 @@ fn candidate<'s>(
         target,
         output,
         series,
+        table: situation.table(place),
         holders,
         calls,
         trust,
@@ -253,8 +252,8 @@ fn unused(situation: &Situation<'_>, wanted_bytes: &Wanted) -> Vec<Planned> {
         .iter()
         .map(|(node, excess)| (*node, kept_parts(situation, *node, *excess, wanted_bytes)))
         .collect();
-    for (target, output, holders) in idle_outputs(situation) {
-        let table = &target.1.table;
+    for (target, output, place, holders) in idle_outputs(situation) {
+        let table = situation.table(place);
         // Less than nothing is left of the part of a table that has, or wants, more.
         let has_more = |node: &NodeId| {
             situation.shares.is_of_one() || parts[node].left(table, Round::Part) < -1.0
@@ -283,18 +282,17 @@ fn kept_parts(
     excess: f64,
     wanted_bytes: &Wanted,
 ) -> Parts {
-    let mut had = situation.held.get(&node).cloned().unwrap_or_default();
-    for (table, bytes) in wanted_bytes.get(&node).into_iter().flatten() {
-        *had.entry(Arc::clone(table)).or_default() += bytes;
-    }
+    let held = situation.held.get(&node).map(ByTable::amounts).unwrap_or_default();
+    let wanted = wanted_bytes.get(&node).map(Vec::as_slice).unwrap_or_default();
     // Who has, or wants, more than the room that is left is dealt out for.
-    Parts::new(&Pot { left: -excess, had, wants: BTreeMap::new() }, &situation.shares)
+    let had = ByTable::sums([held, wanted].concat());
+    Parts::new(Pot { left: -excess, had, wants: Vec::new() }, &situation.shares)
 }
 
 /// Stored outputs without expected calls, the biggest first, with their holders.
 fn idle_outputs<'s>(
     situation: &'s Situation<'_>,
-) -> Vec<(&'s (ExpressionId, PartitionId), &'s OutputView, Vec<NodeId>)> {
+) -> Vec<(&'s (ExpressionId, PartitionId), &'s OutputView, Place, Vec<NodeId>)> {
     let mut near = 0;
     // What the forecast does not know may have been called just now.
     let stored = situation.ahead.known(|output| output.bytes > 0 && !output.pinned);
@@ -308,7 +306,7 @@ fn idle_outputs<'s>(
                 return None;
             }
             let holders: Vec<_> = situation.computing(place).collect();
-            (!holders.is_empty()).then_some((target, output, holders))
+            (!holders.is_empty()).then_some((target, output, place, holders))
         })
         .collect();
     idle.sort_by(|a, b| b.1.bytes.cmp(&a.1.bytes).then_with(|| a.0.cmp(b.0)));

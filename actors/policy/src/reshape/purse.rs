@@ -1,8 +1,6 @@
 //! What each node may still spend on outputs, in background time and memory, and for which tables.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
 use super::parts::{Parts, Pot, Round};
 use super::precompute::{ALTERNATIVES_MAX, Candidate};
@@ -59,19 +57,15 @@ impl Purse {
         for candidate in candidates {
             for at in &candidate.holders {
                 let (time, memory) = &mut pots[*at];
-                let table = candidate.table();
-                *time.wants.entry(Arc::clone(table)).or_default() += candidate.cost_ns;
-                *memory.wants.entry(Arc::clone(table)).or_default() += candidate.bytes;
+                time.wants.push((candidate.table, candidate.cost_ns));
+                memory.wants.push((candidate.table, candidate.bytes));
             }
         }
-        for (account, (time, memory)) in self.accounts.iter_mut().zip(&mut pots) {
-            let of = |all: &BTreeMap<NodeId, BTreeMap<Arc<str>, f64>>| {
-                all.get(&account.node).cloned().unwrap_or_default()
-            };
+        for (account, (mut time, mut memory)) in self.accounts.iter_mut().zip(pots) {
             time.left = account.left_ns.last().copied().unwrap_or(0.0);
-            time.had = of(&situation.state.background_spent);
+            time.had = situation.background_spent(account.node);
             memory.left = account.memory_bytes;
-            memory.had = of(&situation.held);
+            memory.had = situation.held.get(&account.node).cloned().unwrap_or_default();
             account.time = Parts::new(time, &situation.shares);
             account.memory = Parts::new(memory, &situation.shares);
         }
@@ -101,7 +95,7 @@ impl Purse {
     /// a tick's share could never run.
     pub(super) fn pay(&mut self, candidate: &Candidate<'_>, round: Round) -> Result<usize, Lack> {
         let Candidate { holders, bytes, calls, needed_in, .. } = candidate;
-        let table = candidate.table();
+        let table = candidate.table;
         let time = self.of(candidate).map(|account| account.time.left(table, round)).sum::<f64>();
         let fits = |account: &Account| account.memory.left(table, round) >= *bytes;
         if time <= 0.0 || !self.of(candidate).all(fits) {
@@ -143,21 +137,19 @@ impl Purse {
         let mut pots: Vec<Pot> = self.accounts.iter().map(pot).collect();
         for candidate in &due {
             for at in &candidate.holders {
-                let wants = &mut pots[*at].wants;
-                *wants.entry(Arc::clone(candidate.table())).or_default() += candidate.cost_ns;
+                pots[*at].wants.push((candidate.table, candidate.cost_ns));
             }
         }
         for (account, mut pot) in self.accounts.iter_mut().zip(pots) {
-            let spent = situation.state.background_spent.get(&account.node);
-            pot.had = spent.cloned().unwrap_or_default();
-            account.now = Parts::new(&pot, &situation.shares);
+            pot.had = situation.background_spent(account.node);
+            account.now = Parts::new(pot, &situation.shares);
         }
         let mut started = Vec::new();
         let before: Vec<f64> = self.accounts.iter().map(|account| account.free_ns).collect();
         for round in [Round::Part, Round::Rest] {
             for candidate in std::mem::take(&mut due) {
                 let part: f64 =
-                    self.of(&candidate).map(|it| it.now.left(candidate.table(), round)).sum();
+                    self.of(&candidate).map(|it| it.now.left(candidate.table, round)).sum();
                 let free: f64 = self.of(&candidate).map(|account| account.free_ns).sum();
                 // Its part is its own, though the last step of another table took more than was left.
                 let has_own = round == Round::Part
@@ -170,7 +162,7 @@ impl Purse {
                 for at in &candidate.holders {
                     let account = &mut self.accounts[*at];
                     account.free_ns -= candidate.cost_ns;
-                    account.now.take(candidate.table(), candidate.cost_ns);
+                    account.now.take(candidate.table, candidate.cost_ns);
                 }
                 started.push(candidate);
             }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Basis, PlanState, Planned, Reason, churn};
-use crate::budgets::{self, Shares};
+use crate::budgets::{self, ByTable, Shares};
 use crate::cluster::{ClusterView, NodeView, PartitionView, RowsView, Step, TableView};
 use crate::config::LoopConfig;
 use crate::control::Control;
@@ -46,6 +46,8 @@ pub(super) struct Part<'a> {
     pub(super) is_moving: bool,
     /// Whether it is being split or merged: then it is no more in a moment.
     is_ending: bool,
+    /// Number of its table in [`Situation::shares`].
+    table: usize,
     /// What the loop may do to its table.
     control: Control,
 }
@@ -77,7 +79,7 @@ pub(super) struct Situation<'a> {
     /// What each table may use of what nodes have.
     pub(super) shares: Shares,
     /// Bytes of stored outputs on each node, by table; not told where there is one table.
-    pub(super) held: BTreeMap<NodeId, BTreeMap<Arc<str>, f64>>,
+    pub(super) held: BTreeMap<NodeId, ByTable>,
     /// Only tables that are controlled like this are planned for; repairs do not ask.
     pub(super) planning_for: Control,
     /// The tables of the view.
@@ -111,21 +113,27 @@ impl<'a> Situation<'a> {
         config: &'a LoopConfig,
         now: Tick,
     ) -> Self {
-        let part = |(id, view): (&'a PartitionId, &'a PartitionView)| Part {
-            id,
-            view,
-            after: None,
-            busy_ms: 0.0,
-            near: Near::default(),
-            announced: false,
-            is_moving: false,
-            is_ending: false,
-            control: state.controls.of(&id.table, config.control()),
-        };
+        let parts: Vec<_> = view.partitions.iter().collect();
+        let tables = parts.chunk_by(|(a, _), (b, _)| a.table == b.table).enumerate();
+        let parts = tables.flat_map(|(table, parts)| {
+            let control = state.controls.of(&parts[0].0.table, config.control());
+            parts.iter().map(move |&(id, view)| Part {
+                id,
+                view,
+                after: None,
+                busy_ms: 0.0,
+                near: Near::default(),
+                announced: false,
+                is_moving: false,
+                is_ending: false,
+                table,
+                control,
+            })
+        });
         let shares = Shares::new(view, forecast, &state.controls, config);
         let looking = forecast.filter(|_| config.mode().looks_ahead());
         let mut situation = Self {
-            parts: view.partitions.iter().map(part).collect(),
+            parts: parts.collect(),
             nodes: view.nodes.clone(),
             is_load_known: forecast.is_some(),
             proven: looking.is_some_and(|forecast| forecast.trusted),
@@ -133,7 +141,7 @@ impl<'a> Situation<'a> {
             node_near_ms: view.nodes.keys().map(|node| (*node, 0.0)).collect(),
             ahead: Ahead::new(view, looking, &state.in_flight),
             rows: &view.rows,
-            held: if shares.is_of_one() { BTreeMap::new() } else { budgets::held(view) },
+            held: if shares.is_of_one() { BTreeMap::new() } else { budgets::held_by_number(view) },
             shares,
             planning_for: Control::Auto,
             tables: &view.tables,
@@ -168,6 +176,17 @@ impl<'a> Situation<'a> {
     /// Whether steps on the partition are planned for now.
     pub(super) fn plans_for(&self, place: Place) -> bool {
         self.parts[place].control == self.planning_for
+    }
+
+    /// Number of the table of a partition in [`Self::shares`].
+    pub(super) fn table(&self, place: Place) -> usize {
+        self.parts[place].table
+    }
+
+    /// Background nanoseconds that were spent of late on a node.
+    pub(super) fn background_spent(&self, node: NodeId) -> ByTable {
+        let spent = self.state.background_spent.get(&node);
+        spent.map(|spent| self.shares.by_number(spent)).unwrap_or_default()
     }
 
     /// How far what is expected of a kind of step is trusted.
