@@ -24,7 +24,7 @@ use foreshard_policy::forecast::Forecast;
 use foreshard_policy::harm::Harm;
 use foreshard_policy::ids::{Epoch, NodeId, PartitionId, Tick};
 use foreshard_policy::reshape::{
-    self, BackgroundBudget, MovedBytes, PlanState, Planned, Reason, churn,
+    self, BackgroundBudget, KnownCosts, MovedBytes, PlanState, Planned, Reason, churn,
 };
 use foreshard_policy::undo;
 use ractor::{Actor, ActorProcessingErr, ActorRef, RpcReplyPort};
@@ -105,6 +105,8 @@ pub struct ManagerState {
     /// What nodes were told of the parts of tables.
     shares: Arc<Shares>,
     changed: BTreeMap<PartitionId, Tick>,
+    /// What rows cost before the replicas of a partition changed, or change.
+    costs: KnownCosts,
     /// When a partition of a table was last split or merged.
     reshaped: BTreeMap<Arc<str>, Tick>,
     traded: BTreeMap<NodeId, Tick>,
@@ -135,6 +137,7 @@ impl Actor for Manager {
             budget: BackgroundBudget::default(),
             shares: Arc::default(),
             changed: BTreeMap::new(),
+            costs: KnownCosts::default(),
             reshaped: BTreeMap::new(),
             traded: BTreeMap::new(),
             epoch: Epoch::default(),
@@ -181,6 +184,11 @@ impl ManagerState {
         drop(config);
         self.judge(tick, &nodes, myself);
         self.changed.retain(|_, changed| tick.0 <= changed.0.saturating_add(rests.0));
+        let changing = self.steps.in_flight();
+        self.costs.keep(|partition| {
+            let changes = |step: &Step| step.partition_moved() == Some(partition);
+            self.changed.contains_key(partition) || changing.iter().any(changes)
+        });
         self.reshaped.retain(|_, at| tick.0 <= at.0.saturating_add(split_dwell));
         self.traded.retain(|_, traded| tick.0 <= traded.0.saturating_add(rests.1));
         let since = *self.forecast_at.get_or_insert(Tick(tick.0.saturating_sub(1)));
@@ -322,6 +330,9 @@ impl ManagerState {
             self.args.cluster.set_shares(&self.shares);
         }
         let plan = reshape::plan(&view, forecast, &state, &config, now);
+        if let Some(forecast) = forecast {
+            self.costs.note(&plan.steps, forecast);
+        }
         let stamp = self.stamp(plan.epoch, config.mode(), now);
         self.suggestions.renew(plan.suggested, &mut self.args.board.ledger(), stamp);
         self.waiting.renew(plan.waiting, &mut self.args.board.ledger(), stamp);
@@ -336,6 +347,7 @@ impl ManagerState {
         PlanState {
             in_flight: self.steps.in_flight(),
             changed: self.changed.clone(),
+            costs: self.costs.clone(),
             reshaped: self.reshaped.clone(),
             traded: self.traded.clone(),
             background_ns: self.budget.free_ns().clone(),

@@ -193,6 +193,10 @@ impl World {
             write!(self.told, "tick {}, {plan}", tick.0).unwrap();
         }
         self.view.epoch = plan.epoch;
+        let (changed, dwell) = (&self.state.changed, self.config.reshape().dwell_ticks());
+        let rests = |of: &PartitionId| changed.get(of).is_some_and(|at| tick.0 < at.0 + dwell);
+        self.state.costs.keep(rests);
+        self.state.costs.note(&plan.steps, &forecast);
         for planned in &plan.steps {
             self.carry_out(&planned.step, tick);
         }

@@ -120,6 +120,12 @@ impl Arm {
         self.find_holders();
         self.state.in_flight = self.under_way.iter().map(|(_, step)| step.clone()).collect();
         let plan = plan(&self.view, Some(forecast), &self.state, &self.config, Tick(tick));
+        let (state, dwell) = (&mut self.state, self.config.reshape().dwell_ticks());
+        state.costs.keep(|of| {
+            let rests = state.changed.get(of).is_some_and(|at| tick < at.0 + dwell);
+            rests || state.in_flight.iter().any(|step| step.partition_moved() == Some(of))
+        });
+        state.costs.note(&plan.steps, forecast);
         for planned in plan.steps {
             let copied = match planned.step {
                 Step::Copy { .. } => &mut self.copies,

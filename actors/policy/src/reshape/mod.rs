@@ -4,6 +4,7 @@ mod balance;
 pub mod budget;
 pub mod churn;
 mod colocate;
+mod costs;
 pub mod cut;
 mod declared;
 mod holdback;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use budget::BackgroundBudget;
 pub use churn::MovedBytes;
+pub use costs::KnownCosts;
 pub use prefetch::ROWS_SHARE;
 pub use reason::{Basis, Reason};
 pub(crate) use replicate::COPY_NS_PER_BYTE;
@@ -91,6 +93,8 @@ pub struct PlanState {
     pub in_flight: Vec<Step>,
     /// When the replicas of a partition last changed.
     pub changed: BTreeMap<PartitionId, Tick>,
+    /// What rows cost before that.
+    pub costs: KnownCosts,
     /// When a node last gave or took a replica in a move.
     pub traded: BTreeMap<NodeId, Tick>,
     /// When a partition of a table was last split or merged.

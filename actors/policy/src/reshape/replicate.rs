@@ -41,7 +41,8 @@ pub(super) fn urgent(situation: &mut Situation<'_>, by_heat: &[Place]) -> Vec<Pl
 }
 
 /// Replicas by load: added where those that exist carry too much, dropped where there are more than may be.
-/// Hottest first; a partition rests for the dwell time after each change. At most `slots` steps.
+/// Hottest first; a partition that rests after a change gets a copy only for what is called more. At most
+/// `slots` steps.
 pub(super) fn hot(situation: &mut Situation<'_>, by_heat: &[Place], slots: usize) -> Vec<Planned> {
     let mut steps = Vec::new();
     each(situation, by_heat, slots, &mut steps, hot_step);
@@ -112,16 +113,23 @@ fn hot_step(situation: &Situation<'_>, place: Place) -> Option<Planned> {
     }
     // A kind that did harm, or brings little, must be wanted more.
     let limit_ms = config.copy_above() / situation.trusted("copy").eagerness();
-    let busy_ms = situation.parts[place].busy_ms / replicas as f64;
-    // It rests first even if it is still too hot: were calls slower because of the last copy, they would be
-    // taken for more load, and copied on and on.
-    if busy_ms <= limit_ms || replicas == most || rests(situation, place) {
+    let busy_ms = demand_ms(situation, place)? / replicas as f64;
+    if busy_ms <= limit_ms || replicas == most {
         return None;
     }
     let from = calmest(situation, place)?;
     let basis = situation.basis(place);
     let reason = Reason::Hot { busy_ms, limit_ms, basis, expected: Expected::default() };
     copy(situation, place, Some(from), reason)
+}
+
+/// The load by which a partition may get a copy; none if it has to rest first.
+///
+/// A crowd does not wait, so a partition that rests gets another copy if it is called so much that it is too
+/// hot even at the costs that were known before. That its calls are slower since the last copy is no load.
+fn demand_ms(situation: &Situation<'_>, place: Place) -> Option<f64> {
+    let part = &situation.parts[place];
+    if rests(situation, place) { part.known_ms } else { Some(part.busy_ms) }
 }
 
 fn cold_step(situation: &Situation<'_>, place: Place, mean: f64) -> Option<Planned> {

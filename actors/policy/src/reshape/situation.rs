@@ -11,7 +11,7 @@ mod near;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Basis, PlanState, Planned, Reason, churn};
+use super::{Basis, PlanState, Planned, Reason, churn, costs};
 use crate::budgets::{self, ByTable, Shares};
 use crate::cluster::{ClusterView, NodeView, PartitionView, RowsView, Step, TableView};
 use crate::config::LoopConfig;
@@ -40,6 +40,9 @@ pub(super) struct Part<'a> {
     pub(super) busy_ms: f64,
     /// The same on average until the horizon.
     near: Near,
+    /// The same at the costs that were known before its replicas changed, and never more; none if it does not
+    /// rest.
+    pub(super) known_ms: Option<f64>,
     /// Whether a function is called on it whose load was announced.
     announced: bool,
     /// Whether its replicas are changing right now: then it is left alone.
@@ -122,6 +125,7 @@ impl<'a> Situation<'a> {
                 view,
                 after: None,
                 busy_ms: 0.0,
+                known_ms: None,
                 near: Near::default(),
                 announced: false,
                 is_moving: false,
@@ -352,23 +356,34 @@ impl<'a> Situation<'a> {
         let looks_ahead = self.config.mode().looks_ahead();
         let ticks = self.config.horizon_ticks() + 1;
         let mut by_tick = vec![0.0; self.parts.len() * ticks];
+        let known = |(place, part): (Place, &Part<'a>)| {
+            Some((place, (self.state.costs.of(part.id)?, vec![0.0; ticks])))
+        };
+        let mut resting: BTreeMap<Place, _> =
+            self.parts.iter().enumerate().filter_map(known).collect();
         let mut near = 0;
         for series in &forecast.series {
             let Some(place) = self.place_near(&series.key.partition, &mut near) else { continue };
-            let ticks = &mut by_tick[place * ticks..(place + 1) * ticks];
+            let acts = looks_ahead && forecast.may_act_on(series);
             let ms_per_s = series.ns_per_call / self.config.tick_ns() * 1e3;
-            let now = series.calls_now * ms_per_s;
-            if !(looks_ahead && forecast.may_act_on(series)) {
-                ticks.iter_mut().for_each(|tick| *tick += now);
-                self.parts[place].near.add_now(now);
-                continue;
+            add(series, (ms_per_s, acts), &mut by_tick[place * ticks..(place + 1) * ticks]);
+            if let Some((costs, ticks)) = resting.get_mut(&place) {
+                let known = costs::share_known(costs, series);
+                add(series, (ms_per_s * known, acts), ticks);
             }
-            self.parts[place].near.add_ahead(series, ms_per_s, ticks.len() - 1);
-            self.parts[place].announced |= series.announced;
-            add_ahead(series, (now, ms_per_s), ticks);
+            let part = &mut self.parts[place];
+            part.announced |= acts && series.announced;
+            match acts {
+                true => part.near.add_ahead(series, ms_per_s, ticks - 1),
+                false => part.near.add_now(series.calls_now * ms_per_s),
+            }
         }
+        let highest = |ticks: &[f64]| ticks.iter().copied().fold(0.0, f64::max);
         for (part, ticks) in self.parts.iter_mut().zip(by_tick.chunks(ticks)) {
-            part.busy_ms = ticks.iter().copied().fold(0.0, f64::max);
+            part.busy_ms = highest(ticks);
+        }
+        for (place, (_, ticks)) in resting {
+            self.parts[place].known_ms = Some(highest(&ticks));
         }
     }
 
@@ -386,7 +401,13 @@ impl<'a> Situation<'a> {
     }
 }
 
-fn add_ahead(series: &SeriesForecast, (now, ms_per_s): (f64, f64), ticks: &mut [f64]) {
+/// Adds the load of a series to the last ticks and those of the horizon: what is expected if that may be acted
+/// on, else as it is now.
+fn add(series: &SeriesForecast, (ms_per_s, acts): (f64, bool), ticks: &mut [f64]) {
+    let now = series.calls_now * ms_per_s;
+    if !acts {
+        return ticks.iter_mut().for_each(|tick| *tick += now);
+    }
     let Some((first, ahead)) = ticks.split_first_mut() else { return };
     *first += now;
     for (tick, calls) in ahead.iter_mut().zip(&series.calls) {

@@ -187,12 +187,17 @@ async fn background_work_is_charged_with_what_it_took_and_rests_until_that_is_pa
     assert!(pauses.len() >= 3 && pauses[1..].iter().all(|ticks| *ticks == 10), "{pauses:?}");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_partition_rests_after_its_replicas_changed() {
+/// Ticks after the first in which partition 0 gets its second and its third replica, if 8 calls bring the
+/// second, and from then on there are `count` a tick that take `slower` times as long.
+async fn copied_at(count: usize, slower: u64) -> Vec<u64> {
     let rig = Rig::start(|_| ()).await;
     let mut changes = Vec::new();
     for tick in 0..20 {
-        rig.handle.calls().offer(rig::hot_calls(0, 20));
+        let mut calls = rig::hot_calls(0, if changes.is_empty() { 8 } else { count });
+        for call in calls.iter_mut().filter(|_| !changes.is_empty()) {
+            (call.ns, call.would_be_ns) = (slower * call.ns, slower * call.would_be_ns);
+        }
+        rig.handle.calls().offer(calls);
         let before = rig.cluster.holders(0);
         rig.handle.tick().await.unwrap();
         rig.handle.settled().await;
@@ -200,8 +205,16 @@ async fn a_partition_rests_after_its_replicas_changed() {
             changes.push(tick);
         }
     }
+    changes
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_rests_after_its_replicas_changed_unless_it_is_called_more() {
     let rest = config().reshape().dwell_ticks();
-    assert!(changes.len() >= 2 && changes[1] - changes[0] >= rest, "{changes:?}");
+    let slower = copied_at(8, 3).await;
+    assert!(slower.len() >= 2 && slower[1] - slower[0] >= rest, "{slower:?}");
+    let more = copied_at(24, 1).await;
+    assert!(more.len() == 2 && more[1] - more[0] == 1, "{more:?}");
 }
 
 #[tokio::test(start_paused = true)]
