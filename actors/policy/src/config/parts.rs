@@ -115,7 +115,7 @@ section! {
         "split-dwell-ticks" split_dwell_ticks with_split_dwell_ticks: u64 = 30,
             "ticks", Bound::Within(0.0, 1e6);
         /// Ticks a partition rests after its replicas changed. It gets another copy only if what is called, at what
-        /// that cost before, is still more than copy-above.
+        /// that cost before, is still a tenth more than copy-above.
         "dwell-ticks" dwell_ticks with_dwell_ticks: u64 = 10,
             "ticks", Bound::Within(0.0, 1e6);
         /// Ticks in which a step that people undid, or that did harm, is not taken again.

@@ -12,6 +12,10 @@ pub(crate) const COPY_NS_PER_BYTE: f64 = 1.0;
 /// How many of the nodes that were not chosen are named in a decision.
 const ALTERNATIVES_MAX: usize = 3;
 
+/// How far above the limit of the others a partition that rests must be to get a copy: counts and forecasts are
+/// never exact, and what is only just too hot can wait.
+const STILL_HOT: f64 = 1.1;
+
 /// Repairs and drains: partitions that no live node holds, or that a draining node holds.
 ///
 /// A draining node gives a replica up only once a node that stays has one.
@@ -113,7 +117,8 @@ fn hot_step(situation: &Situation<'_>, place: Place) -> Option<Planned> {
     }
     // A kind that did harm, or brings little, must be wanted more.
     let limit_ms = config.copy_above() / situation.trusted("copy").eagerness();
-    let busy_ms = demand_ms(situation, place)? / replicas as f64;
+    let (demand_ms, limit_ms) = demand(situation, place, limit_ms)?;
+    let busy_ms = demand_ms / replicas as f64;
     if busy_ms <= limit_ms || replicas == most {
         return None;
     }
@@ -123,13 +128,16 @@ fn hot_step(situation: &Situation<'_>, place: Place) -> Option<Planned> {
     copy(situation, place, Some(from), reason)
 }
 
-/// The load by which a partition may get a copy; none if it has to rest first.
+/// The load by which a partition may get a copy, and the limit per replica for it; none if it has to rest first.
 ///
 /// A crowd does not wait, so a partition that rests gets another copy if it is called so much that it is too
 /// hot even at the costs that were known before. That its calls are slower since the last copy is no load.
-fn demand_ms(situation: &Situation<'_>, place: Place) -> Option<f64> {
+fn demand(situation: &Situation<'_>, place: Place, limit_ms: f64) -> Option<(f64, f64)> {
     let part = &situation.parts[place];
-    if rests(situation, place) { part.known_ms } else { Some(part.busy_ms) }
+    if !rests(situation, place) {
+        return Some((part.busy_ms, limit_ms));
+    }
+    Some((part.known_ms?, STILL_HOT * limit_ms))
 }
 
 fn cold_step(situation: &Situation<'_>, place: Place, mean: f64) -> Option<Planned> {

@@ -172,9 +172,10 @@ fn after_a_copy(slower: f64, more: f64) -> Plan {
 fn a_partition_that_rests_gets_another_copy_if_it_is_called_more_but_not_if_its_calls_are_slower() {
     insta::assert_snapshot!(after_a_copy(1.0, 2.0), @"
     epoch 8
-      copy trades/0 n0 -> n2 (hot: 900 ms/s per replica expected, more than 600 ms/s)
+      copy trades/0 n0 -> n2 (hot: 900 ms/s per replica expected, more than 660 ms/s)
     ");
     assert_eq!(after_a_copy(3.0, 1.0).steps, []);
+    assert_eq!(after_a_copy(1.0, 1.4).steps, [], "what is only just too hot can wait");
     // Of both only the calls count, and calls that are quicker now do not count as they did before.
     assert_eq!(after_a_copy(3.0, 2.0).steps[0].reason, after_a_copy(1.0, 2.0).steps[0].reason);
     assert_eq!(after_a_copy(0.4, 3.0).steps, []);

@@ -214,7 +214,7 @@ async fn a_partition_rests_after_its_replicas_changed_unless_it_is_called_more()
     let slower = copied_at(8, 3).await;
     assert!(slower.len() >= 2 && slower[1] - slower[0] >= rest, "{slower:?}");
     let more = copied_at(24, 1).await;
-    assert!(more.len() == 2 && more[1] - more[0] == 1, "{more:?}");
+    assert!(more.len() >= 2 && more[1] - more[0] == 1, "{more:?}");
 }
 
 #[tokio::test(start_paused = true)]
