@@ -174,7 +174,7 @@ pub const BENCHMARKS: [Benchmark; 22] = [
     },
     Benchmark {
         name: "stories",
-        summary: "a flash crowd, drifting joins, a redefined function, and nodes lost in the middle of moves",
+        summary: "days in the life: dashboards, an analyst, appends, a crowd, pay per node, joins, losses",
         run: |options| Box::pin(stories::run(options)),
     },
     Benchmark {

@@ -13,6 +13,7 @@ use foreshard::Session;
 use foreshard_actors::partitioning::Partitioning;
 use foreshard_policy::ids::{NodeId, PartitionId};
 
+use super::expected::{Expected, done};
 use super::town::{CITIES, Town};
 use crate::program::{Found, Options};
 use crate::report::{Bound, Figure, Row};
@@ -48,6 +49,9 @@ struct Played {
     first: Share,
     last: Share,
     wrong: u64,
+    /// Copies and moves of what is joined, on the day and after it.
+    on_the_day: usize,
+    after_it: usize,
 }
 
 pub(super) async fn play(options: &Options) -> Result<Found> {
@@ -61,9 +65,19 @@ pub(super) async fn play(options: &Options) -> Result<Found> {
             .with("found", format!("{:.2} in place in the first hour", played.first.of_joins()))
             .with("value", played.last.of_joins())
     };
-    let rows = vec![row("stays", &without), row("comes together", &played)];
+    let mut rows = vec![row("stays", &without), row("comes together", &played)];
+    let (expected, plan) = Expected::of("drifting joins")
+        .with(
+            "cities come to where they are joined on the first day",
+            played.on_the_day as f64,
+            Bound::AtLeast(TOGETHER_MIN * CITIES as f64),
+        )
+        .with("there are steps after it", played.after_it as f64, Bound::AtMost(CITIES as f64))
+        .told("drift_plan_missed");
+    rows.extend(expected);
     let wrong = (without.wrong + played.wrong) as f64;
     let figures = vec![
+        plan,
         Figure::bounded(
             "drift_in_place",
             played.last.of_joins(),
@@ -117,6 +131,12 @@ async fn play_with(colocates: bool, readings: i64) -> Result<Played> {
             played.last.in_place += share.in_place;
         }
         town.engine.tick().await;
+    }
+    let decisions = town.engine.decisions();
+    for row in done(&decisions, None).filter(|row| matches!(row.kind.as_str(), "copy" | "move")) {
+        let is_on_the_day = row.tick.0 <= DAY as u64;
+        played.on_the_day += usize::from(is_on_the_day);
+        played.after_it += usize::from(!is_on_the_day);
     }
     town.engine.clone().shutdown().await?;
     Ok(played)

@@ -5,14 +5,17 @@
 //! over `loop.monitor.current-ticks`), a copy was made, and a tick later. Nobody can foresee a crowd: a
 //! forecast must not make it worse than the reactive rule.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
+use foreshard_policy::cluster::Step;
+use foreshard_policy::decision::DecisionRow;
 use foreshard_policy::ids::NodeId;
 use tokio::task::JoinSet;
 
-use super::town::{CITIES, Town};
+use super::expected::{Expected, done};
+use super::town::{CITIES, NewCalls, Town};
 use crate::program::{Found, Options};
 use crate::report::{Bound, Figure, Row};
 
@@ -37,9 +40,13 @@ const BALANCED: f64 = 1.5;
 const TICKS_MAX: f64 = 3.0 + 1.0 + 1.0;
 
 /// The busiest node's load over the mean, tick by tick.
+#[derive(Default)]
 struct Played {
     imbalance: Vec<f64>,
     wrong: u64,
+    /// Copies of the city that the crowd is at within the ticks that there are for it, and all copies.
+    in_time: usize,
+    copies: usize,
 }
 
 impl Played {
@@ -68,9 +75,17 @@ pub(super) async fn play(options: &Options) -> Result<Found> {
             .with("found", format!("{:.2} over the mean at the end", played.at_the_end()))
             .with("value", played.ticks())
     };
-    let rows = vec![row("reactive", &reactive), row("forecast", &forecast)];
+    let mut rows = vec![row("reactive", &reactive), row("forecast", &forecast)];
+    let (in_time, besides) = (forecast.in_time, forecast.copies - forecast.in_time);
+    let others = f64::from(NODES - 1);
+    let (expected, plan) = Expected::of("flash crowd")
+        .with("its city is copied to all nodes in time", in_time as f64, Bound::AtLeast(others))
+        .with("anything is copied besides", besides as f64, Bound::AtMost(1.0))
+        .told("flash_plan_missed");
+    rows.extend(expected);
     let over = forecast.ticks() / reactive.ticks();
     let figures = vec![
+        plan,
         Figure::bounded("flash_ticks", forecast.ticks(), "ticks", Bound::AtMost(TICKS_MAX)),
         Figure::bounded("flash_ticks_vs_reactive", over, "ratio", Bound::AtMost(1.0)),
         Figure::bounded("flash_end", forecast.at_the_end(), "ratio", Bound::AtMost(BALANCED)),
@@ -97,8 +112,7 @@ async fn play_in(mode: &str, readings: i64) -> Result<Played> {
         ("loop.reshape.copy-above", format!("{:.3}", calm_ms * 4.0)),
     ];
     let town = Arc::new(Town::start(readings, &settings).await?);
-    let mut played = Played { imbalance: Vec::new(), wrong: 0 };
-    let mut seen = BTreeSet::new();
+    let (mut played, mut calls) = (Played::default(), NewCalls::default());
     for tick in 0..CALM + CROWD {
         let mut cities: Vec<i64> = (0..CITIES).flat_map(|city| [city; ASKED]).collect();
         if tick >= CALM {
@@ -108,16 +122,29 @@ async fn play_in(mode: &str, readings: i64) -> Result<Played> {
         town.engine.tick().await;
         let mut loads: BTreeMap<NodeId, u64> =
             town.engine.placement().nodes.into_keys().map(|node| (node, 0)).collect();
-        let calls = town.engine.calls();
-        for call in calls.iter().filter(|call| !seen.contains(&call.query)) {
+        for call in calls.of(&town) {
             *loads.entry(call.node).or_default() += call.ns;
         }
-        seen = calls.iter().map(|call| call.query).collect();
         let most = loads.values().copied().max().unwrap_or(0) as f64;
         let mean = loads.values().sum::<u64>() as f64 / loads.len().max(1) as f64;
         played.imbalance.push(most / mean.max(1.0));
     }
+    let decisions = town.engine.decisions();
+    for (row, city) in done(&decisions, None).filter_map(|row| Some((row, city_copied(row)?))) {
+        let ticks = row.tick.0.saturating_sub(CALM as u64) as f64;
+        played.copies += 1;
+        played.in_time += usize::from(city == CROWDED && (1.0..=TICKS_MAX).contains(&ticks));
+    }
+    town.engine.clone().shutdown().await?;
     Ok(played)
+}
+
+/// The city that a decision copies, if it does.
+fn city_copied(row: &DecisionRow) -> Option<i64> {
+    match &row.step {
+        Some(Step::Copy { partition, .. }) => Some(i64::from(partition.ordinal)),
+        _ => None,
+    }
 }
 
 async fn ask(town: &Arc<Town>, cities: &[i64]) -> Result<u64> {
@@ -144,9 +171,9 @@ mod tests {
         let mut imbalance = vec![1.0; CALM];
         imbalance.extend([3.0, 2.9, 1.4]);
         imbalance.extend([1.2; CROWD - 3]);
-        let played = Played { imbalance, wrong: 0 };
+        let played = Played { imbalance, ..Played::default() };
         assert_eq!((played.ticks(), played.at_the_end()), (3.0, 1.2));
-        let never = Played { imbalance: vec![2.0; CALM + CROWD], wrong: 0 };
+        let never = Played { imbalance: vec![2.0; CALM + CROWD], ..Played::default() };
         assert_eq!(never.ticks(), CROWD as f64);
     }
 }

@@ -13,6 +13,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;
 
+use super::expected::Expected;
 use super::town::{CITIES, Town};
 use crate::program::{Found, Options};
 use crate::report::{Bound, Figure, Row};
@@ -62,15 +63,20 @@ pub(super) async fn play(options: &Options) -> Result<Found> {
         .with("arm", "reactive")
         .with("found", format!("{losses} losses, {} questions", losses as i64 * ASKED))
         .with("value", failed as f64);
+    let steps = town.engine.decisions().len() as f64;
+    let (expected, plan) = Expected::of("lost node")
+        .with("anything waits for a plan to be there again", steps, Bound::Exactly(0.0))
+        .told("lost_node_plan_missed");
     let none = |name: &str, count: u64, unit: &'static str| {
         Figure::bounded(name, count as f64, unit, Bound::Exactly(0.0))
     };
     let figures = vec![
+        plan,
         none("lost_node_failed", failed, "questions"),
         none("lost_node_wrong", wrong, "answers"),
         none("lost_node_homeless", homeless, "partitions"),
     ];
-    Ok((vec![row], figures))
+    Ok((std::iter::once(row).chain(expected).collect(), figures))
 }
 
 /// Copies a partition, loses one of the two nodes meanwhile, and starts another one.

@@ -5,11 +5,12 @@
 //! is enough for one of them in two ticks. After days to learn, the function is defined anew at
 //! midnight.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use anyhow::Result;
 
-use super::town::Town;
+use super::expected::{Expected, done};
+use super::town::{CITIES, NewCalls, Town};
 use crate::program::{Found, Options};
 use crate::report::{Bound, Figure, Row};
 
@@ -31,8 +32,8 @@ struct Played {
     ready: u64,
     /// Shares of their rows that were ready, dashboard by dashboard.
     shares: Vec<f64>,
-    /// How steps that compute ahead ended on that day.
-    outcomes: BTreeMap<String, u64>,
+    /// Steps that compute ahead on that day.
+    steps: usize,
     /// Places of the dashboards, in the order in which their new values were begun.
     order: Vec<usize>,
 }
@@ -56,20 +57,25 @@ pub(super) async fn play(options: &Options) -> Result<Found> {
         Row::default()
             .with("story", "redefined function")
             .with("arm", arm)
-            .with(
-                "found",
-                format!(
-                    "order {:?}, ready {:.2?}, {:?}",
-                    played.order, played.shares, played.outcomes
-                ),
-            )
+            .with("found", format!("order {:?}, ready {:.2?}", played.order, played.shares))
             .with("value", played.share_ready())
     };
-    let rows = vec![row("reactive", &reactive), row("forecast", &forecast)];
+    let mut rows = vec![row("reactive", &reactive), row("forecast", &forecast)];
+    let each = HOURS.len() as f64 * CITIES as f64;
+    let (expected, plan) = Expected::of("redefined function")
+        .with(
+            "new values of each dashboard and city are computed",
+            forecast.steps as f64,
+            Bound::AtLeast(each),
+        )
+        .with("anything is without a forecast", reactive.steps as f64, Bound::Exactly(0.0))
+        .told("redefined_plan_missed");
+    rows.extend(expected);
     let stale = (reactive.stale + forecast.stale) as f64;
     let (ready, without) = (forecast.share_ready(), reactive.share_ready());
     let out_of_order = forecast.out_of_order() as f64;
     let figures = vec![
+        plan,
         Figure::bounded("redefined_stale", stale, "answers", Bound::Exactly(0.0)),
         Figure::bounded("redefined_ready", ready, "ratio", Bound::AtLeast(READY_MIN)),
         Figure::bounded("redefined_ready_reactive", without, "ratio", Bound::AtMost(0.1)),
@@ -79,7 +85,7 @@ pub(super) async fn play(options: &Options) -> Result<Found> {
 }
 
 async fn play_in(mode: &str, readings: i64) -> Result<Played> {
-    let rows = super::town::CITIES * readings;
+    let rows = CITIES * readings;
     // One dashboard in two ticks.
     let share = rows as f64 * 20e-6 / 2.0;
     let settings = [
@@ -97,12 +103,13 @@ async fn play_in(mode: &str, readings: i64) -> Result<Played> {
     }
     town.define(1)?;
     let before = town.engine.decisions().iter().map(|row| row.id).max();
-    let mut seen: BTreeSet<u64> = town.engine.calls().iter().map(|call| call.query).collect();
+    let mut calls = NewCalls::default();
+    calls.of(&town);
     for tick in 0..DAY {
         played.stale += hour(&town, tick, 1).await?;
         town.engine.tick().await;
         let mut asked = (0, 0);
-        for call in town.engine.calls().iter().filter(|call| seen.insert(call.query)) {
+        for call in calls.of(&town) {
             // Each is asked once after its definition.
             played.rows += call.rows;
             played.ready += call.rows_stored;
@@ -116,11 +123,9 @@ async fn play_in(mode: &str, readings: i64) -> Result<Played> {
         let begun: Vec<usize> = begun.collect();
         played.order.extend(begun);
     }
-    let new = town.engine.decisions();
-    for row in new.iter().filter(|row| row.kind == "precompute" && Some(row.id) > before) {
-        let outcome = row.standing().split(':').next().unwrap_or_default().to_owned();
-        *played.outcomes.entry(outcome).or_default() += 1;
-    }
+    let decisions = town.engine.decisions();
+    played.steps = done(&decisions, before).filter(|row| row.kind == "precompute").count();
+    town.engine.clone().shutdown().await?;
     Ok(played)
 }
 
