@@ -415,7 +415,8 @@ pub(crate) fn held_by_number(view: &ClusterView) -> BTreeMap<NodeId, ByTable> {
     let tables = parts.chunk_by(|(a, _), (b, _)| a.table == b.table).enumerate();
     let mut bytes = bytes.into_iter();
     for (table, parts) in tables {
-        for ((_, part), bytes) in parts.iter().zip(bytes.by_ref()).filter(|(_, bytes)| *bytes > 0.0) {
+        for ((_, part), bytes) in parts.iter().zip(bytes.by_ref()).filter(|(_, bytes)| *bytes > 0.0)
+        {
             let each = bytes / part.holders.len() as f64;
             for node in &part.holders {
                 all.entry(*node).or_default().push((table, each));

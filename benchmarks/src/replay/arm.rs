@@ -114,14 +114,16 @@ pub(crate) struct Played {
 }
 
 impl Played {
-    /// Takes in what was decided; `first` is the tick that was closed in minute 0.
+    /// Takes in what was decided after the warm-up; `first` is the tick that was closed in minute 0.
     pub(crate) fn decided<'a>(
         &mut self,
         rows: impl Iterator<Item = &'a DecisionRow>,
         first: Option<u64>,
+        warm_up: usize,
     ) {
         self.ahead = vec![0; self.minutes.len()];
-        for row in rows {
+        let counts = first.unwrap_or_default() + warm_up as u64;
+        for row in rows.filter(|row| row.tick.0 >= counts) {
             self.steps += 1;
             match row.outcome {
                 Some(Outcome::Done { ns, .. }) => self.background_ns += ns,
@@ -134,5 +136,13 @@ impl Played {
                 *count += 1;
             }
         }
+    }
+
+    /// Leaves out the answers and the minutes of the warm-up; from here on the first minute is that after it.
+    pub(crate) fn forget(&mut self, warm_up: usize) {
+        self.answers.retain(|answer| answer.minute >= warm_up);
+        self.answers.iter_mut().for_each(|answer| answer.minute -= warm_up);
+        self.minutes.drain(..warm_up.min(self.minutes.len()));
+        self.ahead.drain(..warm_up.min(self.ahead.len()));
     }
 }

@@ -36,6 +36,8 @@ const PEAK_GAP: usize = 4;
 pub(crate) struct Shape {
     /// Days that are learned from and days that are played.
     pub(crate) days: (usize, usize),
+    /// Minutes of the last day that is learned from that are played too, and do not count.
+    pub(crate) warm_up: usize,
     /// Minutes of a day.
     pub(crate) minutes: usize,
     /// Functions: [`VARIANTS`] of each cost.
@@ -110,12 +112,12 @@ impl Load {
     }
 
     fn learned(&self) -> usize {
-        self.shape.days.0 * self.shape.minutes
+        self.shape.days.0 * self.shape.minutes - self.shape.warm_up
     }
 
-    /// Minutes that are played.
+    /// Minutes that are played, with those that do not count.
     pub(crate) fn played(&self) -> usize {
-        self.shape.days.1 * self.shape.minutes
+        self.shape.days.1 * self.shape.minutes + self.shape.warm_up
     }
 
     /// How often each pair was called in each minute that is learned from, with so many calls a minute.
@@ -149,9 +151,12 @@ impl Load {
         all
     }
 
-    /// For each minute that is played whether it is in the first tenth of a peak.
+    /// For each minute that is played whether it counts and is in the first tenth of a peak.
     pub(crate) fn peak_begins(&self) -> Vec<bool> {
-        first_tenths(&self.trace[self.learned()..], PEAK_MIN.min(self.shape.minutes / 4))
+        let shortest = PEAK_MIN.min(self.shape.minutes / 4);
+        let mut begins = first_tenths(&self.trace[self.learned()..], shortest);
+        begins[..self.shape.warm_up].fill(false);
+        begins
     }
 }
 
@@ -270,7 +275,7 @@ mod tests {
     use super::*;
 
     const SHAPE: Shape =
-        Shape { days: (2, 2), minutes: 24, functions: 3, partitions: 5, window: 4 };
+        Shape { days: (2, 2), warm_up: 0, minutes: 24, functions: 3, partitions: 5, window: 4 };
 
     fn trace(days: usize, tick_ms: u64) -> Trace {
         let ticks = days * (DAY_MS / tick_ms) as usize;

@@ -142,7 +142,14 @@ mod tests {
         };
         let run = async {
             let trace = trace(&options).unwrap();
-            let shape = Shape { days: (1, 1), minutes: 8, functions: 3, partitions: 3, window: 3 };
+            let shape = Shape {
+                days: (1, 1),
+                warm_up: 2,
+                minutes: 8,
+                functions: 3,
+                partitions: 3,
+                window: 3,
+            };
             let tick = Duration::from_millis(60);
             let size = Size { shape, tick, demand: 2.0, calls: Some(3.0) };
             regime(&trace, size, &Arm::ALL, 5, &options).await.unwrap()
@@ -150,7 +157,7 @@ mod tests {
         let judged = runtime.block_on(run);
         assert_eq!(judged.arms.len(), 7);
         let (_, off) = &judged.arms[0];
-        assert_eq!(off.answers.len(), judged.calls);
+        assert_eq!((off.answers.len(), off.minutes.len()), (judged.calls, 8));
         assert!(!off.answers.is_empty());
         let stored: u64 = off.minutes.iter().map(|minute| minute.rows_stored).sum();
         assert_eq!((stored, off.background_ns), (0, 0));

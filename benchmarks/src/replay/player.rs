@@ -35,6 +35,7 @@ pub(super) struct Player {
     eager: Option<Arc<UsedLately>>,
     first: First,
     decisions: BTreeMap<u64, DecisionRow>,
+    warm_up: usize,
     _folder: TempDir,
 }
 
@@ -107,6 +108,7 @@ impl Player {
             eager,
             first,
             decisions: BTreeMap::new(),
+            warm_up: world.stage.load.shape.warm_up,
             _folder: folder,
         })
     }
@@ -184,7 +186,8 @@ impl Player {
 
     /// Stops the engine and answers what it did.
     pub(super) async fn end(mut self) -> Result<Played> {
-        self.played.decided(self.decisions.values(), self.first.get().copied());
+        let first = self.first.get().copied();
+        self.played.decided(self.decisions.values(), first, self.warm_up);
         if let Some(eager) = &self.eager {
             eager.set_look(None);
         }

@@ -9,13 +9,10 @@ use anyhow::Result;
 
 use super::arm::{Arm, Played};
 use super::score::Judged;
-use super::stage::Size;
+use super::stage::{Size, WINDOW};
 use super::{regime, trace};
 use crate::program::{Found, Options};
 use crate::report::{Bound, Figure};
-
-/// Minutes of a window.
-const WINDOW: usize = 8;
 
 const ARMS: [Arm; 4] = [Arm::Off, Arm::Reactive, Arm::Inverted, Arm::Random];
 

@@ -45,11 +45,13 @@ struct Sums {
 }
 
 impl Judged {
-    pub(crate) fn new(stage: &Stage, arms: Vec<(Arm, Played)>) -> Self {
+    pub(crate) fn new(stage: &Stage, mut arms: Vec<(Arm, Played)>) -> Self {
+        let warm_up = stage.load.shape.warm_up;
+        arms.iter_mut().for_each(|(_, played)| played.forget(warm_up));
         Self {
             tick: stage.tick,
-            begins: stage.load.peak_begins(),
-            calls: stage.calls.len(),
+            begins: stage.load.peak_begins().split_off(warm_up),
+            calls: stage.calls.iter().filter(|call| call.minute >= warm_up).count(),
             calls_a_minute: stage.calls_a_minute,
             permits: f64::from(NODES),
             demand: stage.demand,

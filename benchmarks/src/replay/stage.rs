@@ -29,18 +29,22 @@ pub(crate) const TURN: usize = 16;
 const LEAD: usize = 4;
 
 /// What the permits are to be used for in the first tenth of peaks where things are stored at first use.
-const UTILISATION: f64 = 0.25;
+const UTILISATION: f64 = 0.22;
+
+/// Minutes of a window of trust: a sixth of a day.
+pub(crate) const WINDOW: usize = 8;
 
 /// What a row of the cheapest and of the dearest function costs.
 const COST_MIN_NS: f64 = 20e3;
 const COST_MAX_NS: f64 = 2e6;
 
 /// Calls a minute that are tried at most, and how often.
-const CALLS_MAX: f64 = 60.0;
+const CALLS_MAX: f64 = 120.0;
 const HALVINGS: usize = 20;
 
 /// A look whether all works.
-const QUICK: Shape = Shape { days: (2, 1), minutes: 24, functions: 6, partitions: 6, window: 4 };
+const QUICK: Shape =
+    Shape { days: (2, 1), warm_up: 4, minutes: 24, functions: 6, partitions: 6, window: 4 };
 
 /// How much is played.
 #[derive(Clone, Copy, Debug)]
@@ -55,17 +59,24 @@ pub(crate) struct Size {
 }
 
 impl Size {
-    /// Where refreshing everything takes twice the budget.
+    /// Where refreshing everything takes half as much again as the budget.
     pub(crate) const SCARCE: Self = Self {
-        shape: Shape { days: (5, 1), minutes: 48, functions: 12, partitions: 12, window: 4 },
-        tick: Duration::from_millis(1_000),
-        demand: 2.0,
+        shape: Shape {
+            days: (5, 1),
+            warm_up: 12,
+            minutes: 48,
+            functions: 12,
+            partitions: 12,
+            window: 4,
+        },
+        tick: Duration::from_millis(2_000),
+        demand: 1.55,
         calls: None,
     };
 
     /// Where it takes half of it.
     pub(crate) const AMPLE: Self =
-        Self { tick: Duration::from_millis(750), demand: 0.5, ..Self::SCARCE };
+        Self { tick: Duration::from_millis(1_500), demand: 0.5, ..Self::SCARCE };
 
     /// The same, or a look whether all works.
     pub(crate) fn or_quick(self, quick: bool) -> Self {
@@ -176,8 +187,11 @@ impl Stage {
             ("loop.horizon-ticks", LEAD.to_string()),
             ("loop.precompute.budget-share", format!("{BUDGET_SHARE}")),
             ("loop.reshape.steps-in-flight-max", "1000".to_owned()),
-            // What is compared is what is computed ahead.
+            // As is the time in which trust is lost and won.
+            ("loop.feedback.window-ticks", WINDOW.to_string()),
+            // What is compared is what is computed ahead: nothing is copied or moved.
             ("loop.reshape.copies-max", "1".to_owned()),
+            ("loop.reshape.balance-above", "1000".to_owned()),
             ("loop.allocate.cpu-permits", "1".to_owned()),
             ("loop.allocate.nodes-min", NODES.to_string()),
             ("loop.allocate.nodes-max", NODES.to_string()),
@@ -220,7 +234,7 @@ mod tests {
         let stage = Stage::new(&trace, size, 1, row_ns_wanted(6)).unwrap();
         let config = stage.loop_config(Mode::Inverted).unwrap();
         assert_eq!(config.mode(), Mode::Inverted);
-        assert_eq!((config.tick_ms(), config.season_ticks()), (250, Some(24)));
+        assert_eq!((config.tick_ms(), config.season_ticks()), (500, Some(24)));
         assert_eq!(config.precompute().budget_share(), BUDGET_SHARE);
         assert!(!config.lstm().enabled());
         assert!((1.0..3.0).contains(&stage.demand), "{}", stage.demand);

@@ -131,6 +131,7 @@ fn scene(
         permits: 1,
         tick: Duration::from_millis(tick_ms),
         minutes,
+        warm_up: 0,
         day: (DAY_MS / tick_ms).max(1) as usize,
         turn: minutes,
         functions: names.into_iter().map(|(_, name)| name).collect(),

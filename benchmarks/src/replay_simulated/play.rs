@@ -278,7 +278,8 @@ impl Theatre<'_> {
             checksum: 0,
         };
         self.played.answers = answers.map(answer).collect();
-        self.played.decided(self.the_loop.ledger.rows(), self.first.get().copied());
+        let first = self.first.get().copied();
+        self.played.decided(self.the_loop.ledger.rows(), first, self.scene.warm_up);
         self.played
     }
 }

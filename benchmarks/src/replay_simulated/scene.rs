@@ -59,6 +59,8 @@ pub(super) struct Scene {
     pub(super) tick: Duration,
     /// Minutes that are played, those of a day, and those between two pauses for all to end.
     pub(super) minutes: usize,
+    /// The first of them, which do not count.
+    pub(super) warm_up: usize,
     pub(super) day: usize,
     pub(super) turn: usize,
     /// Names of the functions.
@@ -92,6 +94,7 @@ impl Scene {
             permits: 1,
             tick: stage.tick,
             minutes: stage.load.played(),
+            warm_up: shape.warm_up,
             day: shape.minutes,
             turn: TURN,
             functions: (0..shape.functions).map(|place| name(place).into()).collect(),

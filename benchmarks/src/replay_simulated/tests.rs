@@ -25,7 +25,8 @@ impl Clock for Still {
     }
 }
 
-const SHAPE: Shape = Shape { days: (2, 1), minutes: 16, functions: 6, partitions: 6, window: 4 };
+const SHAPE: Shape =
+    Shape { days: (2, 1), warm_up: 0, minutes: 16, functions: 6, partitions: 6, window: 4 };
 
 fn costs() -> Costs {
     Costs {
@@ -120,6 +121,7 @@ fn one_queue(calls_a_second: f64, minutes: usize, row_ns: f64) -> Scene {
         permits: 1,
         tick: Duration::from_secs(1),
         minutes,
+        warm_up: 0,
         day: 60,
         turn: minutes,
         functions: vec!["f".into()],

@@ -6,8 +6,9 @@
 //! factor all partitions, are moved to where they agree.
 //!
 //! Means agree, by Swanson's rule ([`Quantiles::mean`]). Where partitions are called so seldom that even
-//! their 90 % quantiles say little of their means, no factor within [`FACTOR_MAX`] makes them agree; both
-//! are then left as they are.
+//! their 90 % quantiles say little of their means, no factor within [`FACTOR_MAX`] makes them agree: then
+//! only their shares in the calls of the function tell what to expect of each, as far as these were right
+//! so far ([`Shares`]). Without any, both are left as they are.
 //!
 //! # Source
 //! Two levels of forecast reconciliation: Hyndman and Athanasopoulos, "Forecasting: Principles and
@@ -18,6 +19,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::shares::Shares;
 use crate::forecast::Quantiles;
 use crate::history::{HistoryView, Rolling};
 
@@ -35,6 +37,9 @@ const FACTOR_MAX: f64 = 4.0;
 
 /// A miss that counts as none, in logarithms.
 const EXACT: f64 = 1e-4;
+
+/// Shares are judged by what they say of the tick that is so far ahead, or nearest to it.
+const SHARES_AHEAD: usize = 4;
 
 /// Forecasts that wait for their ticks; of long horizons not every origin is kept.
 const PENDING_MAX: usize = 64;
@@ -109,12 +114,14 @@ impl Misses {
 pub(super) struct Hierarchy {
     horizons: Vec<usize>,
     known: BTreeMap<u64, Vec<Misses>>,
+    #[serde(default)]
+    shares: BTreeMap<u64, Shares>,
 }
 
 impl Hierarchy {
     /// For forecasts whose misses are known `horizons` ticks later (ascending).
     pub(super) fn new(horizons: Vec<usize>) -> Self {
-        Self { horizons, known: BTreeMap::new() }
+        Self { horizons, known: BTreeMap::new(), shares: BTreeMap::new() }
     }
 
     pub(super) fn is_for(&self, horizons: usize) -> bool {
@@ -125,12 +132,24 @@ impl Hierarchy {
     /// Forgets what was expected of ticks to come.
     pub(super) fn forget_said(&mut self) {
         self.known.values_mut().flatten().for_each(|misses| misses.pending.clear());
+        self.shares.values_mut().for_each(Shares::forget_said);
     }
 
     /// Forgets all sums but those of `families`.
     pub(super) fn keep(&mut self, families: &[Family]) {
         let kept: BTreeSet<u64> = families.iter().map(|family| family.id).collect();
         self.known.retain(|id, _| kept.contains(id));
+        self.shares.retain(|id, _| kept.contains(id));
+    }
+
+    /// Takes in what each of the series `parts` of the sum `id` was called in a tick.
+    pub(super) fn observe_parts(
+        &mut self,
+        (id, tick): (u64, u64),
+        parts: &[u64],
+        calls: impl Fn(u64) -> f64,
+    ) {
+        self.shares.entry(id).or_default().observe(tick, parts, calls);
     }
 
     /// Scores what was expected of the sum `id` in ticks up to `at`; `log_at` answers the logarithm of its
@@ -154,15 +173,19 @@ impl Hierarchy {
     /// # Shape and units
     /// * `at`: the last tick that is known.
     /// * `aheads`: ticks ahead, ascending; `sum` and each of `parts` have as many calls.
+    /// * `series`: the numbers of the parts.
     pub(super) fn agree(
         &mut self,
         (id, at): (u64, u64),
         aheads: &[usize],
         sum: &mut [Quantiles],
-        parts: &mut [&mut [Quantiles]],
+        (series, parts): (&[u64], &mut [&mut [Quantiles]]),
     ) {
         let known = self.known.entry(id).or_default();
         known.resize_with(self.horizons.len(), Misses::default);
+        let shares = self.shares.entry(id).or_default();
+        let (share_of, by_shares) = (shares.of(series), shares.weight());
+        let judged = self.horizons.iter().min_by_key(|it| it.abs_diff(SHARES_AHEAD)).copied();
         for ((place, ahead), sum) in aheads.iter().enumerate().zip(sum) {
             let distance = |class: &usize| self.horizons[*class].abs_diff(*ahead);
             let Some(class) = (0..known.len()).min_by_key(distance) else { continue };
@@ -179,13 +202,40 @@ impl Hierarchy {
             let weight = misses.weight();
             let agreed = (weight * own_log + (1.0 - weight) * added_log).exp_m1();
             let factor = agreed / added.max(f64::MIN_POSITIVE);
-            if !(1.0 / FACTOR_MAX..=FACTOR_MAX).contains(&factor) {
-                continue;
+            let is_near = (1.0 / FACTOR_MAX..=FACTOR_MAX).contains(&factor);
+            if is_near {
+                parts.iter_mut().for_each(|part| part[place] = part[place].times(factor));
             }
-            parts.iter_mut().for_each(|part| part[place] = part[place].times(factor));
-            *sum = if own > 0.0 { sum.times(agreed / own) } else { Quantiles::exactly(agreed) };
+            if let Some(share_of) = &share_of {
+                let own: Vec<f64> = parts.iter().map(|part| part[place].mean()).collect();
+                let by_share: Vec<f64> = share_of.iter().map(|share| share * agreed).collect();
+                if judged == Some(*ahead) {
+                    shares.said(at + *ahead as u64, series, &own, &by_share);
+                }
+                for ((part, own), by_share) in parts.iter_mut().zip(&own).zip(&by_share) {
+                    let mean = by_shares * by_share + (1.0 - by_shares) * own;
+                    part[place] = moved(part[place], *own, mean);
+                }
+            }
+            if is_near || by_shares > 0.0 {
+                *sum = if own > 0.0 { sum.times(agreed / own) } else { Quantiles::exactly(agreed) };
+            }
         }
     }
+}
+
+/// What is expected with another mean. What is hardly ever called has it from its upper end.
+fn moved(quantiles: Quantiles, from: f64, to: f64) -> Quantiles {
+    let factor = to / from.max(f64::MIN_POSITIVE);
+    if (1.0 / FACTOR_MAX..=FACTOR_MAX).contains(&factor) {
+        return quantiles.times(factor);
+    }
+    if factor < 1.0 {
+        return quantiles.times(factor.max(0.0));
+    }
+    let at_most = quantiles.times(FACTOR_MAX);
+    let more = (to - at_most.mean()) / Quantiles { q10: 0.0, q50: 0.0, q90: 1.0 }.mean();
+    Quantiles { q90: at_most.q90 + more, ..at_most }
 }
 
 #[cfg(test)]
@@ -202,7 +252,7 @@ mod tests {
     fn agreed(hierarchy: &mut Hierarchy, at: u64, sum: f64, parts: [f64; 2]) -> (f64, [f64; 2]) {
         let mut sum = [around(sum)];
         let [mut a, mut b] = parts.map(|calls| [around(calls)]);
-        hierarchy.agree((ID.0, at), &[1], &mut sum, &mut [&mut a, &mut b]);
+        hierarchy.agree((ID.0, at), &[1], &mut sum, (&[1, 2], &mut [&mut a, &mut b]));
         (sum[0].mean(), [a[0].mean(), b[0].mean()])
     }
 
@@ -242,5 +292,27 @@ mod tests {
         hierarchy.observe(ID.0, 1, |_| None);
         let misses = &hierarchy.known[&ID.0][0];
         assert_eq!((misses.own.count, misses.pending.len()), (0, 0));
+    }
+
+    #[test]
+    fn partitions_that_are_seldom_called_are_expected_by_their_shares_once_these_were_right() {
+        let mut hierarchy = Hierarchy::new(vec![1]);
+        let mut random = crate::random::SplitMix64::new(3);
+        let mut expected = [0.0; 2];
+        for at in 0..200 {
+            // Four calls in every other tick, three of four on the first part; the parts' own forecasts see none.
+            let rate = if at % 2 == 0 { 4.0 } else { 0.0 };
+            let came = [0.75, 0.25].map(|share| f64::from(random.poisson(share * rate)));
+            let sum: f64 = came.iter().sum();
+            hierarchy.observe(ID.0, at, |_| Some(sum.ln_1p()));
+            hierarchy.observe_parts((ID.0, at), &[1, 2], |part| came[part as usize - 1]);
+            let next = if at % 2 == 0 { 0.0 } else { 4.0 };
+            let (_, parts) = agreed(&mut hierarchy, at, next, [0.0, 0.0]);
+            if next > 0.0 {
+                expected = parts;
+            }
+        }
+        assert!((2.0..4.0).contains(&expected[0]), "{expected:?}");
+        assert!((0.6..1.6).contains(&expected[1]), "{expected:?}");
     }
 }

@@ -14,6 +14,7 @@ mod mixer;
 mod pasts;
 mod reports;
 mod saved;
+mod shares;
 mod stack;
 mod track;
 mod turn;
@@ -30,7 +31,7 @@ pub use mixer::{Mixer, Outlook};
 pub use reports::MemberStanding;
 pub use turn::{invert, repeat_current};
 
-use self::hierarchy::{Family, Hierarchy};
+use self::hierarchy::Hierarchy;
 use self::pasts::Pasts;
 use self::waiting::{ALL_MAX, Waiting};
 use super::naive::Naive;
@@ -205,6 +206,9 @@ impl Ensemble {
         for family in self.pasts.families() {
             let log_at = |tick| self.pasts.sum_log(family.id, tick);
             self.hierarchy.observe(family.id, view.at.0, log_at);
+            let parts = self.pasts.numbers(family);
+            let calls = |series| self.pasts.last(series);
+            self.hierarchy.observe_parts((family.id, view.at.0), &parts, calls);
         }
         while let Some(pending) = self.pending.front()
             && pending.at < view.at
@@ -274,13 +278,10 @@ impl Ensemble {
         let mut calls: Vec<Vec<Quantiles>> =
             expected.iter_mut().map(|expected| std::mem::take(&mut expected.calls)).collect();
         let of_sums = &outlooks[due.len()..];
-        let totals = agreed(
-            &mut self.hierarchy,
-            (self.pasts.families(), of_sums),
-            view.at,
-            &mut calls,
-            |outlooks| interpolated(&asked, outlooks, horizon),
-        );
+        let totals =
+            agreed(&mut self.hierarchy, (&self.pasts, of_sums), view.at, &mut calls, |outlooks| {
+                interpolated(&asked, outlooks, horizon)
+            });
         let names: Vec<String> =
             self.mixer.members().map(|member| member.name().to_owned()).collect();
         let season = self.season_ticks();
@@ -374,13 +375,13 @@ struct Expected<'a> {
 /// The forecasts of all sums, after they and those of their parts in `calls` were made to agree.
 fn agreed(
     hierarchy: &mut Hierarchy,
-    (families, outlooks): (&[Family], &[Vec<Outlook>]),
+    (pasts, outlooks): (&Pasts, &[Vec<Outlook>]),
     at: Tick,
     calls: &mut [Vec<Quantiles>],
     ticks: impl Fn(&[Outlook]) -> Vec<Quantiles>,
 ) -> Vec<TotalForecast> {
-    let mut totals = Vec::with_capacity(families.len());
-    for (family, outlooks) in families.iter().zip(outlooks) {
+    let mut totals = Vec::with_capacity(outlooks.len());
+    for (family, outlooks) in pasts.families().iter().zip(outlooks) {
         let mut sum = ticks(outlooks);
         let aheads: Vec<usize> = (1..=sum.len()).collect();
         let mut parts: Vec<&mut [Quantiles]> = Vec::with_capacity(family.parts.len());
@@ -391,7 +392,8 @@ fn agreed(
             parts.push(&mut part[0]);
             (rest, passed) = (later, place + 1);
         }
-        hierarchy.agree((family.id, at.0), &aheads, &mut sum, &mut parts);
+        let series = pasts.numbers(family);
+        hierarchy.agree((family.id, at.0), &aheads, &mut sum, (&series, &mut parts));
         totals.push(TotalForecast {
             function: family.function.clone(),
             table: family.table.clone(),

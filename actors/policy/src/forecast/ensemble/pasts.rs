@@ -107,6 +107,11 @@ impl Pasts {
         &self.families
     }
 
+    /// Numbers of the series of a family.
+    pub(super) fn numbers(&self, family: &Family) -> Vec<u64> {
+        family.parts.iter().map(|place| self.order[*place]).collect()
+    }
+
     /// Logarithm of the calls of a family in a tick, if that is known.
     pub(super) fn sum_log(&self, id: u64, tick: u64) -> Option<f64> {
         let past = self.sums.get(&id)?;
