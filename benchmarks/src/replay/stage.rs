@@ -29,7 +29,7 @@ pub(crate) const TURN: usize = 16;
 const LEAD: usize = 4;
 
 /// What the permits are to be used for in the first tenth of peaks where things are stored at first use.
-const UTILISATION: f64 = 0.22;
+const UTILISATION: f64 = 0.205;
 
 /// Minutes of a window of trust: a sixth of a day.
 pub(crate) const WINDOW: usize = 8;
@@ -39,7 +39,7 @@ const COST_MIN_NS: f64 = 20e3;
 const COST_MAX_NS: f64 = 2e6;
 
 /// Calls a minute that are tried at most, and how often.
-const CALLS_MAX: f64 = 120.0;
+const CALLS_MAX: f64 = 60.0;
 const HALVINGS: usize = 20;
 
 /// A look whether all works.
@@ -59,7 +59,7 @@ pub(crate) struct Size {
 }
 
 impl Size {
-    /// Where refreshing everything takes half as much again as the budget.
+    /// Where refreshing everything takes five thirds of the budget.
     pub(crate) const SCARCE: Self = Self {
         shape: Shape {
             days: (5, 1),
@@ -70,7 +70,7 @@ impl Size {
             window: 4,
         },
         tick: Duration::from_millis(2_000),
-        demand: 1.55,
+        demand: 1.65,
         calls: None,
     };
 
