@@ -289,10 +289,11 @@ fn kept_parts(
     Parts::new(Pot { left: -excess, had, wants: Vec::new() }, &situation.shares)
 }
 
-/// Stored outputs without expected calls, the biggest first, with their holders.
-fn idle_outputs<'s>(
-    situation: &'s Situation<'_>,
-) -> Vec<(&'s (ExpressionId, PartitionId), &'s OutputView, Place, Vec<NodeId>)> {
+/// An output with the place of its partition and its holders.
+type Held<'s> = (&'s (ExpressionId, PartitionId), &'s OutputView, Place, Vec<NodeId>);
+
+/// Stored outputs without expected calls, the biggest first.
+fn idle_outputs<'s>(situation: &'s Situation<'_>) -> Vec<Held<'s>> {
     let mut near = 0;
     // What the forecast does not know may have been called just now.
     let stored = situation.ahead.known(|output| output.bytes > 0 && !output.pinned);
