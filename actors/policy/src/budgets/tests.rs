@@ -1,3 +1,5 @@
+//! Parts of budgets, who gives way, and what people may give.
+
 use proptest::prelude::*;
 
 use super::*;

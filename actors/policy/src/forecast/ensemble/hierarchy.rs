@@ -8,7 +8,7 @@
 //! Means agree, by Swanson's rule ([`Quantiles::mean`]). Where partitions are called so seldom that even
 //! their 90 % quantiles say little of their means, no factor within [`FACTOR_MAX`] makes them agree: then
 //! only their shares in the calls of the function tell what to expect of each, as far as these were right
-//! so far ([`Shares`]). Without any, both are left as they are.
+//! so far ([`Proportions`]). Without any, both are left as they are.
 //!
 //! # Source
 //! Two levels of forecast reconciliation: Hyndman and Athanasopoulos, "Forecasting: Principles and
@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::shares::Shares;
+use super::proportions::Proportions;
 use crate::forecast::Quantiles;
 use crate::history::{HistoryView, Rolling};
 
@@ -38,7 +38,7 @@ const FACTOR_MAX: f64 = 4.0;
 /// A miss that counts as none, in logarithms.
 const EXACT: f64 = 1e-4;
 
-/// Shares are judged by what they say of the tick that is so far ahead, or nearest to it.
+/// Proportions are judged by what they say of the tick that is so far ahead, or nearest to it.
 const SHARES_AHEAD: usize = 4;
 
 /// Forecasts that wait for their ticks; of long horizons not every origin is kept.
@@ -115,13 +115,13 @@ pub(super) struct Hierarchy {
     horizons: Vec<usize>,
     known: BTreeMap<u64, Vec<Misses>>,
     #[serde(default)]
-    shares: BTreeMap<u64, Shares>,
+    proportions: BTreeMap<u64, Proportions>,
 }
 
 impl Hierarchy {
     /// For forecasts whose misses are known `horizons` ticks later (ascending).
     pub(super) fn new(horizons: Vec<usize>) -> Self {
-        Self { horizons, known: BTreeMap::new(), shares: BTreeMap::new() }
+        Self { horizons, known: BTreeMap::new(), proportions: BTreeMap::new() }
     }
 
     pub(super) fn is_for(&self, horizons: usize) -> bool {
@@ -132,14 +132,14 @@ impl Hierarchy {
     /// Forgets what was expected of ticks to come.
     pub(super) fn forget_said(&mut self) {
         self.known.values_mut().flatten().for_each(|misses| misses.pending.clear());
-        self.shares.values_mut().for_each(Shares::forget_said);
+        self.proportions.values_mut().for_each(Proportions::forget_said);
     }
 
     /// Forgets all sums but those of `families`.
     pub(super) fn keep(&mut self, families: &[Family]) {
         let kept: BTreeSet<u64> = families.iter().map(|family| family.id).collect();
         self.known.retain(|id, _| kept.contains(id));
-        self.shares.retain(|id, _| kept.contains(id));
+        self.proportions.retain(|id, _| kept.contains(id));
     }
 
     /// Takes in what each of the series `parts` of the sum `id` was called in a tick.
@@ -149,7 +149,7 @@ impl Hierarchy {
         parts: &[u64],
         calls: impl Fn(u64) -> f64,
     ) {
-        self.shares.entry(id).or_default().observe(tick, parts, calls);
+        self.proportions.entry(id).or_default().observe(tick, parts, calls);
     }
 
     /// Scores what was expected of the sum `id` in ticks up to `at`; `log_at` answers the logarithm of its
@@ -183,8 +183,8 @@ impl Hierarchy {
     ) {
         let known = self.known.entry(id).or_default();
         known.resize_with(self.horizons.len(), Misses::default);
-        let shares = self.shares.entry(id).or_default();
-        let (share_of, by_shares) = (shares.of(series), shares.weight());
+        let proportions = self.proportions.entry(id).or_default();
+        let (share_of, by_shares) = (proportions.of(series), proportions.weight());
         let judged = self.horizons.iter().min_by_key(|it| it.abs_diff(SHARES_AHEAD)).copied();
         for ((place, ahead), sum) in aheads.iter().enumerate().zip(sum) {
             let distance = |class: &usize| self.horizons[*class].abs_diff(*ahead);
@@ -210,7 +210,7 @@ impl Hierarchy {
                 let own: Vec<f64> = parts.iter().map(|part| part[place].mean()).collect();
                 let by_share: Vec<f64> = share_of.iter().map(|share| share * agreed).collect();
                 if judged == Some(*ahead) {
-                    shares.said(at + *ahead as u64, series, &own, &by_share);
+                    proportions.said(at + *ahead as u64, series, &own, &by_share);
                 }
                 for ((part, own), by_share) in parts.iter_mut().zip(&own).zip(&by_share) {
                     let mean = by_shares * by_share + (1.0 - by_shares) * own;

@@ -42,9 +42,9 @@ struct Said {
     by_share: f64,
 }
 
-/// Shares of the partitions of one function on one table.
+/// Proportions of the partitions of one function on one table.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Shares {
+pub(super) struct Proportions {
     /// Calls, by series; earlier ones count less.
     calls: BTreeMap<u64, f64>,
     /// Of the weight that would have missed least: numerator and denominator.
@@ -55,7 +55,7 @@ pub(super) struct Shares {
     pending: VecDeque<(u64, Vec<Said>)>,
 }
 
-impl Shares {
+impl Proportions {
     pub(super) fn forget_said(&mut self) {
         self.pending.clear();
     }
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn shares_go_by_the_newest_calls_and_nobody_has_none() {
-        let mut shares = Shares::default();
+        let mut shares = Proportions::default();
         assert_eq!(shares.of(&PARTS), None);
         (0..20).for_each(|tick| {
             shares.observe(tick, &PARTS, |part| [8.0, 2.0, 0.0][part as usize - 1])
@@ -158,7 +158,7 @@ mod tests {
 
     /// The weight after so many ticks in which partitions come as one of both says.
     fn weight(by_own: bool) -> f64 {
-        let (mut shares, mut random) = (Shares::default(), SplitMix64::new(3));
+        let (mut shares, mut random) = (Proportions::default(), SplitMix64::new(3));
         for tick in 0..100_u64 {
             let own = [0.2, 1.0, 3.0].map(|mean| mean * 2.0 * random.uniform());
             let by_share = [1.0, 2.0, 4.0].map(|mean| mean * 2.0 * random.uniform());
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn before_some_ticks_are_judged_shares_have_no_weight_and_very_many_partitions_none_at_all() {
-        let mut shares = Shares::default();
+        let mut shares = Proportions::default();
         for tick in 1..8 {
             shares.said(tick, &PARTS, &[0.0; 3], &[1.0; 3]);
             shares.observe(tick, &PARTS, |_| 1.0);
